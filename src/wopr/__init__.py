@@ -1,0 +1,1 @@
+"""WOPR: a platform that hosts AI bots for paying customers."""
