@@ -1,0 +1,224 @@
+"""Billing over HTTP: balance, prices, payments, usage, and the administrator's side of money. Dollars are `Decimal`."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from wopr.client.transport import Answer, Json, Sending, Transport
+
+ZERO = Decimal(0)
+
+
+class Balance(Answer):
+    """Credit in dollars: free to spend, held by running requests, and owed."""
+
+    available_usd: Decimal
+    held_usd: Decimal = ZERO
+    debt_usd: Decimal = ZERO
+
+
+class Plan(Answer):
+    """The subscription: status none, active, past_due or canceled."""
+
+    status: str = "none"
+    price_usd: Decimal | None = None
+    renews_at: datetime | None = None
+    cancels_at: datetime | None = None
+
+
+class Entitlement(Answer):
+    """What the account may do, and the date of each next step when credit is out."""
+
+    state: str = "active"
+    warn_since: datetime | None = None
+    suspends_at: datetime | None = None
+    archives_at: datetime | None = None
+    deletes_at: datetime | None = None
+
+
+class DaySpend(Answer):
+    """What one day cost, in dollars."""
+
+    date: date
+    inference_usd: Decimal = ZERO
+    runtime_usd: Decimal = ZERO
+
+    @property
+    def total_usd(self) -> Decimal:
+        """Both kinds together."""
+        return self.inference_usd + self.runtime_usd
+
+
+class Billing(Answer):
+    """The whole state of an account's money."""
+
+    balance: Balance
+    lasts_days: float | None = None
+    plan: Plan = Plan()
+    entitlement: Entitlement = Entitlement()
+    spend: tuple[DaySpend, ...] = ()
+    spend_30d_usd: Decimal = ZERO
+
+
+class Transaction(Answer):
+    """One movement of credit; the amount is signed."""
+
+    id: str
+    created_at: datetime
+    kind: str
+    description: str | None = None
+    amount_usd: Decimal
+
+
+class Transactions(Answer):
+    """A page of movements, newest first."""
+
+    transactions: list[Transaction]
+    next_cursor: str | None = None
+
+
+class Usage(Answer):
+    """One metered request: what it used, where it ran and what it cost."""
+
+    request_id: str
+    kind: str
+    model: str
+    cost_usd: Decimal
+    bot_id: str | None = None
+    turn_id: str | None = None
+    node_id: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    units: int | float = 0
+    status: str = "ok"
+    started_at: datetime | None = None
+    duration_ms: float | None = None
+    first_token_ms: float | None = None
+
+
+class UsagePage(Answer):
+    """A page of metered requests, newest first."""
+
+    usage: list[Usage]
+    total_usd: Decimal | None = None
+    next_cursor: str | None = None
+
+
+class Redirect(Answer):
+    """Where the person continues, on Stripe's pages."""
+
+    url: str
+
+
+class AdminTenant(Answer):
+    """A customer as the operator sees it."""
+
+    id: str
+    name: str | None = None
+    owner_email: str | None = None
+    created_at: datetime | None = None
+    suspended: bool = False
+    available_usd: Decimal = ZERO
+
+
+class AdminTenants(Answer):
+    """A page of customers."""
+
+    tenants: list[AdminTenant]
+    next_cursor: str | None = None
+
+
+class InboxEvent(Answer):
+    """A payment event as received: state pending, applied, failed or unmatched."""
+
+    id: str
+    type: str
+    state: str
+    attempts: int = 0
+    last_error: str | None = None
+    received_at: datetime | None = None
+    applied_at: datetime | None = None
+
+
+class Inbox(Answer):
+    """Payment events, newest first."""
+
+    events: list[InboxEvent]
+    next_cursor: str | None = None
+
+
+class LedgerCheck(Answer):
+    """Whether the ledger's sums agree, and where they don't."""
+
+    ok: bool
+    problems: tuple[Any, ...] = ()  # Any: shown as text
+
+
+class BillingApi:
+    """Routes under /api/billing, and those of /api/admin about money."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def summary(self) -> Billing:
+        """Balance, plan, entitlement and 30 days of spend."""
+        return await self._transport.get("/api/billing", Billing)
+
+    async def transactions(self, cursor: str | None = None, limit: int | None = None) -> Transactions:
+        """Movements of credit, newest first."""
+        return await self._transport.get("/api/billing/transactions", Transactions, cursor=cursor, limit=limit)
+
+    async def prices(self) -> Json:
+        """The public price sheet as JSON."""
+        answer = await self._transport.request("GET", "/api/billing/prices")
+        sheet: Json = answer.json()
+        return sheet
+
+    async def usage(
+        self,
+        bot_id: str | None = None,
+        turn_id: str | None = None,
+        *,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> UsagePage:
+        """Metered requests, newest first, of the tenant, of one bot or of one turn."""
+        params = {"bot_id": bot_id, "turn_id": turn_id, "cursor": cursor, "limit": limit}
+        return await self._transport.get("/api/billing/usage", UsagePage, **params)
+
+    async def checkout(self, mode: str, amount_cents: int | None = None, return_to: str | None = None) -> str:
+        """Address of the payment page; mode subscription, or payment with an amount."""
+        body: dict[str, object] = {"mode": mode}
+        if amount_cents is not None:
+            body["amount_cents"] = amount_cents
+        if return_to is not None:
+            body["return_to"] = return_to
+        return (await self._transport.post("/api/billing/checkout", Redirect, body)).url
+
+    async def portal(self, return_to: str | None = None) -> str:
+        """Address of the page where the person manages subscription and cards."""
+        body = {"return_to": return_to} if return_to else {}
+        return (await self._transport.post("/api/billing/portal", Redirect, body)).url
+
+    async def admin_tenants(self, query: str | None = None, cursor: str | None = None) -> AdminTenants:
+        """Customers, for administrators."""
+        return await self._transport.get("/api/admin/tenants", AdminTenants, query=query, cursor=cursor)
+
+    async def admin_credit(self, tenant_id: str, amount_usd: Decimal, reason: str) -> None:
+        """Grant credit to a customer, with the reason that stands in the ledger."""
+        body = {"amount_usd": format(amount_usd, "f"), "reason": reason}
+        await self._transport.request("POST", f"/api/admin/tenants/{tenant_id}/credit", Sending(json=body))
+
+    async def admin_inbox(self, state: str | None = None) -> Inbox:
+        """Payment events, for administrators."""
+        return await self._transport.get("/api/admin/inbox", Inbox, state=state)
+
+    async def admin_retry(self, event_id: str) -> None:
+        """Apply a payment event again."""
+        await self._transport.request("POST", f"/api/admin/inbox/{event_id}/retry", Sending(json={}))
+
+    async def admin_ledger(self) -> LedgerCheck:
+        """The ledger's invariants, checked now."""
+        return await self._transport.get("/api/admin/ledger", LedgerCheck)

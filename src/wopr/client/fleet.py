@@ -1,0 +1,136 @@
+"""Bots over HTTP: their life, logs and templates. Talking to one is in `conversation.py`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from decimal import Decimal
+
+from wopr.client.billing import UsagePage
+from wopr.client.conversation import ConversationApi
+from wopr.client.sse import Event, read_events
+from wopr.client.transport import Answer, Json, Sending, parse
+
+
+class Bot(Answer):
+    """A bot: what is wanted of it (`desired`) and what is (`state`)."""
+
+    id: str
+    name: str
+    template: str | None = None
+    persona: str | None = None
+    instructions: str | None = None
+    model: str | None = None
+    voice: str | None = None
+    size: str | None = None
+    desired: str = "running"
+    state: str = "starting"
+    reason: str | None = None
+    restarts: int = 0
+    last_error: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    started_at: datetime | None = None
+    price_month_usd: Decimal | None = None
+    tenant_id: str | None = None
+    tenant_name: str | None = None
+
+
+class Bots(Answer):
+    """A list of bots."""
+
+    bots: list[Bot]
+    next_cursor: str | None = None
+
+
+class LogLine(Answer):
+    """One line that a bot wrote; stream is stdout or stderr."""
+
+    at: datetime | None = None
+    stream: str = "stdout"
+    text: str = ""
+
+
+class LogLines(Answer):
+    """The end of a bot's log."""
+
+    lines: list[LogLine]
+
+
+class Template(Answer):
+    """A ready-made character to start from."""
+
+    id: str
+    name: str
+    summary: str | None = None
+    persona: str | None = None
+    instructions: str | None = None
+    model: str | None = None
+    voice: str | None = None
+
+
+class Templates(Answer):
+    """All templates."""
+
+    templates: list[Template]
+
+
+class FleetApi(ConversationApi):
+    """Routes under /fleet, and the administrator's list of bots."""
+
+    async def bots(self) -> list[Bot]:
+        """All bots of the tenant."""
+        return (await self._transport.get("/fleet/bots", Bots)).bots
+
+    async def bot(self, bot_id: str) -> Bot:
+        """One bot; another tenant's is 404."""
+        return await self._transport.get(f"/fleet/bots/{bot_id}", Bot)
+
+    async def create(self, settings: Json) -> Bot:
+        """Make a bot from name and any of template, persona, instructions, model, voice, size."""
+        return await self._transport.post("/fleet/bots", Bot, settings)
+
+    async def update(self, bot_id: str, changes: Json) -> Bot:
+        """Change settings of a bot."""
+        answer = await self._transport.request("PATCH", f"/fleet/bots/{bot_id}", Sending(json=changes))
+        return parse(answer, Bot)
+
+    async def delete(self, bot_id: str) -> None:
+        """Delete a bot with its memory."""
+        await self._transport.request("DELETE", f"/fleet/bots/{bot_id}")
+
+    async def start(self, bot_id: str) -> Bot:
+        """Want it running."""
+        return await self._transport.post(f"/fleet/bots/{bot_id}/start", Bot)
+
+    async def stop(self, bot_id: str) -> Bot:
+        """Want it stopped."""
+        return await self._transport.post(f"/fleet/bots/{bot_id}/stop", Bot)
+
+    async def restart(self, bot_id: str) -> Bot:
+        """Stop it and start it again."""
+        return await self._transport.post(f"/fleet/bots/{bot_id}/restart", Bot)
+
+    async def logs(self, bot_id: str, tail: int = 200) -> list[LogLine]:
+        """The last lines of the log."""
+        return (await self._transport.get(f"/fleet/bots/{bot_id}/logs", LogLines, tail=tail)).lines
+
+    async def follow_logs(self, bot_id: str, tail: int = 200) -> AsyncIterator[Event]:
+        """`line` events as the bot writes them, until the connection ends; resuming is the caller's choice."""
+        params: dict[str, str | int | None] = {"tail": tail, "follow": "true"}
+        sending = Sending(params=params, headers={"accept": "text/event-stream"})
+        async with self._transport.stream("GET", f"/fleet/bots/{bot_id}/logs", sending) as response:
+            async for event in read_events(response):
+                yield event
+
+    async def usage(self, bot_id: str, cursor: str | None = None) -> UsagePage:
+        """Metered requests of one bot, newest first."""
+        return await self._transport.get(f"/fleet/bots/{bot_id}/usage", UsagePage, cursor=cursor)
+
+    async def templates(self) -> list[Template]:
+        """Ready-made characters."""
+        return (await self._transport.get("/fleet/templates", Templates)).templates
+
+    async def admin_bots(self, cursor: str | None = None) -> Bots:
+        """Bots of all customers, for administrators."""
+        return await self._transport.get("/api/admin/bots", Bots, cursor=cursor)
