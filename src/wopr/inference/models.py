@@ -1,0 +1,42 @@
+"""The table of inference nodes, with the runbook's columns: its INSERT … ON CONFLICT and SELECT run on it unchanged.
+
+What the runbook does not name has a default, so that a row written by hand is complete. Times are seconds since 1970,
+as the runbook writes them.
+"""
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Integer, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from wopr.core.db import Base
+
+EPOCH_NOW = "(EXTRACT(epoch FROM now()))::bigint"
+PORTS_DEFAULT = '\'{"llama": 8080, "chatterbox": 8081, "whisper": 8082, "qwen": 8083}\'::jsonb'
+
+
+class GpuNode(Base):
+    """One machine that serves models. Changes that routing must know are announced on `wopr_nodes` by a trigger."""
+
+    __tablename__ = "gpu_nodes"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    droplet_id: Mapped[str | None] = mapped_column(Text, unique=True)
+    host: Mapped[str | None] = mapped_column(Text)
+    region: Mapped[str] = mapped_column(Text, server_default=text("'local'"))
+    size: Mapped[str] = mapped_column(Text, server_default=text("'unknown'"))
+    status: Mapped[str] = mapped_column(Text, server_default=text("'provisioning'"))
+    provision_stage: Mapped[str] = mapped_column(Text, server_default=text("'creating'"))
+    # The runbook's map of service to true or false; what it rests on is in probe_state.
+    service_health: Mapped[dict[str, bool]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    monthly_cost_cents: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    last_health_at: Mapped[int | None] = mapped_column(BigInteger)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[int] = mapped_column(BigInteger, server_default=text(EPOCH_NOW))
+    updated_at: Mapped[int] = mapped_column(BigInteger, server_default=text(EPOCH_NOW))
+    # Ours beyond the runbook's.
+    ports: Mapped[dict[str, int]] = mapped_column(JSONB, server_default=text(PORTS_DEFAULT))
+    api_key: Mapped[str | None] = mapped_column(Text)
+    # Per service what the watchdog remembers: failures in a row, since when, the last error. JSON has no narrower type.
+    probe_state: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
