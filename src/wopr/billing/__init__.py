@@ -1,0 +1,1 @@
+"""Money: the ledger, prices, usage, and the payment company."""

@@ -1,0 +1,1 @@
+"""The tables of billing. Used only inside the slice."""

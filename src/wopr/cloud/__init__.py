@@ -1,0 +1,1 @@
+"""Machines and DNS records at outside companies, behind small protocols."""

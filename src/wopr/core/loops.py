@@ -1,0 +1,170 @@
+"""Everything that runs by itself: a table of named loops, each run by one process at a time.
+
+A process takes a loop's lease in PostgreSQL before a pass and renews it while the pass lasts; when it dies, another
+takes over after the lease ran out. A pass must be safe to run twice. What it did, and its last error, is in the table.
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+from sqlalchemy import DateTime, String, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from wopr.core.db import Base, Database
+from wopr.core.ids import new_id
+from wopr.core.metrics import LOOP_FAILURES, LOOP_SECONDS
+from wopr.core.notify import Notifier
+
+LEASE_SECONDS = 10.0
+RENEW_SECONDS = 3.0
+PASS_SECONDS_MAX = 600.0
+ERROR_CHARACTERS_MAX = 2_000
+
+log = structlog.get_logger(__name__)
+Counts = Mapping[str, int]
+
+
+class LoopLease(Base):
+    """One row a loop: who runs it until when, and how its last pass went."""
+
+    __tablename__ = "loop_leases"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    holder: Mapped[str | None] = mapped_column(String(128))
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_counts: Mapped[dict[str, int] | None] = mapped_column(JSONB)
+    last_error: Mapped[str | None] = mapped_column(Text)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One line of the table of loops.
+
+    `run` does one pass and returns counts of what it did. `wake` names notification channels that start a pass at once;
+    `period_seconds` is the slow rhythm that catches what a lost notification would have said.
+    """
+
+    name: str
+    period_seconds: float
+    why: str
+    run: Callable[[], Awaitable[Counts]]
+    wake: Sequence[str] = ()
+
+
+@dataclass
+class LoopRunner:
+    """Runs a table of loops in this process until it is stopped."""
+
+    db: Database
+    notifier: Notifier
+    loops: Sequence[Loop]
+    holder: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{new_id().hex[-8:]}")
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Start one task a loop."""
+        for loop in self.loops:
+            wakeup = asyncio.Event()
+            for channel in loop.wake:
+                self.notifier.subscribe(channel, functools.partial(_ring, wakeup))
+            self._tasks.append(asyncio.create_task(self._forever(loop, wakeup), name=f"loop {loop.name}"))
+
+    async def stop(self) -> None:
+        """Cancel every loop and give the leases back, so that another process need not wait for them to run out."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        with contextlib.suppress(Exception):  # leaving is not worth an error: the leases run out by themselves
+            async with self.db.begin() as session:
+                await session.execute(
+                    text("UPDATE loop_leases SET holder = NULL, expires_at = NULL WHERE holder = :holder"),
+                    {"holder": self.holder},
+                )
+
+    async def _forever(self, loop: Loop, wakeup: asyncio.Event) -> None:
+        while True:
+            wakeup.clear()
+            try:
+                await self._pass(loop)
+            except Exception as error:
+                # The one place where everything is caught: a loop that died silently would be worse than any error.
+                LOOP_FAILURES.labels(loop.name).inc()
+                log.error("loop.failed", loop=loop.name, error=f"{type(error).__name__}: {error}", exc_info=True)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wakeup.wait(), loop.period_seconds)
+
+    async def _pass(self, loop: Loop) -> None:
+        if not await self._claim(loop.name):
+            return
+        work = asyncio.ensure_future(asyncio.wait_for(_timed(loop), PASS_SECONDS_MAX))
+        counts: Counts = {}
+        failure = None
+        try:
+            while not (await asyncio.wait([work], timeout=RENEW_SECONDS))[0]:
+                if not await self._renew(loop.name):
+                    raise RuntimeError("the lease was lost during the pass, which was cancelled")
+            counts = work.result()
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
+            raise
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+            if failure is not None or (work.done() and not work.cancelled()):
+                await self._record(loop.name, counts, failure)
+
+    async def _claim(self, name: str) -> bool:
+        async with self.db.begin() as session:
+            await session.execute(
+                text("INSERT INTO loop_leases (name) VALUES (:name) ON CONFLICT DO NOTHING"), {"name": name}
+            )
+            return await self._take(
+                session, name, "holder IS NULL OR holder = :holder OR expires_at < now()", started=True
+            )
+
+    async def _renew(self, name: str) -> bool:
+        async with self.db.begin() as session:
+            return await self._take(session, name, "holder = :holder", started=False)
+
+    async def _take(self, session: AsyncSession, name: str, condition: str, *, started: bool) -> bool:
+        # `condition` is one of two constants above, never a value from outside.
+        first = ", last_started_at = now()" if started else ""
+        row = await session.execute(
+            text(
+                "UPDATE loop_leases SET holder = :holder, expires_at = now() + make_interval(secs => :seconds)"  # noqa: S608
+                f"{first} WHERE name = :name AND ({condition}) RETURNING name"
+            ),
+            {"name": name, "holder": self.holder, "seconds": LEASE_SECONDS},
+        )
+        return row.first() is not None
+
+    async def _record(self, name: str, counts: Counts, failure: str | None) -> None:
+        async with self.db.begin() as session:
+            lease = await session.get(LoopLease, name)
+            if lease is None or lease.holder != self.holder:
+                return
+            lease.last_error = failure
+            lease.last_counts = dict(counts)
+            lease.last_finished_at = await session.scalar(text("SELECT now()"))
+
+
+def _ring(wakeup: asyncio.Event, _payload: str) -> None:
+    wakeup.set()
+
+
+async def _timed(loop: Loop) -> Counts:
+    with LOOP_SECONDS.labels(loop.name).time():
+        return await loop.run()

@@ -1,0 +1,179 @@
+"""Configuration: one object, read once. The names of the runbook are accepted as they are.
+
+Nothing is required to start. A feature that needs a setting asks for it when it is used, through `require`, so that a
+missing `DO_API_TOKEN` never stops the API. `docs/settings.md` is compared with this file by a test.
+"""
+
+import secrets
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from wopr.core.errors import NotConfigured
+
+SECRETS_FILE = "secrets.env"
+
+
+def _home_default() -> Path:
+    return Path.cwd() / ".wopr"
+
+
+class Settings(BaseSettings):
+    """Every setting, its type, default and purpose. Secrets print as dots."""
+
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+    # where things are
+    wopr_home: Path = Field(
+        default_factory=_home_default, description="Folder of everything that is kept on this machine."
+    )
+    database_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL; without it the embedded server under WOPR_HOME."
+    )
+    database_pool_size: int = Field(default=10, ge=2, le=100, description="Connections that one process keeps at most.")
+    api_url: str = Field(
+        default="http://localhost:3100",
+        validation_alias=AliasChoices("BETTER_AUTH_URL", "API_URL"),
+        description="Public address of the API (BETTER_AUTH_URL, also accepted as API_URL).",
+    )
+    api_internal_url: str = Field(
+        default="", description="Address at which the UI and bots reach the API; empty: as API_URL."
+    )
+    ui_url: str = Field(
+        default="http://localhost:3000", description="Public address of the UI; links in mails point there."
+    )
+    cookie_domain: str = Field(
+        default="", description="Domain of the session cookie; `.wopr.bot` in production, empty: host only."
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1/32,::1/128", description="Networks whose X-Forwarded-For is believed, by comma."
+    )
+    allowed_origins: str = Field(
+        default="", description="Further origins that may send state-changing cookie requests, by comma."
+    )
+    api_host: str = Field(default="127.0.0.1", description="Address on which the API listens.")
+    api_port: int = Field(default=3100, description="Port of the API.")
+    ui_host: str = Field(default="127.0.0.1", description="Address on which the UI listens.")
+    ui_port: int = Field(default=3000, description="Port of the UI.")
+    log_level: str = Field(default="info", description="debug, info, warning or error.")
+    log_format: str = Field(default="auto", description="json, text, or auto: text on a terminal, json elsewhere.")
+
+    # secrets of our own
+    better_auth_secret: SecretStr | None = Field(
+        default=None, description="Signs sessions and links; several by comma, the first signs."
+    )
+    platform_secret: SecretStr | None = Field(default=None, description="Service-to-service authentication.")
+    gpu_node_secret: SecretStr | None = Field(
+        default=None, description="Shared secret with which GPU nodes register themselves."
+    )
+
+    # payments
+    stripe_secret_key: SecretStr | None = Field(default=None, description="Stripe's secret API key.")
+    stripe_webhook_secret: SecretStr | None = Field(
+        default=None, description="Signing secret of the webhook: the whole `whsec_…` string."
+    )
+    stripe_default_price_id: str = Field(default="", description="Stripe's id of the $5 a month price.")
+    stripe_api_base: str = Field(default="https://api.stripe.com", description="Address of Stripe's API.")
+    wopr_prices: Path | None = Field(
+        default=None, description="Price file of the operator; without it the packaged one."
+    )
+
+    # mail
+    resend_api_key: SecretStr | None = Field(default=None, description="Resend's API key.")
+    resend_api_base: str = Field(default="https://api.resend.com", description="Address of Resend's API.")
+    smtp_url: SecretStr | None = Field(
+        default=None, description="smtp://user:password@host:port, used when there is no Resend key."
+    )
+    mail_from: str = Field(
+        default="WOPR <hello@wopr.bot>", description="Sender of our mails; its domain must be verified at Resend."
+    )
+
+    # cloud and registry
+    do_api_token: SecretStr | None = Field(default=None, description="DigitalOcean: droplets of the fleet.")
+    do_api_base: str = Field(default="https://api.digitalocean.com", description="Address of DigitalOcean's API.")
+    cloudflare_api_token: SecretStr | None = Field(default=None, description="Cloudflare: DNS records and DNS-01.")
+    cloudflare_api_base: str = Field(
+        default="https://api.cloudflare.com/client/v4", description="Address of Cloudflare's API."
+    )
+    registry_server: str = Field(default="ghcr.io", description="Registry of our images.")
+    registry_username: str = Field(default="", description="User name at the registry.")
+    registry_password: SecretStr | None = Field(default=None, description="Password or token at the registry.")
+
+    # inference
+    gpu_node_id: str = Field(
+        default="local", description="Stable id under which this machine's services are registered."
+    )
+    engine_host: str = Field(default="127.0.0.1", description="Address on which the embedded engines listen.")
+    llama_port: int = Field(default=8080, description="Port of the text engine.")
+    chatterbox_port: int = Field(default=8081, description="Port of the speech engine.")
+    whisper_port: int = Field(default=8082, description="Port of the transcription engine.")
+    qwen_port: int = Field(default=8083, description="Port of the embedding engine.")
+    models_dir: Path | None = Field(
+        default=None, description="Folder with model weights; empty: `models` under WOPR_HOME."
+    )
+    watchdog_period_seconds: float = Field(default=5.0, gt=0, description="Seconds between two looks at every node.")
+    fallback_api_base: str = Field(
+        default="", description="OpenAI-compatible provider used when no node of ours can serve."
+    )
+    fallback_api_key: SecretStr | None = Field(default=None, description="Key at that provider.")
+    fallback_model: str = Field(
+        default="", description="Model asked of that provider; empty: the one that was asked of us."
+    )
+
+    # fleet
+    bot_runtime: str = Field(default="process", description="How bots run: process (docker and swarm follow).")
+    bots_max: int = Field(default=20, ge=1, description="Bots that one tenant may have.")
+    bot_image: str = Field(
+        default="ghcr.io/wopr-network/wopr-bot:latest", description="Image of the bots where they run in containers."
+    )
+
+    @cached_property
+    def models_path(self) -> Path:
+        return self.models_dir or self.wopr_home / "models"
+
+    @property
+    def internal_url(self) -> str:
+        return (self.api_internal_url or self.api_url).rstrip("/")
+
+    def require(self, name: str, feature: str) -> str:
+        """The value of a setting that `feature` needs now; NotConfigured names both when it is missing."""
+        value = getattr(self, name)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
+        if not text:
+            raise NotConfigured(
+                f"{feature} needs {name.upper()}, which is not set.",
+                remedy=f"Set {name.upper()} in the environment (see docs/settings.md) and start again.",
+            )
+        return text
+
+
+def load_settings(home: Path | None = None) -> Settings:
+    """Settings from the environment, then from `secrets.env` under WOPR_HOME, then the defaults."""
+    settings = Settings() if home is None else Settings(wopr_home=home)
+    home_path = settings.wopr_home.expanduser().resolve()
+    secrets_file = home_path / SECRETS_FILE
+    overrides: dict[str, object] = {"wopr_home": home_path}
+    # The file's folder is itself a setting, hence the second reading; the environment keeps precedence.
+    return Settings(_env_file=secrets_file if secrets_file.exists() else None, **overrides)  # type: ignore[call-arg, arg-type]
+
+
+def ensure_own_secrets(home: Path) -> None:
+    """Generate the secrets that are ours alone, once, into `secrets.env` (mode 0600) under the home folder.
+
+    Written to a temporary file and renamed, so that a crash leaves either the old file or the new one.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / SECRETS_FILE
+    present = path.read_text(encoding="utf-8") if path.exists() else ""
+    names = {line.partition("=")[0].strip() for line in present.splitlines()}
+    missing = [n for n in ("BETTER_AUTH_SECRET", "PLATFORM_SECRET", "GPU_NODE_SECRET") if n not in names]
+    if not missing:
+        return
+    if present and not present.endswith("\n"):
+        present += "\n"
+    temporary = path.with_suffix(".new")
+    temporary.touch(mode=0o600)
+    temporary.write_text(present + "".join(f"{name}={secrets.token_hex(32)}\n" for name in missing), encoding="utf-8")
+    temporary.replace(path)

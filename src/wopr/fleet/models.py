@@ -1,0 +1,1 @@
+"""The tables of fleet. Used only inside the slice."""

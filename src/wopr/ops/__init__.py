@@ -1,0 +1,1 @@
+"""Operations: the journal, the logbook rendered from it, and the checks."""
