@@ -1,7 +1,7 @@
-"""What the bot and its callers agree on: one module, imported by both sides, so that no name can be misspelled on one of them.
+"""What the bot and its callers agree on: one module, imported by both sides, so that no name is misspelled on one of them.
 
-It imports nothing but the standard library. Payloads are frozen dataclasses with `to_json` (a plain dict for `json.dumps`)
-and, for what a caller sends or reads, `from_json`, which raises `ContractError` with the name of the field at fault.
+It imports nothing but the standard library. Payloads are frozen dataclasses with `to_json` (a plain dict for
+`json.dumps`) and, for what a caller sends or reads, `from_json`, which raises `ContractError` naming the field at fault.
 Times are ISO 8601 in UTC, ids are strings.
 """
 
@@ -269,7 +269,11 @@ class ConversationView:
 
 @dataclass(frozen=True)
 class MessageView:
-    """One row of GET /conversations/{id}/messages, oldest first; role is user or assistant."""
+    """One row of GET /conversations/{id}/messages, oldest first; role is user or assistant.
+
+    `state` is the state of the message's turn, so that a page can mark an answer that was cut off. An answer is listed
+    when its turn has ended; until then it comes through the turn's events.
+    """
 
     id: str
     role: str
@@ -277,6 +281,7 @@ class MessageView:
     turn_id: str
     created_at: str
     has_audio: bool
+    state: TurnState
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
