@@ -1,0 +1,116 @@
+"""What the reconciler asks of a runtime: see what lives, start, stop, remove, read logs. Nothing else is known above.
+
+Every implementation passes `tests/contract/test_runtimes.py`. Each call is safe to repeat: starting what runs in the
+same generation, stopping what is stopped and removing what is gone change nothing.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from wopr.core.errors import WoprError
+from wopr.core.ids import BotId
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one bot may take of its machine."""
+
+    memory_bytes: int
+    open_files: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class BotSpec:
+    """A bot to be started. The runtime adds to `environment` what only it knows: address, port, data folder, token."""
+
+    bot_id: BotId
+    generation: int
+    size: str
+    limits: Limits
+    environment: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A bot that lives. `id` is new for each start; `token` is what its callers must show."""
+
+    id: UUID
+    bot_id: BotId
+    generation: int
+    url: str
+    started_at: datetime
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An instance that ended by itself or was ended from outside; `reason` is a sentence."""
+
+    bot_id: BotId
+    instance_id: UUID
+    at: datetime
+    reason: str
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line that a bot wrote; `stream` is stdout or stderr, `at` is when (its own time, else the file's)."""
+
+    at: datetime
+    stream: str
+    text: str
+
+
+class RuntimeFailed(WoprError):
+    """The machine refused to run the bot; the reconciler tries again later."""
+
+    status = 503
+    default_code = "runtime_failed"
+
+
+class Runtime(Protocol):
+    """A place where bots run."""
+
+    def watch(self, on_end: Callable[[Ended], None]) -> None:
+        """Call `on_end` in the event loop for every instance that ends, those of earlier processes included."""
+        ...
+
+    async def observe(self) -> Mapping[BotId, Instance]:
+        """Every living instance; those that an earlier process started are adopted."""
+        ...
+
+    async def locate(self, bot_id: BotId) -> Instance | None:
+        """The living instance of one bot, from any process."""
+        ...
+
+    async def start(self, spec: BotSpec) -> Instance:
+        """Start one instance; what runs in this generation is returned as it is. Raises `RuntimeFailed`."""
+        ...
+
+    async def stop(self, bot_id: BotId) -> None:
+        """End the instance, politely first; its data stays."""
+        ...
+
+    async def remove(self, bot_id: BotId) -> None:
+        """End the instance and delete everything that the bot kept."""
+        ...
+
+    async def tend(self) -> int:
+        """Housekeeping between passes, such as rotating logs; the number of things done."""
+        ...
+
+    async def logs(self, bot_id: BotId, tail: int) -> Sequence[LogLine]:
+        """The last `tail` lines, oldest first."""
+        ...
+
+    def follow(self, bot_id: BotId, tail: int) -> AsyncIterator[LogLine]:
+        """The last `tail` lines, then every new one until the caller stops asking."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what this process holds. The bots go on."""
+        ...
