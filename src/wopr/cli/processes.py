@@ -1,0 +1,106 @@
+"""The table of processes that `wopr up` runs, as data: what, where, in which environment, after which other one."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STRIPE_PORT, RESEND_PORT = 4101, 4102
+# What the stand-ins accept. They are no secrets: nothing but a stand-in on loopback takes them.
+STAND_IN_STRIPE_KEY = "sk_test_wopr_local"
+STAND_IN_WEBHOOK_SECRET = "whsec_wopr_local_stand_in"  # noqa: S105
+STAND_IN_PRICE = "price_wopr_monthly"
+STAND_IN_RESEND_KEY = "re_wopr_local"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where everything listens; the defaults are the runbook's."""
+
+    api: int = 3100
+    ui: int = 3000
+    llama: int = 8080
+    chatterbox: int = 8081
+    whisper: int = 8082
+    qwen: int = 8083
+    stripe: int = STRIPE_PORT
+    resend: int = RESEND_PORT
+
+
+@dataclass(frozen=True)
+class Process:
+    """One child. It is ready when `ready_path` on its port answers 200; it starts once those in `after` are ready."""
+
+    name: str
+    arguments: tuple[str, ...]
+    port: int
+    ready_path: str
+    purpose: str
+    after: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "wopr", *self.arguments]
+
+
+def table_of_processes(ports: Ports, *, stripe: bool, resend: bool) -> Sequence[Process]:
+    """Every child of `wopr up` but PostgreSQL. The stand-ins are left out for companies whose real keys are set."""
+    engines = [
+        Process(name, ("engine", name, "--port", str(port)), port, "/health", purpose, after)
+        for name, port, purpose, after in (
+            ("llama", ports.llama, "text", ()),
+            ("chatterbox", ports.chatterbox, "speech", ()),
+            ("whisper", ports.whisper, "transcription", ()),
+            ("qwen", ports.qwen, "embeddings", ()),
+        )
+    ]
+    stand_ins = []
+    if stripe:
+        hook = f"http://127.0.0.1:{ports.api}/api/billing/webhook"
+        arguments = ("emulators", "stripe", "--port", str(ports.stripe), "--webhook-url", hook)
+        arguments += ("--webhook-secret", STAND_IN_WEBHOOK_SECRET)
+        stand_ins.append(Process("stripe", arguments, ports.stripe, "/health", "payments stand-in"))
+    if resend:
+        arguments = ("emulators", "resend", "--port", str(ports.resend))
+        stand_ins.append(Process("resend", arguments, ports.resend, "/health", "mail stand-in"))
+    return [
+        *engines,
+        *stand_ins,
+        Process("api", ("api", "--port", str(ports.api)), ports.api, "/ready", "API, gateway, loops", ("postgres",)),
+        Process("ui", ("ui", "--port", str(ports.ui)), ports.ui, "/health", "pages"),
+    ]
+
+
+def environment(home: Path, ports: Ports, *, stripe: bool, resend: bool) -> Mapping[str, str]:
+    """The children's environment: ours, the addresses of this machine, and the stand-ins' keys where they are used."""
+    base = dict(os.environ)
+    ours = {
+        "WOPR_HOME": str(home),
+        "API_PORT": str(ports.api),
+        "UI_PORT": str(ports.ui),
+        "API_INTERNAL_URL": f"http://127.0.0.1:{ports.api}",
+        "LLAMA_PORT": str(ports.llama),
+        "CHATTERBOX_PORT": str(ports.chatterbox),
+        "WHISPER_PORT": str(ports.whisper),
+        "QWEN_PORT": str(ports.qwen),
+        "LOG_FORMAT": "json",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if "BETTER_AUTH_URL" not in base and "API_URL" not in base:
+        ours["BETTER_AUTH_URL"] = f"http://localhost:{ports.api}"
+    if "UI_URL" not in base:
+        ours["UI_URL"] = f"http://localhost:{ports.ui}"
+    if stripe:
+        ours |= {
+            "STRIPE_SECRET_KEY": STAND_IN_STRIPE_KEY,
+            "STRIPE_WEBHOOK_SECRET": STAND_IN_WEBHOOK_SECRET,
+            "STRIPE_DEFAULT_PRICE_ID": STAND_IN_PRICE,
+            "STRIPE_API_BASE": f"http://localhost:{ports.stripe}",
+        }
+    if resend:
+        ours |= {"RESEND_API_KEY": STAND_IN_RESEND_KEY, "RESEND_API_BASE": f"http://localhost:{ports.resend}"}
+    return base | ours

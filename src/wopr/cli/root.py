@@ -1,0 +1,78 @@
+"""The root of the command line: every group in one list, global options, and the last handler of errors."""
+
+import importlib
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from wopr.cli import output
+from wopr.core.errors import WoprError
+
+# Module, name, kind: a group holds a Typer `app`; a command is one function.
+GROUPS = ("nodes", "bots", "models", "admin", "logbook", "emulators", "trigger", "migrate")
+COMMANDS = ("up", "api", "ui", "engine", "status", "smoke", "check")
+
+app = typer.Typer(
+    name="wopr",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Host AI bots for paying customers: run, look after and repair the whole business.\n\n"
+    "Start with `wopr up`, which runs everything on this machine.",
+)
+
+
+@app.callback()
+def options(
+    color: Annotated[str, typer.Option(help="auto, always or never; NO_COLOR is obeyed too.")] = "auto",
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """Options of every command."""
+    if color not in ("auto", "always", "never"):
+        raise typer.BadParameter("choose auto, always or never", param_hint="--color")
+    output.choose_color(color)
+    if version:
+        from importlib.metadata import version as installed
+
+        output.result(installed("wopr"))
+        raise typer.Exit
+
+
+def build() -> TyperGroup:
+    """The tree of commands."""
+    for name in GROUPS:
+        app.add_typer(importlib.import_module(f"wopr.cli.{name}").app, name=name)
+    for name in COMMANDS:
+        module = importlib.import_module(f"wopr.cli.{name}")
+        app.command(name, epilog=getattr(module, "EXAMPLES", None))(getattr(module, name))
+    tree = typer.main.get_command(app)
+    assert isinstance(tree, TyperGroup)
+    return tree
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; its exit code. Known errors are written as people need them, never as a trace."""
+    try:
+        build()(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else output.FAILED
+    except KeyboardInterrupt:
+        return output.INTERRUPTED
+    except WoprError as error:
+        return _written(error.message, error.remedy)
+    except Exception as error:
+        from wopr.client.errors import ApiError  # loads the HTTP client, which most commands never need
+
+        if not isinstance(error, ApiError):
+            raise
+        return _written(error.message, error.remedy)
+    return 0
+
+
+def _written(message: str, remedy: str) -> int:
+    try:
+        output.fail(message, remedy=remedy)
+    except typer.Exit as end:
+        return end.exit_code

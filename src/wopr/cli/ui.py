@@ -1,0 +1,37 @@
+"""`wopr ui`: the pages, a client of the API with no access to the database."""
+
+import typer
+
+from wopr.cli import output
+
+EXAMPLES = "Example: wopr ui --port 3000"
+SHUTDOWN_SECONDS = 2
+
+
+def ui(
+    host: str = typer.Option("", help="Address to listen on; empty: UI_HOST."),
+    port: int = typer.Option(0, help="Port to listen on; 0: UI_PORT (3000)."),
+) -> None:
+    """Run the UI. It reaches the API at API_INTERNAL_URL, or API_URL."""
+    import uvicorn
+
+    from wopr.core.log import configure_logs
+    from wopr.core.settings import load_settings
+    from wopr.web import build_web
+
+    settings = load_settings()
+    configure_logs(settings.log_level, settings.log_format)
+    host, port = host or settings.ui_host, port or settings.ui_port
+    output.say(f"wopr ui listens on http://{host}:{port}")
+    uvicorn.run(
+        build_web(settings),
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        proxy_headers=False,
+    )

@@ -1,0 +1,233 @@
+"""`wopr up`: the whole business on this machine, one line for each part as it becomes ready."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wopr.cli import output
+from wopr.cli.output import bold, dim, fail, good, say, warn
+from wopr.cli.processes import Ports, Process, environment, table_of_processes
+
+EXAMPLES = "Examples: wopr up | wopr up --home ~/wopr --ui-port 8000 | wopr up --reset"
+
+Port = Annotated[int, typer.Option(min=1, max=65535)]
+
+
+def up(
+    home: Annotated[Path | None, typer.Option(help="Folder of all data; default: WOPR_HOME or ./.wopr.")] = None,
+    api_port: Port = 3100,
+    ui_port: Port = 3000,
+    engine_port: Annotated[int, typer.Option(help="First of the four ports of the engines.")] = 8080,
+    stand_in_port: Annotated[int, typer.Option(help="First of the ports of the stand-ins.")] = 4101,
+    reset: Annotated[bool, typer.Option("--reset", help="Wipe all data of the folder first; asks.")] = False,
+    yes: output.YesOption = False,
+    dry_run: output.DryRunOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON line for each event to stdout.")] = False,
+) -> None:
+    """Run everything on this machine: database, engines, stand-ins, API, UI and bots. Ctrl-C stops it all."""
+    from wopr.cli.supervisor import RunFile
+
+    folder = (home or Path(os.environ.get("WOPR_HOME", ".wopr"))).expanduser().resolve()
+    ports = Ports(
+        api=api_port,
+        ui=ui_port,
+        **{name: engine_port + i for i, name in enumerate(("llama", "chatterbox", "whisper", "qwen"))},
+        stripe=stand_in_port,
+        resend=stand_in_port + 1,
+    )
+    plan = Plan(folder, ports, not os.environ.get("STRIPE_SECRET_KEY"), not os.environ.get("RESEND_API_KEY"), as_json)
+    record = RunFile(folder)
+    if (state := record.running()) is not None:
+        _already(state, folder, reset=reset, as_json=as_json)
+        return
+    if dry_run:
+        _describe(plan)
+        return
+    _end_leftovers(record, folder)
+    if reset:
+        _wipe(folder, yes=yes)
+    _require_free_ports(plan.processes)
+    raise typer.Exit(asyncio.run(_run(plan, record)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What this run starts, and how it speaks."""
+
+    home: Path
+    ports: Ports
+    stripe: bool
+    resend: bool
+    as_json: bool
+
+    @property
+    def processes(self) -> list[Process]:
+        return list(table_of_processes(self.ports, stripe=self.stripe, resend=self.resend))
+
+    def environment(self) -> dict[str, str]:
+        return dict(environment(self.home, self.ports, stripe=self.stripe, resend=self.resend))
+
+    def report(self, event: str, process: Process, seconds: float, detail: str) -> None:
+        """One line, calm, for what happened to a child."""
+        if self.as_json:
+            output.json_line({"event": event, "process": process.name, "seconds": round(seconds, 2), "detail": detail})
+        elif event in ("ready", "back"):
+            line(process.name, process.address, process.purpose, seconds, note="again" if event == "back" else "")
+        elif event == "died":
+            say(f"  {warn('!')} {process.name:<11} ended ({detail}); starts again in {seconds:.1f} s")
+        else:
+            say(f"  {warn('…')} {process.name:<11} not ready after {seconds:.0f} s; log: {detail}")
+
+
+def line(name: str, address: str, purpose: str, seconds: float, note: str = "") -> None:
+    """One part that became ready."""
+    say(f"  {good('✓')} {name:<11} {address:<24} {dim(f'{purpose:<20}')} {seconds:5.1f} s {dim(note)}".rstrip())
+
+
+async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported where psutil is wanted
+    from wopr.cli.local import Local
+    from wopr.cli.supervisor import Supervisor
+
+    started = time.monotonic()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if not plan.as_json:
+        say(f"{bold('WOPR')} on this machine, data in {plan.home}\n")
+    # This process reads its settings as the children do.
+    os.environ.update(plan.environment())
+    local = Local(plan.home, plan.ports, plan.environment())
+    local.prepare()
+    record.begin(f"http://localhost:{plan.ports.ui}")
+    supervisor = Supervisor(plan.home, local.environment, plan.processes, plan.report, record)
+    database_ready = asyncio.Event()
+    try:
+        await supervisor.start({"postgres": database_ready})
+        seconds = await _or_stop(local.start_database(record), stop)
+        if seconds is None:
+            return output.INTERRUPTED
+        database_ready.set()
+        plan.report("ready", Process("postgres", (), local.database_port(), "", "database"), seconds, "")
+        keeper = asyncio.create_task(local.keep_database(record, plan.report))
+        try:
+            if await _or_stop(supervisor.all_ready(), stop) is not _STOPPED:
+                await _welcome(plan, local, time.monotonic() - started)
+                await stop.wait()
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+    finally:
+        begun = time.monotonic()
+        if not plan.as_json:
+            say(f"\n  stopping{dim(' (a second or two)')}")
+        await supervisor.stop()
+        local.stop()
+        record.end()
+        if not plan.as_json:
+            say(f"  {good('✓')} all stopped in {time.monotonic() - begun:.1f} s; `wopr up` continues where it was")
+    return 0
+
+
+_STOPPED = object()
+
+
+async def _or_stop(work: Any, stop: asyncio.Event) -> Any:  # Any: whatever the work returns
+    """The result of the work, None or the stop mark when a signal came first."""
+    task, signalled = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return _STOPPED
+
+
+async def _welcome(plan: Plan, local: Any, seconds: float) -> None:  # Any: the class is imported where it is used
+    link = await local.finish()
+    ui = f"http://localhost:{plan.ports.ui}"
+    if plan.as_json:
+        output.json_line({"event": "up", "seconds": round(seconds, 2), "ui_url": ui, "admin_link": link})
+        return
+    say(f"\n{bold('Ready')} in {seconds:.1f} s.\n")
+    say(f"  Open           {bold(ui)}")
+    say(f"  Administrator  {link}  {dim('(works once, within an hour)')}")
+    if plan.resend:
+        say(f"  Mails          http://localhost:{plan.ports.resend}")
+    if plan.stripe:
+        card = dim("(card 4242 4242 4242 4242, any date and code)")
+        say(f"  Payments       http://localhost:{plan.ports.stripe}  {card}")
+    say("\n  Try first      sign up, follow the link in the mail, pay with the card above, create a bot, say hello")
+    say(f"  Another shell  wopr status | wopr smoke          logs in {plan.home / 'logs'}")
+    say(f"\n  {dim('Ctrl-C stops everything.')}")
+
+
+def _already(state: dict[str, Any], folder: Path, *, reset: bool, as_json: bool) -> None:
+    if reset:
+        fail(
+            f"It runs already on {folder} (pid {state['supervisor']['pid']:.0f}).",
+            remedy=f"Stop it first: kill {state['supervisor']['pid']:.0f}",
+            code=output.REFUSED,
+        )
+    if as_json:
+        output.json_line({"event": "running", "pid": state["supervisor"]["pid"], "ui_url": state["ui_url"]})
+    else:
+        say(f"It runs already on {folder}: {bold(state['ui_url'])} (pid {state['supervisor']['pid']:.0f}).")
+        say("Nothing to do. Stop it with Ctrl-C in its terminal, or look at it with `wopr status`.")
+
+
+def _describe(plan: Plan) -> None:
+    rows = [(p.name, p.address, p.purpose, ", ".join(p.after)) for p in plan.processes]
+    if plan.as_json:
+        output.json_line({"event": "plan", "home": str(plan.home), "processes": [p.name for p in plan.processes]})
+    else:
+        say(f"Would run on {plan.home}:")
+        output.table(("name", "address", "purpose", "after"), [("postgres", "", "database", ""), *rows], "Nothing.")
+
+
+def _end_leftovers(record: Any, folder: Path) -> None:  # Any: the class is imported where psutil is wanted
+    from wopr.core.postgres import EmbeddedPostgres
+
+    left = list(record.end_leftovers())
+    if EmbeddedPostgres(folder).stop_leftover():
+        left.append("postgres")
+    if left:
+        say(f"  {warn('!')} the last run was killed; ended what it left behind: {', '.join(left)}\n")
+
+
+def _wipe(folder: Path, *, yes: bool) -> None:
+    from wopr.fleet.runtimes.process import stop_all
+
+    if not folder.exists():
+        return
+    if any(folder.iterdir()) and not (folder / "secrets.env").exists():
+        fail(
+            f"{folder} holds files but no data of WOPR.",
+            remedy="Name the right folder with --home.",
+            code=output.REFUSED,
+        )
+    output.confirm(f"Delete everything under {folder}: accounts, payments, bots and their memories?", yes=yes)
+    stop_all(folder)
+    shutil.rmtree(folder)
+
+
+def _require_free_ports(processes: list[Process]) -> None:
+    from wopr.cli.local import holder_of_port
+
+    for process in processes:
+        if (holder := holder_of_port(process.port)) is not None:
+            options = {"api": "--api-port", "ui": "--ui-port", "stripe": "--stand-in-port", "resend": "--stand-in-port"}
+            option = options.get(process.name, "--engine-port")
+            fail(
+                f"Port {process.port}, which {process.name} needs, is in use{holder}.",
+                remedy=f"Stop that process, or choose another port: wopr up {option} {process.port + 1000}",
+            )
