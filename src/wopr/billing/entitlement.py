@@ -1,0 +1,124 @@
+"""What a tenant may do, planned from the balance and from stored dates, never from events.
+
+unfunded: never had credit. active. Then, credit being out: warning → grace → suspended → archived → deleted, one stage
+at a time, each for the days that the price sheet says, so that an outage of the planner skips no stage and no mail.
+Credit brings a tenant back to active from every stage.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from wopr.billing.ledger import Balance, balance
+from wopr.billing.prices import Stages, load_prices
+from wopr.core.errors import PaymentRequired
+from wopr.core.ids import TenantId
+from wopr.core.money import Nanos
+
+State = Literal["unfunded", "active", "warning", "grace", "suspended", "archived", "deleted"]
+ADD_CREDIT = "Add credit under Billing: a subscription or a top-up."
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The stage that was stored, since when, and since when credit is out."""
+
+    state: State
+    since: datetime
+    warn_since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Entitlement:
+    """The stage now, the credit left (held included, debt taken off) and the date of each next step."""
+
+    state: State
+    available: Nanos
+    warn_since: datetime | None = None
+    suspends_at: datetime | None = None
+    archives_at: datetime | None = None
+    deletes_at: datetime | None = None
+
+    @property
+    def may_run(self) -> bool:
+        """Whether running bots may go on running."""
+        return self.state in ("active", "warning", "grace")
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether new work may begin: creating or starting a bot, an inference request."""
+        return self.state == "active"
+
+    def require(self) -> None:
+        """PaymentRequired with the remedy unless new work may begin."""
+        if self.may_begin:
+            return
+        if self.state == "unfunded":
+            raise PaymentRequired("There is no credit yet.", code="unfunded", remedy=ADD_CREDIT)
+        raise PaymentRequired("The credit is used up.", code="out_of_credit", remedy=ADD_CREDIT)
+
+
+async def entitlement(
+    session: AsyncSession, tenant_id: TenantId, now: datetime, stages: Stages | None = None
+) -> Entitlement:
+    """What the tenant may do now. Reads only; the loop `entitlements` stores the stages."""
+    money = await balance(session, tenant_id)
+    row = (
+        await session.execute(
+            text("SELECT state, since, warn_since FROM entitlements WHERE tenant_id = :tenant"), {"tenant": tenant_id}
+        )
+    ).one_or_none()
+    stored = Stored(*row) if row is not None else None
+    chosen = stages or load_prices().stages
+    return describe(plan(money, stored, chosen, now), money, chosen)
+
+
+def plan(money: Balance, stored: Stored | None, stages: Stages, now: datetime) -> Stored:
+    """The stage now. At most one step beyond the stored one."""
+    if money.available + money.held - money.debt >= max(stages.empty_below, 1):
+        return stored if stored is not None and stored.state == "active" else Stored("active", now)
+    if money.received == 0 and (stored is None or stored.state == "unfunded"):
+        return stored or Stored("unfunded", now)
+    if stored is None or stored.state in ("active", "unfunded"):
+        return Stored("warning", now, now)
+    following = _next(stored.state)
+    if following is None or now < stored.since + _lasts(stored.state, stages):
+        return stored
+    return Stored(following, now, stored.warn_since)
+
+
+def describe(stored: Stored, money: Balance, stages: Stages) -> Entitlement:
+    """The stage with the dates of what follows, as the present balance has it."""
+    left = Nanos(money.available + money.held - money.debt)
+    if stored.state in ("unfunded", "active"):
+        return Entitlement(stored.state, left)
+    dates: dict[str, datetime] = {stored.state: stored.since}
+    state, at = stored.state, stored.since
+    while (following := _next(state)) is not None:
+        at += _lasts(state, stages)
+        dates[following] = at
+        state = following
+    return Entitlement(
+        stored.state, left, stored.warn_since, dates.get("suspended"), dates.get("archived"), dates.get("deleted")
+    )
+
+
+ORDER: tuple[State, ...] = ("warning", "grace", "suspended", "archived", "deleted")
+
+
+def _next(state: State) -> State | None:
+    position = ORDER.index(state) + 1
+    return ORDER[position] if position < len(ORDER) else None
+
+
+def _lasts(state: State, stages: Stages) -> timedelta:
+    days = {
+        "warning": stages.warning_days,
+        "grace": stages.grace_days,
+        "suspended": stages.suspended_days,
+        "archived": stages.archived_days,
+    }
+    return timedelta(days=days[state])

@@ -1,0 +1,187 @@
+"""Credit lent to a gateway process, so that its hot path needs no database, and settled in batches.
+
+A lease is a pending transfer with an expiry: the process spends from it in memory and rolls it: what was used is
+posted, a new slice is held. When the process dies, the hold expires and the credit comes back; what it had used is
+in its write-ahead log and is settled by `settle_batch`.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID, uuid5
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from wopr.billing import codes
+from wopr.billing.book import Book, Transfer
+from wopr.billing.charges import Charge, charge
+from wopr.billing.ledger import open_book, settle_debt, write
+from wopr.billing.usage import UsageRecord
+from wopr.core.ids import TenantId, new_id
+from wopr.core.money import Nanos
+from wopr.core.notify import notify
+
+LEASE_SECONDS = 60.0
+BALANCE_CHANNEL = "wopr_billing"
+
+INSERT_USAGE = text(
+    """
+WITH added AS (
+  INSERT INTO usage_records
+    (request_id, settlement_id, tenant_id, key_id, bot_id, turn_id, kind, model, node_id, prompt_tokens,
+     completion_tokens, units, cost, upstream_cost, status, started_at, duration_ms, first_token_ms)
+  SELECT * FROM unnest(
+    CAST(:request_ids AS uuid[]), CAST(:settlement_ids AS uuid[]), CAST(:tenant_ids AS uuid[]),
+    CAST(:key_ids AS uuid[]), CAST(:bot_ids AS uuid[]), CAST(:turn_ids AS uuid[]), CAST(:kinds AS text[]),
+    CAST(:models AS text[]), CAST(:node_ids AS text[]), CAST(:prompt_tokens AS bigint[]),
+    CAST(:completion_tokens AS bigint[]), CAST(:units AS bigint[]), CAST(:costs AS bigint[]),
+    CAST(:upstream_costs AS bigint[]), CAST(:statuses AS text[]), CAST(:starts AS timestamptz[]),
+    CAST(:durations AS bigint[]), CAST(:first_tokens AS bigint[]))
+  ON CONFLICT (request_id) DO NOTHING RETURNING tenant_id, cost
+)
+SELECT tenant_id, sum(cost)::bigint AS cost, count(*) AS requests FROM added GROUP BY tenant_id
+"""
+)
+
+
+@dataclass(frozen=True)
+class LeaseRoll:
+    """What a gateway asks for a tenant: settle `settlements`, give back `lease_id`, lend `want` or at least `minimum`.
+
+    `seconds` is how long the new lease lives without being rolled. `want` of 0 settles and lends nothing.
+    """
+
+    tenant_id: TenantId
+    lease_id: UUID | None
+    want: Nanos
+    minimum: Nanos
+    settlements: Sequence[UsageRecord] = ()
+    seconds: float = LEASE_SECONDS
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Credit that a process may spend until `expires_at`."""
+
+    id: UUID
+    amount: Nanos
+    expires_at: datetime
+
+
+async def lease_roll(session: AsyncSession, roll: LeaseRoll, now: datetime) -> Lease | None:
+    """Settle, give back and lend in one round of statements; None when less than the minimum is left.
+
+    Every request is charged once, whatever is sent again. A lease that is gone (expired, or rolled by a call whose
+    answer was lost) is no error. What the balance can't bear becomes debt.
+    """
+    tenant = roll.tenant_id
+    touched = [codes.customer(tenant), codes.debt(tenant), codes.revenue("inference", tenant)]
+    book = await open_book(session, touched, holds=[roll.lease_id] if roll.lease_id else ())
+    settlement = new_id()
+    used = await _insert_usage(session, roll.settlements, {tenant: settlement})
+    cost, requests = used.get(tenant, (0, 0))
+    _close(book, roll.lease_id, settlement, cost)
+    rest = cost - _posted(book)
+    charge(book, _inference(tenant, settlement, rest, requests))
+    settle_debt(book, tenant, cause=str(settlement))
+    lease = _lend(book, roll, now)
+    await write(session, book)
+    await _tell(session, book, [tenant])
+    return lease
+
+
+async def settle_batch(session: AsyncSession, records: Sequence[UsageRecord]) -> int:
+    """Charge requests of many tenants, each once; the number that were new. For write-ahead logs and batches."""
+    tenants = sorted({record.tenant_id for record in records})
+    touched = [
+        code
+        for tenant in tenants
+        for code in (codes.customer(tenant), codes.debt(tenant), codes.revenue("inference", tenant))
+    ]
+    book = await open_book(session, touched)
+    settlements = {tenant: new_id() for tenant in tenants}
+    used = await _insert_usage(session, records, settlements)
+    for tenant, (cost, requests) in used.items():
+        charge(book, _inference(tenant, settlements[tenant], cost, requests))
+    await write(session, book)
+    await _tell(session, book, list(used))
+    return sum(requests for _cost, requests in used.values())
+
+
+def _close(book: Book, lease_id: UUID | None, settlement: UUID, cost: int) -> None:
+    held = book.holds.get(lease_id) if lease_id else None
+    if held is None:
+        return
+    phase, amount = ("posted", min(cost, held.amount)) if cost > 0 else ("voided", held.amount)
+    transfer = Transfer(
+        uuid5(settlement, "lease"),
+        held.debit,
+        held.credit,
+        amount,
+        "inference" if phase == "posted" else "lease",
+        f"settlement:{settlement}",
+        "Inference" if phase == "posted" else "Lease returned",
+        pending_id=held.id,
+    )
+    book.resolve(transfer, "posted" if cost > 0 else "voided")
+
+
+def _posted(book: Book) -> int:
+    return sum(row.transfer.amount for row in book.rows if row.phase == "posted")
+
+
+def _inference(tenant: UUID, settlement: UUID, cost: int, requests: int) -> Charge:
+    what = f"Inference, {requests} request{'' if requests == 1 else 's'}"
+    return Charge(settlement, tenant, "inference", cost, f"settlement:{settlement}", what)
+
+
+def _lend(book: Book, roll: LeaseRoll, now: datetime) -> Lease | None:
+    credit = book.accounts[codes.customer(roll.tenant_id)]
+    amount = min(roll.want, credit.available)
+    if amount <= 0 or amount < roll.minimum:
+        return None
+    lease = Lease(new_id(), Nanos(amount), now + timedelta(seconds=roll.seconds))
+    revenue = codes.revenue("inference", roll.tenant_id)
+    book.hold(Transfer(lease.id, credit.code, revenue, amount, "lease", expires_at=lease.expires_at))
+    return lease
+
+
+async def _tell(session: AsyncSession, book: Book, tenants: Sequence[UUID]) -> None:
+    """Wake whoever plans entitlements when a balance reached its end; every settlement would be far too often."""
+    for tenant in tenants:
+        credit, owing = book.accounts[codes.customer(tenant)], book.accounts[codes.debt(tenant)]
+        if owing.owed > 0 or credit.available + credit.debits_pending <= 0:
+            await notify(session, BALANCE_CHANNEL, str(tenant))
+
+
+async def _insert_usage(
+    session: AsyncSession, records: Sequence[UsageRecord], settlements: dict[TenantId, UUID]
+) -> dict[TenantId, tuple[int, int]]:
+    """Store the records that are new; per tenant what they cost and how many they are."""
+    if not records:
+        return {}
+    unique = sorted({record.request_id: record for record in records}.values(), key=lambda r: r.request_id)
+    columns: dict[str, list[object]] = defaultdict(list)
+    for r in unique:
+        columns["request_ids"].append(r.request_id)
+        columns["settlement_ids"].append(settlements[r.tenant_id])
+        columns["tenant_ids"].append(r.tenant_id)
+        columns["key_ids"].append(r.key_id)
+        columns["bot_ids"].append(r.bot_id)
+        columns["turn_ids"].append(r.turn_id)
+        columns["kinds"].append(r.kind)
+        columns["models"].append(r.model)
+        columns["node_ids"].append(r.node_id)
+        columns["prompt_tokens"].append(r.prompt_tokens)
+        columns["completion_tokens"].append(r.completion_tokens)
+        columns["units"].append(r.units)
+        columns["costs"].append(r.cost)
+        columns["upstream_costs"].append(r.upstream_cost)
+        columns["statuses"].append(r.status)
+        columns["starts"].append(r.started_at)
+        columns["durations"].append(r.duration_ms)
+        columns["first_tokens"].append(r.first_token_ms)
+    result = await session.execute(INSERT_USAGE, dict(columns))
+    return {TenantId(row.tenant_id): (row.cost, row.requests) for row in result}
