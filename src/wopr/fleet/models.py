@@ -1,1 +1,100 @@
-"""The tables of fleet. Used only inside the slice."""
+"""The tables of fleet. Used only inside the slice. Tenants are plain ids here: their table belongs to another slice."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, DateTime, ForeignKey, Index, Integer, LargeBinary, Text, func, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+
+from wopr.core.db import Base
+
+NOW = text("now()")
+ZERO = text("0")
+NO_TEXT = text("''")
+
+
+class Bot(Base):
+    """What is wanted. `generation` grows with every change that only a new process can see."""
+
+    __tablename__ = "bots"
+    __table_args__ = (
+        CheckConstraint("desired IN ('running', 'stopped', 'asleep', 'deleted')", name="desired"),
+        Index(
+            "uq_bots_name",
+            "tenant_id",
+            func.lower(text("name")),
+            unique=True,
+            postgresql_where=text("desired <> 'deleted'"),
+        ),
+        Index("ix_bots_living", "id", postgresql_where=text("deleted_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    name: Mapped[str] = mapped_column(Text)
+    template: Mapped[str | None] = mapped_column(Text)
+    persona: Mapped[str] = mapped_column(Text, server_default=NO_TEXT)
+    instructions: Mapped[str] = mapped_column(Text, server_default=NO_TEXT)
+    model: Mapped[str] = mapped_column(Text)
+    voice: Mapped[str] = mapped_column(Text)
+    size: Mapped[str] = mapped_column(Text)
+    desired: Mapped[str] = mapped_column(Text, server_default=text("'running'"))
+    generation: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    # Sealed by the vault with the bot's id as context.
+    service_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=NOW)
+    deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class BotObserved(Base):
+    """What is. Written by the reconciler only, and by people who clear a bot's crashes by starting it again."""
+
+    __tablename__ = "bot_observed"
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('starting', 'running', 'stopping', 'stopped', 'asleep', 'suspended', 'failed', 'deleting')",
+            name="state",
+        ),
+    )
+
+    bot_id: Mapped[UUID] = mapped_column(ForeignKey("bots.id", ondelete="CASCADE"), primary_key=True)
+    state: Mapped[str] = mapped_column(Text, server_default=text("'starting'"))
+    reason: Mapped[str] = mapped_column(Text, server_default=NO_TEXT)
+    # The instance that was started last and not stopped by us; another one or none in its place means that it ended.
+    instance_id: Mapped[UUID | None]
+    ready_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    crashes: Mapped[list[datetime]] = mapped_column(
+        ARRAY(DateTime(timezone=True)), server_default=text("'{}'::timestamptz[]")
+    )
+    restarts: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=NOW)
+
+
+class BotRun(Base):
+    """A stretch of time in which an instance was seen running; what is charged is between `started_at` and `seen_at`.
+
+    The id is the instance's, so that the same run is never opened twice, whoever observes it.
+    """
+
+    __tablename__ = "bot_runs"
+    __table_args__ = (
+        CheckConstraint("seen_at >= started_at AND charged_until >= started_at", name="order"),
+        Index("ix_bot_runs_bot_id", "bot_id"),
+        Index(
+            "ix_bot_runs_uncharged",
+            "bot_id",
+            postgresql_where=text("ended_at IS NULL OR charged_until < seen_at"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    bot_id: Mapped[UUID]
+    tenant_id: Mapped[UUID]
+    size: Mapped[str] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    charged_until: Mapped[datetime] = mapped_column(DateTime(timezone=True))

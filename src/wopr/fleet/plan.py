@@ -1,0 +1,135 @@
+"""Decides what happens to a bot, from what is wanted, what is seen and what the customer may have. Pure.
+
+It is asked again after every action, so it names one action at a time; a state that is there already is fine.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+READY_SECONDS_MAX = 20.0
+BACKOFF_SECONDS_FIRST = 0.2
+BACKOFF_SECONDS_MAX = 30.0
+CRASH_WINDOW = timedelta(minutes=5)
+CRASHES_MAX = 6
+FAILED_PAUSE = timedelta(minutes=3)
+
+
+class Desired(StrEnum):
+    """What the customer wants."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    ASLEEP = "asleep"
+    DELETED = "deleted"
+
+
+class State(StrEnum):
+    """What the customer sees. Each has a way out: `failed` by itself after a pause, or by starting the bot."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    ASLEEP = "asleep"
+    SUSPENDED = "suspended"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+class Action(StrEnum):
+    """What the reconciler does next."""
+
+    NOTHING = "nothing"
+    START = "start"
+    AWAIT_READY = "await_ready"
+    STOP = "stop"
+    GIVE_UP = "give_up"  # stop an instance that never became ready, and count that as a crash
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The desired side of a bot."""
+
+    desired: Desired
+    generation: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The real side. `generation` is that of the living instance, None when nothing lives."""
+
+    generation: int | None
+    ready: bool
+    started_at: datetime | None
+    crashes: tuple[datetime, ...]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whether the customer may have running bots, and if not, why, as a sentence with the remedy."""
+
+    may_run: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One action, the state to show meanwhile, and when to look again although nothing happened."""
+
+    action: Action
+    state: State
+    reason: str = ""
+    look_again_at: datetime | None = None
+
+
+def plan(wanted: Wanted, observed: Observed, standing: Standing, now: datetime) -> Plan:
+    """The next step toward what is wanted."""
+    if wanted.desired is Desired.DELETED:
+        return Plan(Action.REMOVE, State.DELETING)
+    if wanted.desired is not Desired.RUNNING or not standing.may_run:
+        return _rest(wanted, observed, standing)
+    if observed.generation is None:
+        return _start(observed.crashes, now)
+    if observed.generation != wanted.generation:
+        return Plan(Action.STOP, State.STARTING, "It restarts with its new settings.")
+    if observed.ready:
+        return Plan(Action.NOTHING, State.RUNNING)
+    started_at = observed.started_at or now
+    if now - started_at > timedelta(seconds=READY_SECONDS_MAX):
+        return Plan(Action.GIVE_UP, State.STARTING, f"It did not answer within {READY_SECONDS_MAX:.0f} s.")
+    return Plan(Action.AWAIT_READY, State.STARTING)
+
+
+def recent(crashes: tuple[datetime, ...], now: datetime) -> tuple[datetime, ...]:
+    """The crashes that still count."""
+    return tuple(crash for crash in crashes if now - crash < CRASH_WINDOW)
+
+
+def _rest(wanted: Wanted, observed: Observed, standing: Standing) -> Plan:
+    if wanted.desired is Desired.RUNNING:
+        state, reason = State.SUSPENDED, standing.reason
+    else:
+        state, reason = (State.ASLEEP if wanted.desired is Desired.ASLEEP else State.STOPPED), ""
+    if observed.generation is not None:
+        return Plan(Action.STOP, State.STOPPING, reason)
+    return Plan(Action.NOTHING, state, reason)
+
+
+def _start(crashes: tuple[datetime, ...], now: datetime) -> Plan:
+    counted = crashes[-CRASHES_MAX:]
+    if len(counted) == CRASHES_MAX and counted[-1] - counted[0] < CRASH_WINDOW:
+        again = counted[-1] + FAILED_PAUSE
+        if now < again:
+            minutes = FAILED_PAUSE.total_seconds() / 60
+            reason = f"It ended {CRASHES_MAX} times in a row. It is tried again {minutes:.0f} minutes after the last."
+            return Plan(Action.NOTHING, State.FAILED, reason, again)
+        return Plan(Action.START, State.STARTING)
+    late = recent(crashes, now)
+    if late:
+        seconds = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_FIRST * 4 ** (len(late) - 1))
+        again = late[-1] + timedelta(seconds=seconds)
+        if now < again:
+            return Plan(Action.NOTHING, State.STARTING, "It ended unexpectedly and starts again.", again)
+    return Plan(Action.START, State.STARTING)
