@@ -1,7 +1,7 @@
-"""What the bot and its callers agree on: one module, imported by both sides, so that no name is misspelled on one of them.
+"""What the bot and its callers agree on: one module, imported by both sides, so that no name is misspelled on one.
 
 It imports nothing but the standard library. Payloads are frozen dataclasses with `to_json` (a plain dict for
-`json.dumps`) and, for what a caller sends or reads, `from_json`, which raises `ContractError` naming the field at fault.
+`json.dumps`) and, for what a caller sends or reads, `from_json`, which raises `ContractError` naming the field.
 Times are ISO 8601 in UTC, ids are strings.
 """
 

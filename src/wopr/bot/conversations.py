@@ -39,8 +39,8 @@ def messages(
     if connection.execute("SELECT 1 FROM conversations WHERE id = ?", (conversation_id,)).fetchone() is None:
         return None
     rows = connection.execute(
-        "SELECT * FROM (SELECT seq * 2 AS message, 'user' AS role, user_text AS text, id, created_at, 0 AS has_audio, state"
-        " FROM turns WHERE conversation_id = :c AND user_text <> ''"
+        "SELECT * FROM (SELECT seq * 2 AS message, 'user' AS role, user_text AS text, id, created_at, 0 AS has_audio,"
+        " state FROM turns WHERE conversation_id = :c AND user_text <> ''"
         " UNION ALL SELECT seq * 2 + 1, 'assistant', text, id, COALESCE(finished_at, created_at), has_audio, state"
         " FROM turns WHERE conversation_id = :c AND text <> '')"
         " WHERE message < :before ORDER BY message DESC LIMIT :limit",

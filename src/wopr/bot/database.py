@@ -1,8 +1,8 @@
 """The bot's SQLite file: one connection on a thread of its own, so that the disk never holds up an answer.
 
-Functions that work on it take the connection and never commit; `Database.run` opens and closes the transaction around them.
-In WAL mode a commit survives kill -9 of the process without an fsync; `durable=True` adds the fsync, so that it (and all
-before it) survives a power cut as well.
+Functions that work on it take the connection and never commit; `Database.run` opens and closes the transaction around
+them. In WAL mode a commit survives kill -9 of the process without an fsync; `durable=True` adds the fsync, so that it
+(and all before it) survives a power cut as well.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Structured logs: one JSON object a line on stdout, for whoever supervises the bot.
 
-Never a secret and never what people wrote: callers pass ids, states, counts and durations. A reader that is gone must not
-end the bot, so failed writes are dropped.
+Never a secret and never what people wrote: callers pass ids, states, counts and durations. A reader that is gone must
+not end the bot, so failed writes are dropped.
 """
 
 import contextlib
