@@ -56,7 +56,7 @@ def test_a_file_and_its_functions_keep_their_budgets(path: Path) -> None:
         is_command = "/cli/" in f"/{name}"
         if key in EXCEPTIONS:
             continue
-        if length > FUNCTION_LINES_MAX:
+        if length > FUNCTION_LINES_MAX and not name.startswith("migrations/versions/"):  # a list of statements
             over.append(f"{key}: {length} lines")
         if len(counted) > PARAMETERS_MAX and not is_command:
             over.append(f"{key}: {len(counted)} parameters")

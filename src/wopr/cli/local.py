@@ -83,14 +83,15 @@ class Local:
         """Register this machine's services as a node, make the administrator's one-time link; the link."""
         from wopr.accounts.admin import one_time_link
         from wopr.core.db import Database, database_url
-        from wopr.inference.nodes import LocalPorts, register_local
+        from wopr.core.ids import NodeId
+        from wopr.inference.nodes import Node, register
 
         settings = self._settings()
         db = Database(database_url(settings), pool_size=2)
         try:
             async with db.begin() as session:
-                ports = LocalPorts(self.ports.llama, self.ports.chatterbox, self.ports.whisper, self.ports.qwen)
-                await register_local(session, settings.gpu_node_id, ports)
+                ports = {name: getattr(self.ports, name) for name in ("llama", "chatterbox", "whisper", "qwen")}
+                await register(session, Node(NodeId(settings.gpu_node_id), settings.engine_host, ports=ports))
                 return await one_time_link(session, settings, ADMINISTRATOR)
         finally:
             await db.dispose()

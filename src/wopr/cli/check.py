@@ -1,0 +1,72 @@
+"""`wopr check`: the preflight checks, each with evidence and remedy."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wopr.cli import output
+from wopr.cli.output import REFUSED, JsonOption, bad, dim, good, json_document, result, say, warn
+
+if TYPE_CHECKING:
+    from wopr.ops.checks import Outcome
+
+EXAMPLES = "Examples: wopr check | wopr check --only settings | wopr check --json"
+
+
+def check(
+    only: Annotated[str, typer.Option(help="Only checks whose name begins so.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that this installation is sound. Exit code 3 when a check fails."""
+    from wopr.ops.checks import Verdict
+
+    outcomes = asyncio.run(_all(only))
+    if not outcomes:
+        output.fail(f"No check is named {only!r}.", remedy="wopr check --json lists every name.", code=output.USAGE)
+    failures = [o for o in outcomes if o.finding.verdict is Verdict.FAILED]
+    if as_json:
+        json_document({"ok": not failures, "checks": [_as_json(o) for o in outcomes]})
+    else:
+        _write(outcomes)
+        counts = {v: sum(o.finding.verdict is v for o in outcomes) for v in Verdict}
+        say()
+        result(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
+    if failures:
+        raise typer.Exit(REFUSED)
+
+
+async def _all(only: str) -> "Sequence[Outcome]":
+    from wopr.cli.livechecks import LiveChecks
+    from wopr.core.settings import load_settings
+    from wopr.ops.checks import run_checks
+    from wopr.ops.preflight import checks as preflight
+
+    settings = load_settings()
+    wanted = [c for c in preflight(settings) if c.name.startswith(only)]
+    live = LiveChecks(settings)
+    try:
+        return await run_checks([*wanted, *(c for c in live.checks() if c.name.startswith(only))])
+    finally:
+        await live.close()
+
+
+def _as_json(outcome: "Outcome") -> dict[str, str]:
+    finding = outcome.finding
+    return {
+        "name": outcome.name,
+        "proves": outcome.proves,
+        "verdict": finding.verdict.value,
+        "evidence": finding.evidence,
+        "remedy": finding.remedy,
+    }
+
+
+def _write(outcomes: "Sequence[Outcome]") -> None:
+    marks = {"ok": good("✓"), "skipped": dim("–"), "warning": warn("!"), "failed": bad("✗")}
+    for outcome in outcomes:
+        finding = outcome.finding
+        say(f"  {marks[finding.verdict.value]} {outcome.name:<26} {finding.evidence}")
+        if finding.remedy:
+            say(f"      fix: {finding.remedy}")

@@ -1,0 +1,139 @@
+"""The checks of `wopr check` that look at the running installation: database, money, nodes, the API over HTTP."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from wopr.ops.checks import Check, Finding, failed, ok, skipped, warning
+
+if TYPE_CHECKING:
+    from wopr.core.db import Database
+    from wopr.core.settings import Settings
+
+START = "wopr up"
+
+
+class LiveChecks:
+    """Holds the connection while the checks run; `close` gives it back."""
+
+    def __init__(self, settings: "Settings") -> None:
+        self._settings = settings
+        self._db: Database | None = None
+
+    def checks(self) -> Sequence[Check]:
+        """Every check that needs something to run."""
+        return [
+            Check("database.reachable", "PostgreSQL answers", self._reachable),
+            Check("database.migrated", "no migration is pending", self._migrated),
+            Check("billing.ledger", "every sum of the ledger is right", self._ledger),
+            Check("billing.inbox", "no payment event is stuck", self._inbox),
+            Check("inference.nodes", "a node serves every kind of request", self._nodes),
+            Check("loops.alive", "every background loop passed lately without an error", self._loops),
+            Check("api.health", "the API answers exactly as agreed", self._api_health),
+            Check("api.ready", "the API is ready for requests", self._api_ready),
+            Check("ui.serves", "the UI answers", self._ui),
+        ]
+
+    async def close(self) -> None:
+        if self._db is not None:
+            await self._db.dispose()
+
+    def _database(self) -> "Database":
+        from wopr.core.db import Database, database_url
+
+        if self._db is None:
+            self._db = Database(database_url(self._settings), pool_size=4)
+        return self._db
+
+    async def _reachable(self) -> Finding:
+        from sqlalchemy import text
+
+        from wopr.core.errors import Unavailable
+
+        try:
+            async with self._database().begin() as session:
+                version = await session.scalar(text("SHOW server_version"))
+        except (OSError, Unavailable) as error:
+            return failed(str(error), START)
+        return ok(f"PostgreSQL {version}")
+
+    async def _migrated(self) -> Finding:
+        from wopr.migrations.run import head_revision
+
+        at, head = await self._database().revision(), head_revision()
+        return ok(str(at)) if at == head else failed(f"database at {at}, code at {head}", "wopr migrate apply")
+
+    async def _ledger(self) -> Finding:
+        from wopr.billing.invariants import invariants
+
+        async with self._database().begin() as session:
+            problems = await invariants(session)
+        if problems:
+            return failed(
+                f"{len(problems)} problems, first: {problems[0]}", "Stop taking payments and look at the journal."
+            )
+        return ok("balances equal their transfers; everything sums to zero")
+
+    async def _inbox(self) -> Finding:
+        from wopr.billing.inbox import count_by_state
+
+        async with self._database().begin() as session:
+            counts = await count_by_state(session)
+        stuck = counts.get("failed", 0) + counts.get("unmatched", 0)
+        if stuck:
+            return warning(
+                f"{stuck} events failed or unmatched", "Look at Payments inbox in the administrator's pages."
+            )
+        return ok(", ".join(f"{count} {state}" for state, count in counts.items()) or "no events yet")
+
+    async def _nodes(self) -> Finding:
+        from wopr.inference.nodes import SERVICES, healthy_backends
+
+        async with self._database().begin() as session:
+            serving = {backend.service for backend in await healthy_backends(session)}
+        missing = [service for service in SERVICES if service not in serving]
+        if missing:
+            return failed(f"nothing serves {', '.join(missing)}", "wopr nodes list shows each service's health.")
+        return ok("all four services")
+
+    async def _loops(self) -> Finding:
+        from sqlalchemy import select
+
+        from wopr.core.loops import LoopLease
+
+        async with self._database().begin() as session:
+            errors = {lease.name: lease.last_error for lease in await session.scalars(select(LoopLease))}
+        if not errors:
+            return skipped("no loop has run yet")
+        bad = {name: error for name, error in errors.items() if error}
+        if bad:
+            name, error = next(iter(bad.items()))
+            return warning(f"{name}: {error}", "The administrator's page Loops shows each one's last pass.")
+        return ok(f"{len(errors)} loops")
+
+    async def _api_health(self) -> Finding:
+        return await self._health(self._settings.internal_url)
+
+    async def _api_ready(self) -> Finding:
+        from wopr.client import ApiClient, ApiError
+
+        async with ApiClient(self._settings.internal_url) as api:
+            try:
+                await api.ops.ready()
+            except ApiError as error:
+                return failed(error.message, error.remedy or START)
+        return ok(self._settings.internal_url)
+
+    async def _ui(self) -> Finding:
+        return await self._health(self._settings.ui_url)
+
+    async def _health(self, url: str) -> Finding:
+        from wopr.client import ApiClient, ApiError
+
+        async with ApiClient(url) as api:
+            try:
+                health = await api.ops.health()
+            except ApiError as error:
+                return failed(error.message, START)
+            except ValueError:
+                return failed(f"{url}/health is not ours", "Is another program on this port?")
+        return ok(f"{url} {health.status}") if health.status == "ok" else failed(health.status, START)

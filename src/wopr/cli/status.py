@@ -1,0 +1,97 @@
+"""`wopr status`: everything at a glance."""
+
+import asyncio
+import sys
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from wopr.cli.output import FAILED, JsonOption, bad, colored, good, json_document, say, table, warn
+
+EXAMPLES = "Examples: wopr status | wopr status --watch | wopr status --json"
+PROBE_SECONDS_MAX = 2.0
+WATCH_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One service: `state` is ok, degraded or down."""
+
+    name: str
+    address: str
+    state: str
+    milliseconds: float
+    detail: str
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every two seconds until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show whether API, UI, engines, database and stand-ins serve. Exit code 1 when something is down."""
+    rows = asyncio.run(_rows())
+    while watch:
+        say("\x1b[2J\x1b[H" if colored(sys.stderr) else "")
+        _write(rows)
+        time.sleep(WATCH_SECONDS)
+        rows = asyncio.run(_rows())
+    if as_json:
+        services = [{"name": r.name, "address": r.address, "state": r.state, "detail": r.detail} for r in rows]
+        json_document({"ok": all(r.state == "ok" for r in rows), "services": services})
+    else:
+        _write(rows)
+    if any(row.state == "down" for row in rows):
+        raise typer.Exit(FAILED)
+
+
+def _write(rows: list[Row]) -> None:
+    paint = {"ok": good("ok"), "degraded": warn("degraded"), "down": bad("down")}
+    cells = [
+        (r.name, r.address, paint[r.state], f"{r.milliseconds:.0f} ms" if r.state != "down" else "", r.detail)
+        for r in rows
+    ]
+    table(("service", "address", "state", "answer", "detail"), cells, "Nothing is configured.")
+    if all(row.state == "down" for row in rows):
+        say("Nothing runs here. Start everything with: wopr up")
+
+
+async def _rows() -> list[Row]:
+    from wopr.core.settings import load_settings
+
+    settings = load_settings()
+    engine = f"http://{settings.engine_host}"
+    places = [
+        ("api", settings.internal_url, "/ready"),
+        ("ui", settings.ui_url, "/health"),
+        ("llama", f"{engine}:{settings.llama_port}", "/health"),
+        ("chatterbox", f"{engine}:{settings.chatterbox_port}", "/health"),
+        ("whisper", f"{engine}:{settings.whisper_port}", "/health"),
+        ("qwen", f"{engine}:{settings.qwen_port}", "/health"),
+    ]
+    return list(await asyncio.gather(*(_probe(name, base, path) for name, base, path in places)))
+
+
+async def _probe(name: str, base: str, path: str) -> Row:
+    """One plain GET; a client library would cost more than the whole command may take."""
+    from urllib.parse import urlsplit
+
+    url = urlsplit(base)
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(PROBE_SECONDS_MAX):
+            port = url.port or (443 if url.scheme == "https" else 80)
+            reader, writer = await asyncio.open_connection(url.hostname, port, ssl=url.scheme == "https" or None)
+            try:
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: close\r\n\r\n".encode())
+                raw = await reader.read(16_384)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError) as error:
+        return Row(name, base, "down", 0.0, str(error) or "no answer in time")
+    head, _, body = raw.partition(b"\r\n\r\n")
+    code = head.split(b" ")[1:2]
+    state = "ok" if code == [b"200"] else "degraded"
+    detail = "" if state == "ok" else body.decode(errors="replace").strip()[:120]
+    return Row(name, base, state, (time.perf_counter() - started) * 1000, detail)
