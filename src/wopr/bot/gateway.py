@@ -5,6 +5,8 @@ first byte of its answer; after that what arrived is kept and the rest is an err
 cancelled task) closes the connection, which stops the engine.
 """
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import binascii

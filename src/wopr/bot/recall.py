@@ -5,6 +5,8 @@ of each dimension, which costs about a microsecond a vector; only the nearest ge
 thousands of memories searchable in plain Python without holding them in memory.
 """
 
+from __future__ import annotations
+
 import math
 import sqlite3
 from array import array
