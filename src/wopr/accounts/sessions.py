@@ -100,6 +100,11 @@ async def end(session: AsyncSession, user_id: UserId, session_id: UUID) -> None:
         raise NotFound("There is no such session.", remedy="It may have ended already; list the sessions again.")
 
 
+async def end_by_token(session: AsyncSession, token: str) -> None:
+    """End the session of a cookie's token, if it still lives."""
+    await session.execute(_delete().where(BrowserSession.token_hash == fingerprint(token)))
+
+
 async def end_all(session: AsyncSession, user_id: UserId, keep: SessionId | None = None) -> None:
     """End every session of the user, but for `keep`."""
     statement = _delete().where(BrowserSession.user_id == user_id)
