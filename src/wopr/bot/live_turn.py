@@ -33,6 +33,7 @@ class LiveTurn:
         self.spent = Spent()
         self.ending: TurnState | None = None  # set once, by whoever ends the turn before its answer does
         self.work: asyncio.Task[Outcome] | None = None
+        self.conversation: asyncio.Lock | None = None  # held while this turn is its conversation's running one
         self._database = database
         self._events = [started]
         self._text: list[str] = []

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -103,7 +103,10 @@ class TurnQueue:
 
     async def _work(self, live: LiveTurn, request: TurnRequest, audio: bytes | None) -> Outcome:
         lock = self._locks.setdefault(request.conversation_id, asyncio.Lock())
-        async with asyncio.timeout(WAIT_SECONDS_MAX) as waiting, lock, self._slots:
+        async with asyncio.timeout(WAIT_SECONDS_MAX) as waiting, AsyncExitStack() as until_here:
+            await lock.acquire()
+            live.conversation = lock  # released when the end is stored, or the next turn would miss this answer
+            await until_here.enter_async_context(self._slots)
             waiting.reschedule(asyncio.get_running_loop().time() + TURN_SECONDS_MAX)
             return await answer(self._means, live, request, audio)
 
@@ -114,6 +117,8 @@ class TurnQueue:
         await asyncio.wait({live.work})
         outcome = _outcome(live, turn_id)
         await live.finish(outcome)
+        if live.conversation is not None:
+            live.conversation.release()
         self._live.pop(turn_id, None)
         self._tasks.pop(turn_id, None)
         self.finished += 1
