@@ -13,7 +13,10 @@ from wopr.emulators.documents import Document
 _HERE = Path(__file__).parent
 _TEMPLATES = Jinja2Templates(_HERE / "templates")
 # Forms lead to the merchant's own address after payment, so form-action can't be 'self'.
-POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action *; base-uri 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action *; frame-src 'self'; "
+    "base-uri 'none'"
+)
 
 
 def page(request: Request, template: str, content: Document, status: int = 200) -> HTMLResponse:

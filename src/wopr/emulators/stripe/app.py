@@ -19,11 +19,14 @@ from wopr.emulators.stripe.settings import StripeSettings
 from wopr.emulators.stripe.timeline import advance
 from wopr.emulators.stripe.world import World, new_id
 
+_ADDRESS = "last_address"
+
 
 def build_stripe(settings: StripeSettings | None = None) -> FastAPI:
     """The application; its state is in `settings.state` and survives a kill of the process at any moment."""
     chosen = settings or StripeSettings()
-    world = World(Documents(chosen.state), chosen, base_url=(chosen.public_url or "").rstrip("/"))
+    documents = Documents(chosen.state)
+    world = World(documents, chosen, base_url=(chosen.public_url or documents.note(_ADDRESS)).rstrip("/"))
     courier = Courier(world)
     with world.documents.transaction():
         seed(world)
@@ -53,8 +56,10 @@ def _add_edges(app: FastAPI, world: World) -> None:
     @app.middleware("http")
     async def learn_address(request: Request, call_next):  # type: ignore[no-untyped-def]
         """Links lead back to where the stand-in was reached, unless its public address was given."""
-        if world.settings.public_url is None:
-            world.base_url = str(request.base_url).rstrip("/")
+        address = str(request.base_url).rstrip("/")
+        if world.settings.public_url is None and world.base_url != address:
+            world.base_url = address
+            world.documents.set_note(_ADDRESS, address)
         return await call_next(request)
 
     @app.exception_handler(StripeError)

@@ -69,12 +69,14 @@ def activate(world: World, subscription: Document, method: Document) -> Document
     return running
 
 
-def renew(world: World, subscription: Document, reason: Reason = "subscription_cycle") -> Document:
+def renew(
+    world: World, subscription: Document, reason: Reason = "subscription_cycle", new_anchor: bool = False
+) -> Document:
     """Open the next period now and draft its invoice; paying it is another step, an hour later."""
     now = world.now(subscription["customer"])
     before = subscription["items"]["data"][0]
     recurring = before["price"]["recurring"]
-    anchor = now if reason == "subscription_update" else subscription["billing_cycle_anchor"]
+    anchor = now if new_anchor else subscription["billing_cycle_anchor"]
     end = next_end(anchor, now, recurring["interval"], recurring["interval_count"])
     items = [item | {"current_period_start": now, "current_period_end": end} for item in subscription["items"]["data"]]
     renewed = subscription | {"billing_cycle_anchor": anchor, "items": subscription["items"] | {"data": items}}
@@ -212,11 +214,11 @@ def _update(world: World, call: Call) -> Document:
     return world.load("subscription", call.id)
 
 
-def renew_now(world: World, subscription: Document) -> Document:
+def renew_now(world: World, subscription: Document, reason: Reason = "subscription_update") -> Document:
     """Begin a new period at this moment and charge for it, as `billing_cycle_anchor=now` does."""
     if subscription["status"] not in RUNNING:
         raise invalid("This subscription does not run any more, so it can't be renewed.", "billing_cycle_anchor")
-    invoice = finalize_invoice(world, renew(world, subscription, "subscription_update"))
+    invoice = finalize_invoice(world, renew(world, subscription, reason, new_anchor=True))
     return collect(world, invoice, world.load("subscription", subscription["id"]))
 
 

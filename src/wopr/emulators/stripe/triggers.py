@@ -72,13 +72,13 @@ def _expire(world: World, wish: Wish) -> None:
 
 
 def _renew(world: World, wish: Wish) -> None:
-    renew_now(world, _subscription(world, wish))
+    renew_now(world, _subscription(world, wish), "subscription_cycle")
 
 
 def _fail_renewal(world: World, wish: Wish) -> None:
     subscription = _subscription(world, wish)
     method = default_card(world, subscription["customer"], subscription["default_payment_method"])
-    invoice = finalize_invoice(world, renew(world, subscription, "subscription_update"))
+    invoice = finalize_invoice(world, renew(world, subscription, new_anchor=True))
     if method is None:
         collect(world, invoice, world.load("subscription", subscription["id"]))
         return

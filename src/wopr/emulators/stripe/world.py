@@ -115,7 +115,7 @@ class World:
 
 def new_id(prefix: str) -> str:
     """An id that looks like Stripe's."""
-    return f"{prefix}{'' if prefix.endswith('_1') else '_'}{''.join(secrets.choice(_ALPHABET) for _ in range(24))}"
+    return f"{prefix}{'' if prefix[-1] in '13' else '_'}{''.join(secrets.choice(_ALPHABET) for _ in range(24))}"
 
 
 def public(document: Document) -> Document:

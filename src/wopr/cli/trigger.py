@@ -1,0 +1,88 @@
+"""`wopr trigger`: makes the stand-ins act as customers, banks and the passing of time do."""
+
+from typing import Annotated, Any
+
+import typer
+
+from wopr.cli.output import USAGE, JsonOption, fail, json_document, result, say
+
+_TIMEOUT_SECONDS = 30.0
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Make a stand-in act: a customer pays, a card is declined, a month passes. Never touches the real companies.",
+    epilog="Examples: wopr trigger stripe checkout.session.completed | wopr trigger clock --days 31",
+)
+
+UrlOption = Annotated[str, typer.Option(help="Address of the Stripe stand-in; empty: STRIPE_API_BASE or port 4101.")]
+
+
+@app.command("stripe", epilog="Example: wopr trigger stripe charge.refunded --amount 500")
+def stripe_command(
+    event: Annotated[str, typer.Argument(help="The event that shall happen; leave out to list them.")] = "",
+    target: Annotated[str, typer.Option(help="Id of the object; empty: the newest that fits.")] = "",
+    amount: Annotated[int, typer.Option(help="Cents, where an amount matters; 0: all of it.", min=0)] = 0,
+    outcome: Annotated[str, typer.Option(help="won or lost, for charge.dispute.closed.")] = "lost",
+    url: UrlOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Make the Stripe stand-in cause an event, with everything that belongs to it."""
+    if not event:
+        known = _ask(url, "GET", "/_emulator/triggers", None)
+        if as_json:
+            json_document(known)
+        else:
+            for name in known["triggers"]:
+                result(name)
+        return
+    if outcome not in ("won", "lost"):
+        fail(f"--outcome is won or lost, not {outcome}.", code=USAGE)
+    wish = {"event": event, "target": target or None, "amount": amount or None, "outcome": outcome}
+    done = _ask(url, "POST", "/_emulator/trigger", wish)
+    if as_json:
+        json_document(done)
+        return
+    for caused in done["events"]:
+        result(f"{caused['type']}  {caused['object'] or ''}")
+
+
+@app.command("clock", epilog="Example: wopr trigger clock --days 31")
+def clock_command(
+    days: Annotated[int, typer.Option(help="Days by which the stand-in's clock moves on.", min=0)] = 0,
+    seconds: Annotated[int, typer.Option(help="Seconds by which it moves on.", min=0)] = 0,
+    url: UrlOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Move the Stripe stand-in's clock on; renewals, retries and expiries in between happen."""
+    if not days and not seconds:
+        fail("Say by how much: --days or --seconds.", code=USAGE)
+    moved = _ask(url, "POST", "/_emulator/advance", {"days": days, "seconds": seconds})
+    if as_json:
+        json_document(moved)
+        return
+    say(f"The clock is {moved['offset_seconds']} s ahead now; {moved['steps']} things happened on the way.")
+
+
+def _ask(url: str, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:  # JSON of the stand-in
+    import httpx
+
+    address = url or _address()
+    try:
+        answer = httpx.request(
+            method, f"{address.rstrip('/')}{path}", json=body, timeout=_TIMEOUT_SECONDS, trust_env=False
+        )
+    except httpx.HTTPError as error:
+        fail(f"The Stripe stand-in does not answer at {address}: {error}.", remedy="wopr up")
+    parsed: dict[str, Any] = answer.json() if "json" in answer.headers.get("content-type", "") else {}
+    if answer.status_code >= 400:
+        words = parsed.get("error", {}).get("message") or f"HTTP {answer.status_code}"
+        fail(f"The Stripe stand-in refused: {words}", remedy="wopr trigger stripe  lists what it can do")
+    return parsed
+
+
+def _address() -> str:
+    """The stand-in's address from the settings; the real Stripe is never asked."""
+    from wopr.core.settings import load_settings
+
+    base = load_settings().stripe_api_base
+    return base if "stripe.com" not in base else "http://127.0.0.1:4101"

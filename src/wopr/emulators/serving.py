@@ -1,0 +1,74 @@
+"""Runs stand-ins as a process: one or several applications, each on its port, until a signal ends them together."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+
+
+class PortTaken(Exception):
+    """A port is in use; the message names it and what to do."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """An application and where it shall listen; port 0 takes a free one."""
+
+    name: str
+    app: FastAPI
+    host: str
+    port: int
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, when_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._when_started = when_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._when_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are handled once for all servers of the process, in `serve`."""
+        yield
+
+
+def listen(one: Served) -> socket.socket:
+    """A bound socket; PortTaken when another process has the port."""
+    try:
+        return socket.create_server((one.host, one.port))
+    except OSError as error:
+        raise PortTaken(f"The {one.name} stand-in can't listen on {one.host}:{one.port}: {error.strerror}.") from error
+
+
+def serve(applications: Sequence[tuple[Served, socket.socket]], announce: Callable[[str, str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `announce` is told each name and address once it accepts connections."""
+    asyncio.run(_serve(applications, announce))
+
+
+async def _serve(applications: Sequence[tuple[Served, socket.socket]], announce: Callable[[str, str], None]) -> None:
+    servers = [_server(one, listener, announce) for one, listener in applications]
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _stop, servers)
+    async with asyncio.TaskGroup() as group:
+        for server, (_, listener) in zip(servers, applications, strict=True):
+            group.create_task(server.serve(sockets=[listener]))
+
+
+def _server(one: Served, listener: socket.socket, announce: Callable[[str, str], None]) -> uvicorn.Server:
+    config = uvicorn.Config(one.app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
+    return _Server(config, lambda: announce(one.name, f"http://{one.host}:{listener.getsockname()[1]}"))
+
+
+def _stop(servers: Sequence[uvicorn.Server]) -> None:
+    for server in servers:
+        server.should_exit = True
