@@ -61,11 +61,21 @@ async def one_time_link(session: AsyncSession, settings: Settings, email: str, n
     return links.address(settings, Purpose.ONE_TIME, token)
 
 
+async def administrators(session: AsyncSession) -> list[str]:
+    """The addresses of all administrators, the oldest first."""
+    query = select(User.email).where(User.platform_admin).order_by(User.created_at, User.id)
+    return list(await session.scalars(query))
+
+
 async def first_administrator(session: AsyncSession) -> str | None:
     """The address of the oldest administrator."""
-    query = select(User.email).where(User.platform_admin).order_by(User.created_at, User.id).limit(1)
-    found: str | None = await session.scalar(query)
-    return found
+    return next(iter(await administrators(session)), None)
+
+
+async def is_administrator(session: AsyncSession, email: str) -> bool:
+    """Whether the user of a normalised address is one."""
+    user = await people.find(session, email)
+    return user is not None and user.platform_admin
 
 
 async def enter(session: AsyncSession, token: str, browser: Browser, now: datetime) -> str:
