@@ -58,11 +58,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Observed:
-    """The real side. `generation` is that of the living instance, None when nothing lives."""
+    """The real side. `generation` is that of the living instance, None when nothing lives.
+
+    `waited_seconds` is how long it has been asked whether it answers, not its age: an instance that was adopted after
+    hours gets its time, too.
+    """
 
     generation: int | None
     ready: bool
-    started_at: datetime | None
+    waited_seconds: float
     crashes: tuple[datetime, ...]
 
 
@@ -96,8 +100,7 @@ def plan(wanted: Wanted, observed: Observed, standing: Standing, now: datetime) 
         return Plan(Action.STOP, State.STARTING, "It restarts with its new settings.")
     if observed.ready:
         return Plan(Action.NOTHING, State.RUNNING)
-    started_at = observed.started_at or now
-    if now - started_at > timedelta(seconds=READY_SECONDS_MAX):
+    if observed.waited_seconds >= READY_SECONDS_MAX:
         return Plan(Action.GIVE_UP, State.STARTING, f"It did not answer within {READY_SECONDS_MAX:.0f} s.")
     return Plan(Action.AWAIT_READY, State.STARTING)
 

@@ -60,7 +60,10 @@ class ProcessRuntime:
     async def locate(self, bot_id: BotId) -> Instance | None:
         # Two small reads from /proc and one of a file: cheaper than a thread.
         record = read_record(self._folder(bot_id))
-        return record.instance(bot_id) if record is not None and record.alive() else None
+        if record is not None and record.alive():
+            return record.instance(bot_id)
+        self._exits.settle(bot_id)
+        return None
 
     async def start(self, spec: BotSpec) -> Instance:
         try:

@@ -1,0 +1,170 @@
+"""One bot with everything the planner asks about: what is wanted, what is, what its customer may have."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from wopr.accounts import keys
+from wopr.accounts.principal import Scope
+from wopr.core.ids import BotId, TenantId
+from wopr.core.settings import Settings
+from wopr.core.vault import VaultError
+from wopr.fleet.bots import vault_of
+from wopr.fleet.environment import Access, Character, bot_environment, limits_of
+from wopr.fleet.models import Bot, BotObserved
+from wopr.fleet.plan import CRASHES_MAX, Desired, Observed, Plan, State, Wanted
+from wopr.fleet.runs import Run, close_runs, open_run
+from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A bot at one moment."""
+
+    bot: Bot
+    observed: BotObserved
+    instance: Instance | None
+    waited_seconds: float = 0.0
+
+    @property
+    def bot_id(self) -> BotId:
+        return BotId(self.bot.id)
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(Desired(self.bot.desired), self.bot.generation)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the living instance is the one that answered."""
+        known = self.instance is not None and self.observed.instance_id == self.instance.id
+        return known and self.observed.ready_at is not None
+
+    @property
+    def real(self) -> Observed:
+        instance = self.instance
+        return Observed(
+            generation=instance.generation if instance else None,
+            ready=self.ready,
+            waited_seconds=self.waited_seconds,
+            crashes=tuple(self.observed.crashes),
+        )
+
+    def settled(self, step: Plan) -> bool:
+        """Whether nothing is to be done or written."""
+        shown = (self.observed.state, self.observed.reason) == (step.state.value, step.reason)
+        instance_id = self.instance.id if self.instance else None
+        return step.action == "nothing" and shown and self.observed.instance_id == instance_id
+
+
+async def read(session: AsyncSession, bot_id: UUID) -> tuple[Bot, BotObserved] | None:
+    """The two rows of a bot that is not gone."""
+    query = select(Bot, BotObserved).join(BotObserved, BotObserved.bot_id == Bot.id)
+    return (await session.execute(query.where(Bot.id == bot_id, Bot.deleted_at.is_(None)))).tuples().one_or_none()
+
+
+async def read_all(session: AsyncSession) -> list[tuple[Bot, BotObserved]]:
+    """The rows of every bot that is not gone."""
+    query = select(Bot, BotObserved).join(BotObserved, BotObserved.bot_id == Bot.id)
+    return list((await session.execute(query.where(Bot.deleted_at.is_(None)))).tuples())
+
+
+async def of_tenant(session: AsyncSession, tenant_id: UUID) -> list[UUID]:
+    """The bots of a customer whose standing changed."""
+    query = select(Bot.id).where(Bot.tenant_id == tenant_id, Bot.deleted_at.is_(None))
+    return list(await session.scalars(query))
+
+
+async def record_end(session: AsyncSession, sight: Sight, ended: Ended | None) -> bool:
+    """Account for an instance that is gone without our doing; True when it counts as a crash.
+
+    What ended while nobody watched (the machine or the whole platform was stopped) is no crash: it only starts again.
+    """
+    observed = sight.observed
+    lost = observed.instance_id
+    if lost is None or (sight.instance is not None and sight.instance.id == lost):
+        return False
+    observed.instance_id = observed.ready_at = None
+    known = ended is not None and ended.instance_id == lost
+    if ended is not None and known:
+        add_crash(observed, ended.at, ended.reason)
+    await session.flush()
+    await close_runs(session, sight.bot.id, None, ended.at if ended is not None and known else None)
+    return known
+
+
+def add_crash(observed: BotObserved, at: datetime, reason: str) -> None:
+    """Remember a crash for the back-off."""
+    observed.crashes = [*observed.crashes, at][-CRASHES_MAX:]
+    observed.restarts += 1
+    observed.last_error = reason
+
+
+async def record(session: AsyncSession, sight: Sight, step: Plan, now: datetime) -> None:
+    """Write what is seen: the state to show, the living instance, and its run."""
+    observed, instance = sight.observed, sight.instance
+    observed.state, observed.reason, observed.updated_at = step.state.value, step.reason, now
+    observed.instance_id = instance.id if instance else None
+    if instance is None:
+        observed.ready_at = None
+    await session.flush()
+    if instance is not None and step.state is State.RUNNING:
+        await open_run(session, Run(instance.id, sight.bot.id, sight.bot.tenant_id, sight.bot.size), now)
+
+
+async def mark_ready(session: AsyncSession, bot_id: UUID, instance: Instance, now: datetime) -> None:
+    """The instance answered."""
+    await session.execute(
+        update(BotObserved)
+        .where(BotObserved.bot_id == bot_id)
+        .values(instance_id=instance.id, ready_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def mark_stopped(session: AsyncSession, bot_id: UUID, now: datetime) -> None:
+    """We ended the instance, so that its absence is no crash."""
+    await session.execute(
+        update(BotObserved)
+        .where(BotObserved.bot_id == bot_id)
+        .values(instance_id=None, ready_at=None)
+        .execution_options(synchronize_session=False)
+    )
+    await close_runs(session, bot_id, None, now)
+
+
+async def mark_deleted(session: AsyncSession, bot_id: UUID, now: datetime) -> None:
+    """Everything the bot kept is gone; of its row only what receipts need stays."""
+    await mark_stopped(session, bot_id, now)
+    await session.execute(
+        update(Bot)
+        .where(Bot.id == bot_id, Bot.desired == Desired.DELETED.value)
+        .values(deleted_at=now, updated_at=now, persona="", instructions="", service_key=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def spec_of(session: AsyncSession, bot: Bot, settings: Settings) -> BotSpec:
+    """How to start the bot. A key that can't be opened any more (another platform secret) is replaced by a new one."""
+    secret = await _service_key(session, bot, settings)
+    character = Character(BotId(bot.id), bot.name, bot.persona, bot.instructions, bot.model, bot.voice)
+    environment = bot_environment(character, Access(f"{settings.internal_url}/v1", secret))
+    return BotSpec(BotId(bot.id), bot.generation, bot.size, limits_of(bot.size), environment)
+
+
+async def _service_key(session: AsyncSession, bot: Bot, settings: Settings) -> str:
+    vault = vault_of(settings)
+    if bot.service_key is not None:
+        try:
+            return vault.open(bot.service_key, bot.id.bytes)
+        except VaultError:
+            await keys.revoke_for_bot(session, BotId(bot.id))
+    key = await keys.issue(
+        session, TenantId(bot.tenant_id), name=f"bot {bot.name}", scope=Scope.WRITE, bot_id=BotId(bot.id)
+    )
+    bot.service_key = vault.seal(key.secret, bot.id.bytes)
+    await session.flush()
+    return key.secret

@@ -1,0 +1,63 @@
+"""What the fleet does by itself."""
+
+from collections.abc import Mapping, Sequence
+
+from wopr.billing.prices import load_prices
+from wopr.core.loops import Loop
+from wopr.core.platform import Platform
+from wopr.fleet.bots import BOTS_CHANNEL
+from wopr.fleet.build import Fleet, build_fleet
+from wopr.fleet.reconcile import Reconciler
+from wopr.fleet.runs import charge_runs
+
+
+def loops(platform: Platform) -> Sequence[Loop]:
+    """The fleet's lines in the table of loops. Making them starts and opens nothing."""
+    worker = _Worker(platform)
+    return (
+        Loop(
+            name="reconcile_bots",
+            period_seconds=0.2,
+            why="Bots that should run are started, restarted and adopted; others are stopped; strays are ended.",
+            run=worker.reconcile,
+            wake=(BOTS_CHANNEL,),
+        ),
+        Loop(
+            name="charge_runtime",
+            period_seconds=60.0,
+            why="Running time of bots is charged by the second, from the stretches that were observed.",
+            run=worker.charge,
+        ),
+        Loop(
+            name="tend_bots",
+            period_seconds=15.0,
+            why="Logs of bots are rotated before they fill the disk.",
+            run=worker.tend,
+        ),
+    )
+
+
+class _Worker:
+    """Makes the fleet when the first pass needs it: the table of loops is also built just to be shown."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._fleet: Fleet | None = None
+        self._reconciler: Reconciler | None = None
+
+    async def reconcile(self) -> Mapping[str, int]:
+        if self._reconciler is None:
+            fleet = self._built()
+            self._reconciler = Reconciler(self._platform, fleet.runtime, fleet.http)
+        return await self._reconciler.run_pass()
+
+    async def charge(self) -> Mapping[str, int]:
+        return {"charged": await charge_runs(self._platform.db, load_prices(self._platform.settings.wopr_prices))}
+
+    async def tend(self) -> Mapping[str, int]:
+        return {"rotated": await self._built().runtime.tend()}
+
+    def _built(self) -> Fleet:
+        if self._fleet is None:
+            self._fleet = build_fleet(self._platform)
+        return self._fleet

@@ -1,0 +1,99 @@
+"""The stretches of time in which bots ran, as observed, and the charge for them.
+
+A run is opened when its instance answers and seen again by every pass; it is charged only for what was seen. So nothing
+is charged twice (the charge and its mark are one transaction, and billing stores the periods, too), an API that
+restarts leaves no gap (the run is adopted with its instance), and time that nobody observed costs nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from wopr.billing.prices import PriceSheet
+from wopr.billing.usage import BotRuntime, charge_runtime
+from wopr.core.db import Database
+from wopr.core.ids import BotId, TenantId
+from wopr.fleet.models import BotRun
+
+CHARGES_MAX = 10_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """An instance that runs."""
+
+    instance_id: UUID
+    bot_id: UUID
+    tenant_id: UUID
+    size: str
+
+
+async def open_run(session: AsyncSession, run: Run, now: datetime) -> None:
+    """Remember that the instance runs from now on; one that is known already only was seen again."""
+    await session.execute(
+        insert(BotRun)
+        .values(
+            id=run.instance_id,
+            bot_id=run.bot_id,
+            tenant_id=run.tenant_id,
+            size=run.size,
+            started_at=now,
+            seen_at=now,
+            charged_until=now,
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+async def close_runs(session: AsyncSession, bot_id: UUID, keep: UUID | None, ended_at: datetime | None) -> None:
+    """End every run of the bot but the instance `keep`. Without a time it ended when it was last seen."""
+    end = BotRun.seen_at if ended_at is None else func.greatest(BotRun.seen_at, ended_at)
+    others = update(BotRun).where(BotRun.bot_id == bot_id, BotRun.ended_at.is_(None))
+    if keep is not None:
+        others = others.where(BotRun.id != keep)
+    await session.execute(others.values(ended_at=end, seen_at=end).execution_options(synchronize_session=False))
+
+
+async def mark_seen(session: AsyncSession, instance_ids: Sequence[UUID], now: datetime) -> None:
+    """These instances run at this moment."""
+    await session.execute(
+        update(BotRun)
+        .where(BotRun.id.in_(instance_ids), BotRun.ended_at.is_(None), BotRun.seen_at < now)
+        .values(seen_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def charge_runs(db: Database, sheet: PriceSheet) -> int:
+    """Charge what was seen and not charged yet, one transaction a run; how many runs were charged."""
+    async with db.begin() as session:
+        due = select(BotRun.id).where(
+            or_(BotRun.ended_at.is_(None), BotRun.charged_until < BotRun.seen_at),
+            BotRun.seen_at >= BotRun.charged_until + timedelta(seconds=1),
+        )
+        ids = list(await session.scalars(due.order_by(BotRun.tenant_id).limit(CHARGES_MAX)))
+    charged = 0
+    for run_id in ids:
+        async with db.begin() as session:
+            charged += await _charge(session, run_id, sheet)
+    return charged
+
+
+async def _charge(session: AsyncSession, run_id: UUID, sheet: PriceSheet) -> int:
+    run = await session.get(BotRun, run_id, with_for_update={"skip_locked": True})
+    if run is None:
+        return 0
+    seconds = int((run.seen_at - run.charged_until).total_seconds())
+    if seconds < 1:
+        return 0
+    until = run.charged_until + timedelta(seconds=seconds)
+    size = run.size if run.size in sheet.bots else "standard"
+    runtime = BotRuntime(TenantId(run.tenant_id), BotId(run.bot_id), size, run.charged_until, until)
+    await charge_runtime(session, runtime, sheet)
+    run.charged_until = until
+    return 1
