@@ -39,7 +39,7 @@ async def by_session(session: AsyncSession, token: str, now: datetime) -> Princi
         )
         .where(BrowserSession.token_hash == fingerprint(token), BrowserSession.expires_at > now)
     )
-    row = (await session.execute(query)).tuples().one_or_none()
+    row = (await session.execute(query)).one_or_none()
     if row is None:
         return None
     living, user, role_name = row
@@ -73,7 +73,7 @@ async def by_key(session: AsyncSession, secret: str, now: datetime) -> Principal
             code="suspended",
             remedy="Sign in to the web pages to see why, and how to bring the account back.",
         )
-    last_used_at, user, role_name = (await session.execute(_behind(known.key_id))).tuples().one()
+    last_used_at, user, role_name = (await session.execute(_behind(known.key_id))).one()
     if last_used_at is None or last_used_at <= now - timedelta(seconds=sessions.TOUCH_SECONDS):
         await keys.touch(session, {known.key_id: now})
     of_bot = known.bot_id is not None
@@ -100,7 +100,7 @@ async def describe(session: AsyncSession, principal: Principal) -> Identity:
         .outerjoin(BrowserSession, BrowserSession.id == principal.session_id)
         .where(Tenant.id == principal.tenant_id)
     )
-    row = (await session.execute(query)).tuples().one_or_none()
+    row = (await session.execute(query)).one_or_none()
     if row is None:
         raise NotFound("This account is gone.", remedy="Sign in again.")
     name, tenant_name, suspended_at, created_at, expires_at = row

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import NotRequired, TypedDict, Unpack
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, bindparam, exists, func, select, update
+from sqlalchemy import ColumnElement, DateTime, Select, bindparam, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.accounts.models import ApiKey, Membership, Tenant, User
@@ -162,7 +162,11 @@ async def touch(session: AsyncSession, last_used: Mapping[KeyId, datetime]) -> N
     statement = (
         update(ApiKey.__table__)  # type: ignore[arg-type]  # a mapped class' table is a Table
         .where(ApiKey.__table__.c.id == bindparam("key"))
-        .values(last_used_at=func.greatest(ApiKey.__table__.c.last_used_at, bindparam("used")))
+        .values(
+            last_used_at=func.greatest(
+                ApiKey.__table__.c.last_used_at, bindparam("used", type_=DateTime(timezone=True))
+            )
+        )
     )
     rows = [{"key": key, "used": used} for key, used in sorted(last_used.items())]
     connection = await session.connection()

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import DateTime, delete, func, literal, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from wopr.accounts.models import RateLimit
@@ -18,6 +18,7 @@ from wopr.core.errors import TooManyRequests
 from wopr.core.net import limit_key
 
 PURGE_ROWS_MAX = 10_000
+TIME = DateTime(timezone=True)
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,11 @@ async def take(db: Database, rule: Rule, subject: str, now: datetime) -> None:
     interval = timedelta(seconds=rule.refill_seconds)
     key = _key(rule, subject)
     new = insert(RateLimit).values(key=key, full_at=now + interval)
-    later = func.greatest(RateLimit.full_at, now) + interval
+    later = func.greatest(RateLimit.full_at, literal(now, TIME), type_=TIME) + interval
     statement = new.on_conflict_do_update(
-        index_elements=[RateLimit.key], set_={"full_at": later}, where=later <= now + rule.burst * interval
+        index_elements=[RateLimit.key],
+        set_={"full_at": later},
+        where=later <= literal(now + rule.burst * interval, TIME),
     ).returning(RateLimit.full_at)
     async with db.begin() as session:
         if await session.scalar(statement) is not None:

@@ -53,14 +53,14 @@ async def list_tenants(
         )
     if cursor:
         statement = statement.where(Tenant.id < _parse_cursor(cursor))
-    found = [_view(tenant, email) for tenant, email in (await session.execute(statement)).tuples()]
+    found = [_view(tenant, email) for tenant, email in (await session.execute(statement))]
     page = found[:size]
     return TenantPage(page, str(page[-1].id) if len(found) > size else None)
 
 
 async def get_tenant(session: AsyncSession, tenant_id: UUID) -> TenantView:
     """One tenant; NotFound when there is none."""
-    row = (await session.execute(_with_owner().where(Tenant.id == tenant_id))).tuples().one_or_none()
+    row = (await session.execute(_with_owner().where(Tenant.id == tenant_id))).one_or_none()
     if row is None:
         raise NotFound("There is no such customer.", remedy="Search the list of customers.")
     return _view(*row)
