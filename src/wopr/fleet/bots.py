@@ -57,6 +57,7 @@ class BotView:
     model: str
     voice: str
     size: str
+    generation: int
     desired: Desired
     state: State
     reason: str
@@ -69,7 +70,7 @@ class BotView:
 
 
 @dataclass(frozen=True)
-class Request:
+class Asking:
     """Who asks, under which settings, and when."""
 
     principal: Principal
@@ -77,27 +78,27 @@ class Request:
     now: datetime
 
 
-async def create(session: AsyncSession, request: Request, wishes: Wishes) -> BotView:
+async def create(session: AsyncSession, asking: Asking, wishes: Wishes) -> BotView:
     """A new bot that shall run.
 
     Forbidden without a verified address, PaymentRequired without credit, Conflict over the limit or for a taken name.
     """
-    tenant_id = request.principal.tenant_id
-    await _require_standing(session, request)
-    fields = _clean(_from_template(wishes), request.settings)
+    tenant_id = asking.principal.tenant_id
+    await _require_standing(session, asking)
+    fields = _clean(_from_template(wishes), asking.settings)
     await _lock_names(session, tenant_id)
-    await _require_room(session, tenant_id, request.settings.bots_max)
+    await _require_room(session, tenant_id, asking.settings.bots_max)
     await _require_free_name(session, tenant_id, fields["name"], None)
     bot_id = new_id()
     key = await keys.issue(session, tenant_id, name=f"bot {fields['name']}", scope=Scope.WRITE, bot_id=BotId(bot_id))
-    sealed = vault_of(request.settings).seal(key.secret, bot_id.bytes)
+    sealed = vault_of(asking.settings).seal(key.secret, bot_id.bytes)
     bot = Bot(
         id=bot_id,
         tenant_id=tenant_id,
         template=wishes.template,
         service_key=sealed,
-        created_at=request.now,
-        updated_at=request.now,
+        created_at=asking.now,
+        updated_at=asking.now,
         **fields,
     )
     session.add(bot)
@@ -105,32 +106,32 @@ async def create(session: AsyncSession, request: Request, wishes: Wishes) -> Bot
     session.add(BotObserved(bot_id=bot_id, state=State.STARTING.value))
     await session.flush()
     await notify(session, BOTS_CHANNEL, str(bot_id))
-    return await get(session, request.settings, tenant_id, bot_id)
+    return await get(session, asking.settings, tenant_id, bot_id)
 
 
-async def change(session: AsyncSession, request: Request, bot_id: UUID, wishes: Wishes) -> BotView:
+async def change(session: AsyncSession, asking: Asking, bot_id: UUID, wishes: Wishes) -> BotView:
     """Change what was said; a running bot restarts to learn of it. Nothing changes when nothing differs."""
-    tenant_id = request.principal.tenant_id
+    tenant_id = asking.principal.tenant_id
     await _lock_names(session, tenant_id)
     bot = await _own(session, tenant_id, bot_id)
     said = replace(
         Wishes(bot.name, None, bot.persona, bot.instructions, bot.model, bot.voice, bot.size),
         **{name: value for name, value in vars(wishes).items() if value is not None and name != "template"},
     )
-    fields = _clean(said, request.settings)
+    fields = _clean(said, asking.settings)
     changed = {name: value for name, value in fields.items() if getattr(bot, name) != value}
     if changed:
         await _require_free_name(session, tenant_id, fields["name"], bot_id)
         for name, value in changed.items():
             setattr(bot, name, value)
-        await _touch(session, bot, request.now, generation=True)
-    return await get(session, request.settings, tenant_id, bot_id)
+        await _touch(session, bot, asking.now, generation=True)
+    return await get(session, asking.settings, tenant_id, bot_id)
 
 
-async def start(session: AsyncSession, request: Request, bot_id: UUID, *, again: bool = False) -> BotView:
+async def start(session: AsyncSession, asking: Asking, bot_id: UUID, *, again: bool = False) -> BotView:
     """Want it running, and forget its crashes; with `again` a running one is replaced by a fresh process."""
-    bot = await _own(session, request.principal.tenant_id, bot_id)
-    await _require_standing(session, request)
+    bot = await _own(session, asking.principal.tenant_id, bot_id)
+    await _require_standing(session, asking)
     bot.desired = Desired.RUNNING.value
     await session.execute(
         update(BotObserved)
@@ -138,25 +139,25 @@ async def start(session: AsyncSession, request: Request, bot_id: UUID, *, again:
         .values(crashes=[], last_error=None)
         .execution_options(synchronize_session=False)
     )
-    await _touch(session, bot, request.now, generation=again)
-    return await get(session, request.settings, request.principal.tenant_id, bot_id)
+    await _touch(session, bot, asking.now, generation=again)
+    return await get(session, asking.settings, asking.principal.tenant_id, bot_id)
 
 
-async def stop(session: AsyncSession, request: Request, bot_id: UUID) -> BotView:
+async def stop(session: AsyncSession, asking: Asking, bot_id: UUID) -> BotView:
     """Want it stopped: it keeps its memory and costs nothing."""
-    bot = await _own(session, request.principal.tenant_id, bot_id)
+    bot = await _own(session, asking.principal.tenant_id, bot_id)
     bot.desired = Desired.STOPPED.value
-    await _touch(session, bot, request.now, generation=False)
-    return await get(session, request.settings, request.principal.tenant_id, bot_id)
+    await _touch(session, bot, asking.now, generation=False)
+    return await get(session, asking.settings, asking.principal.tenant_id, bot_id)
 
 
-async def delete(session: AsyncSession, request: Request, bot_id: UUID) -> None:
+async def delete(session: AsyncSession, asking: Asking, bot_id: UUID) -> None:
     """Want it gone with everything it kept. Its key is refused from now on; its name is free at once."""
-    bot = await _own(session, request.principal.tenant_id, bot_id)
+    bot = await _own(session, asking.principal.tenant_id, bot_id)
     bot.desired = Desired.DELETED.value
     bot.service_key = None
     await keys.revoke_for_bot(session, BotId(bot_id))
-    await _touch(session, bot, request.now, generation=False)
+    await _touch(session, bot, asking.now, generation=False)
 
 
 async def get(session: AsyncSession, settings: Settings, tenant_id: TenantId, bot_id: UUID) -> BotView:
@@ -206,14 +207,14 @@ def vault_of(settings: Settings) -> Vault:
     return Vault(settings.require("platform_secret", "Running bots"), "wopr bots service keys")
 
 
-async def _require_standing(session: AsyncSession, request: Request) -> None:
-    if not request.principal.email_verified:
+async def _require_standing(session: AsyncSession, asking: Asking) -> None:
+    if not asking.principal.email_verified:
         raise Forbidden(
             "The e-mail address is not verified yet.",
             code="email_unverified",
             remedy="Open the link in our mail, or ask for a new one on the account page.",
         )
-    await require_credit(session, request.principal.tenant_id, request.settings, request.now)
+    await require_credit(session, asking.principal.tenant_id, asking.settings, asking.now)
 
 
 async def _require_room(session: AsyncSession, tenant_id: UUID, bots_max: int) -> None:
@@ -311,6 +312,7 @@ def _view(bot: Bot, observed: BotObserved, settings: Settings) -> BotView:
         model=bot.model,
         voice=bot.voice,
         size=bot.size,
+        generation=bot.generation,
         desired=desired,
         state=state,
         reason=observed.reason,

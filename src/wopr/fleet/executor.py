@@ -50,7 +50,9 @@ class Executor:
             await self._crashed(spec.bot_id, error.message)
             return
         log.info("bot.started", bot_id=str(spec.bot_id), generation=spec.generation, instance_id=str(instance.id))
-        await self._await_ready(instance, 0.0)
+        # Known from here on, so that its end is missed even when it comes before the first answer.
+        async with self._platform.db.begin() as session:
+            await look.mark_started(session, instance)
 
     async def _await_ready(self, instance: Instance, waited_seconds: float) -> None:
         """Ask until it answers, ends or has had its time; what follows from each is the planner's business."""
@@ -59,11 +61,10 @@ class Executor:
         while loop.time() < deadline:
             if await self._answers(instance):
                 async with self._platform.db.begin() as session:
-                    await look.mark_ready(session, instance.bot_id, instance, self._platform.clock.now())
+                    await look.mark_ready(session, instance, self._platform.clock.now())
                 return
             present = await self._runtime.locate(instance.bot_id)
             if present is None or present.id != instance.id:
-                await self._remember(instance)
                 return
             await asyncio.sleep(READY_POLL_SECONDS)
 
@@ -73,13 +74,6 @@ class Executor:
         except httpx.HTTPError:
             return False
         return answer.status_code == httpx.codes.OK
-
-    async def _remember(self, instance: Instance) -> None:
-        # An instance that ended before it ever answered must be missed, or it could end again and again uncounted.
-        async with self._platform.db.begin() as session:
-            observed = await session.get(BotObserved, instance.bot_id, with_for_update=True)
-            if observed is not None and observed.instance_id is None:
-                observed.instance_id = instance.id
 
     async def _stop(self, sight: Sight) -> None:
         await self._runtime.stop(sight.bot_id)

@@ -115,11 +115,21 @@ async def record(session: AsyncSession, sight: Sight, step: Plan, now: datetime)
         await open_run(session, Run(instance.id, sight.bot.id, sight.bot.tenant_id, sight.bot.size), now)
 
 
-async def mark_ready(session: AsyncSession, bot_id: UUID, instance: Instance, now: datetime) -> None:
+async def mark_started(session: AsyncSession, instance: Instance) -> None:
+    """The instance was started and has not answered yet."""
+    await session.execute(
+        update(BotObserved)
+        .where(BotObserved.bot_id == instance.bot_id)
+        .values(instance_id=instance.id, ready_at=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def mark_ready(session: AsyncSession, instance: Instance, now: datetime) -> None:
     """The instance answered."""
     await session.execute(
         update(BotObserved)
-        .where(BotObserved.bot_id == bot_id)
+        .where(BotObserved.bot_id == instance.bot_id)
         .values(instance_id=instance.id, ready_at=now)
         .execution_options(synchronize_session=False)
     )

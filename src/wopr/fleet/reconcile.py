@@ -1,8 +1,8 @@
 """Brings what is in line with what is wanted: looks, asks the planner for one step, takes it, looks again.
 
 Woken by NOTIFY (a bot changed, a customer's credit or standing changed), by the end of an instance and by its own
-timers; each pass begins with a look at everything, which catches what a lost notification would have said. A process that dies
-in the middle leaves nothing that the next look doesn't see.
+timers; each pass begins with a look at everything, which catches what a lost notification would have said. A process
+that dies in the middle leaves nothing that the next look doesn't see.
 """
 
 import asyncio
