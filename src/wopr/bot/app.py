@@ -1,6 +1,7 @@
 """Puts the bot together, serves until a signal, and takes it apart within three seconds."""
 
 import asyncio
+import os
 import signal
 import sqlite3
 import time
@@ -35,6 +36,7 @@ def run(settings: Settings) -> int:
     adopt_library_logs()
     # The terminal or the platform that started the bot may go; the bot stays and is adopted later.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.umask(0o077)  # conversations are nobody else's business
     try:
         with claimed(settings.data):
             return asyncio.run(_serve(settings))

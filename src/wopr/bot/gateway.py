@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import io
 import json
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -124,7 +125,7 @@ class Gateway:
             form = aiohttp.FormData()
             form.add_field("model", self._settings.transcription_model)
             form.add_field("response_format", "json")
-            form.add_field("file", audio, filename="speech.wav", content_type="audio/wav")
+            form.add_field("file", io.BytesIO(audio), filename="speech.wav", content_type="audio/wav")
             async with self._post("/audio/transcriptions", turn_id, spent, data=form) as response:
                 return str(_json(await _bounded(response, JSON_BYTES_MAX)).get("text", "")).strip()
 

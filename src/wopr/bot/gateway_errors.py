@@ -45,8 +45,8 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Gateway
     if status in (401, 403):
         return _error(
             ErrorCode.KEY_REFUSED,
-            "The platform refused the bot's service key.",
-            "Restart the bot to give it a new key; if that doesn't help, contact the operator.",
+            "The platform refused the bot's service key: it was revoked, or the account is suspended.",
+            "Look at the account's billing page; if all is well there, restart the bot to give it a new key.",
         )
     if status == 429:
         return GatewayError(

@@ -31,6 +31,7 @@ class LiveTurn:
     def __init__(self, database: Database, turn_seq: int, started: StoredEvent) -> None:
         self.turn_seq = turn_seq
         self.spent = Spent()
+        self.audio_bytes = 0  # size of the recording that the turn holds
         self.ending: TurnState | None = None  # set once, by whoever ends the turn before its answer does
         self.work: asyncio.Task[Outcome] | None = None
         self.conversation: asyncio.Lock | None = None  # held while this turn is its conversation's running one

@@ -34,8 +34,9 @@ class SseParser:
 
     def feed(self, piece: bytes) -> list[ServerEvent]:
         """Returns the events that this piece completes. Raises `StreamTooLarge`."""
-        if self._after_cr and piece:
-            self._after_cr = False
+        if not piece:
+            return []
+        if self._after_cr:
             piece = piece.removeprefix(b"\n")
         self._after_cr = piece.endswith(b"\r")
         lines = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -17,6 +18,7 @@ from wopr.bot.turns import INTERRUPTED, Outcome, StoredEvent
 
 AT_ONCE_MAX = 4
 WAITING_MAX = 64
+WAITING_AUDIO_BYTES_MAX = 32 * 1024 * 1024  # recordings wait in memory
 TURN_SECONDS_MAX = 600.0
 WAIT_SECONDS_MAX = 900.0
 HANDOVER_SECONDS = 0.05
@@ -47,12 +49,14 @@ class TurnQueue:
     async def create(self, request: TurnRequest, audio: bytes | None) -> TurnAccepted:
         """Stores the turn and starts it; the same turn again is only reported. Raises `QueueFull`, `DifferentTurn`."""
         async with self._creating:
-            if len(self._live) >= WAITING_MAX and request.turn_id not in self._live:
-                raise QueueFull
+            if request.turn_id not in self._live:
+                self._need_room(0 if audio is None else len(audio))
             created = await self._means.database.run(partial(turns.create, request=request), durable=True)
             if created.seq is not None and created.started is not None:
                 live = LiveTurn(self._means.database, created.seq, created.started)
+                live.audio_bytes = 0 if audio is None else len(audio)
                 self._live[request.turn_id] = live
+                request = replace(request, audio_base64=None)  # decoded, and large
                 live.work = asyncio.create_task(self._work(live, request, audio))
                 self._tasks[request.turn_id] = asyncio.create_task(self._see_through(live, request.turn_id))
         return TurnAccepted(request.turn_id, request.conversation_id, created.state)
@@ -87,6 +91,11 @@ class TurnQueue:
                     return
             # Between its commit and its start a new turn is stored but not yet live.
             await asyncio.sleep(HANDOVER_SECONDS)
+
+    def _need_room(self, audio_bytes: int) -> None:
+        waiting = sum(live.audio_bytes for live in self._live.values())
+        if len(self._live) >= WAITING_MAX or (audio_bytes and waiting + audio_bytes > WAITING_AUDIO_BYTES_MAX):
+            raise QueueFull
 
     async def _end(self, turn_ids: list[str], state: TurnState) -> None:
         tasks = []
