@@ -39,8 +39,8 @@ _REMEMBER = re.compile(
 _ORDERS = re.compile(
     r"^(?:please |always |never |do not |don't |you (?:must|should|always|never|can|may)\b|be |use |keep |speak |"
     r"reply |respond |answer |write |say |repeat |sing |tell |explain |show |give |list |help |make |"
-    r"create |translate |summari[sz]e |stop |start |let's |thanks|thank you|i want to know|i would like to|i'd like to|i wonder|"
-    r"here is what|here are|what you remember|things you|relevant|earlier messages|the following)",
+    r"create |translate |summari[sz]e |stop |start |let's |thanks|thank you|i want to know|i would like to|i'd like to|"
+    r"i wonder|here is what|here are|what you remember|things you|relevant|earlier messages|the following)",
     re.IGNORECASE,
 )
 _SWAP_TO_YOU = {

@@ -112,10 +112,15 @@ def run_engine(engine: Engine, options: EngineOptions, on_ready: Callable[[str, 
 async def serving(engine: Engine, options: EngineOptions) -> AsyncIterator[tuple[str, str]]:
     """The engine, loaded and listening, for the block: yields its address and its model's name. Port 0: a free one."""
     state = _State()
-    runner = web.AppRunner(_application(engine, options, state), access_log=None, handler_cancellation=True)
+    runner = web.AppRunner(
+        _application(engine, options, state),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=SHUTDOWN_SECONDS_MAX,
+    )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, options.host, options.port, shutdown_timeout=SHUTDOWN_SECONDS_MAX)
+        site = web.TCPSite(runner, options.host, options.port)
         try:
             await site.start()
         except OSError as error:

@@ -198,7 +198,7 @@ async def _run(program: str, arguments: Sequence[str]) -> None:
 
 
 def command(voice: Voice, speed: float, text_file: Path, sound_file: Path) -> list[str]:
-    """How the program is called. The text goes through a file: an argument would be seen by every user of the machine."""
+    """How the program is called. The text goes through a file: every user of the machine can see arguments."""
     if voice.program == "flite":
         stretch = f"duration_stretch={1 / speed:.3f}"
         return ["flite", "-voice", voice.name, "--setf", stretch, "-f", str(text_file), "-o", str(sound_file)]

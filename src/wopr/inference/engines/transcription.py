@@ -27,10 +27,10 @@ FIELDS_MAX = 32
 SECONDS_MAX = 1800.0
 RATE = 16_000
 FRAMES_A_SECOND = 100
-# pocketsphinx holds the interpreter's lock while it works: between two portions others have their turn, and a client
-# that has left is noticed.
-PORTION_SECONDS = 0.2
-UTTERANCE_SECONDS_MAX = 30.0
+# pocketsphinx hears best when it has a whole utterance before it, and holds the interpreter's lock until it is through
+# with it, for a seventh of the time in which it was spoken. Short ones let health checks and cancellations through.
+UTTERANCE_SECONDS_MAX = 8.0
+YIELD_SECONDS = 0.001
 QUIET_WINDOW_SECONDS = 0.2
 
 
@@ -223,15 +223,14 @@ class PocketSphinx:
         return Transcript(segments_of(words), words, "english", job.sound.seconds)
 
     def _words(self, sound: Sound, offset: float, cancelled: threading.Event) -> Iterator[Word]:
-        pcm = to_pcm16(sound)
-        portion = int(PORTION_SECONDS * RATE) * 2
+        # Waiting, however briefly, is what hands the interpreter's lock to the event loop.
+        if cancelled.wait(YIELD_SECONDS):
+            raise Cancelled
+        # What the last recording taught the decoder about noise and level must not colour this one.
+        self._decoder.reinit_feat()
         self._decoder.start_utt()
         try:
-            for at in range(0, len(pcm), portion):
-                # Waiting, however briefly, is what hands the interpreter's lock to the event loop.
-                if cancelled.wait(0.0005):
-                    raise Cancelled
-                self._decoder.process_raw(pcm[at : at + portion], False, False)
+            self._decoder.process_raw(to_pcm16(sound), False, True)
         finally:
             self._decoder.end_utt()
         for piece in self._decoder.seg() or ():
