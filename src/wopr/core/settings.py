@@ -122,6 +122,13 @@ class Settings(BaseSettings):
         default="", description="Model asked of that provider; empty: the one that was asked of us."
     )
 
+    gateway_requests_per_minute: int = Field(
+        default=600, ge=1, description="Requests a minute that one tenant, and one key, may send to `/v1`."
+    )
+    gateway_concurrency_max: int = Field(
+        default=64, ge=1, description="Requests to `/v1` that one tenant, and one key, may have running in one process."
+    )
+
     # fleet
     bot_runtime: str = Field(default="process", description="How bots run: process (docker and swarm follow).")
     bots_max: int = Field(default=20, ge=1, description="Bots that one tenant may have.")

@@ -1,0 +1,144 @@
+"""Credit of one customer in this process: what is leased, held by running requests, and used but not settled.
+
+Pure arithmetic without a database, so that its rules can be tested in microseconds. `free` is what a new request may
+hold; it never counts credit twice, whatever is settled meanwhile: a roll that settles `s` asks for at least the old
+lease less `s`, which the ledger always has once the old lease is given back.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from wopr.billing.usage import UsageRecord
+from wopr.core.errors import PaymentRequired, TooManyRequests, Unavailable, WoprError
+from wopr.core.ids import TenantId
+from wopr.core.money import NANOS_PER_CENT, Nanos, to_usd_string
+from wopr.inference.gateway.wal import Segment
+
+LEASE_SECONDS = 30.0
+LEASE_MARGIN_SECONDS = 2.0  # a lease is not used up to its last moment: clocks and queries take time
+RENEW_SECONDS = 15.0
+IDLE_SECONDS = 2.0
+SETTLE_SECONDS = 0.05
+SETTLE_RECORDS = 500
+ROOM_LEAST = NANOS_PER_CENT
+ROOM_HOLDS = 16
+ROOM_SETTLEMENTS = 4
+SHORT_SECONDS = 0.5
+HELD_RETRY_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Used:
+    """A usage record that is in the log and waits for its settlement."""
+
+    record: UsageRecord
+    segment: Segment | None
+
+
+@dataclass(slots=True, eq=False)
+class Purse:
+    """One tenant's credit here, in nano-dollars; times are monotonic seconds."""
+
+    tenant_id: TenantId
+    lease_id: UUID | None = None
+    amount: int = 0
+    expires: float = 0.0
+    held: int = 0
+    owed: int = 0
+    running: int = 0
+    largest: int = 0  # hold of a single request, for the size of the next lease
+    used_at: float = 0.0
+    rolled_at: float = 0.0
+    rolling: bool = False
+    wanted: int = 0  # by those who wait for the next roll
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    records: list[Used] = field(default_factory=list)
+    short_until: float = 0.0  # until then the account is known to have no more than `total`
+    total: int = 0
+    failing: bool = False  # the last roll did not reach the database
+
+    def free(self, now: float) -> int:
+        """What a new request may hold now."""
+        if now >= self.expires:
+            return 0
+        return self.amount - self.held - self.owed
+
+    def take(self, amount: int, now: float) -> bool:
+        """Hold so much for a request, if it is there."""
+        if amount and self.free(now) < amount:
+            return False
+        self.held += amount
+        self.used_at = now
+        if amount > self.largest:
+            self.largest = amount
+        return True
+
+    def is_low(self, now: float) -> bool:
+        """Whether the lease should grow before it runs dry."""
+        return self.lease_id is not None and now >= self.short_until and self.free(now) < room(self, 0) // 4
+
+
+@dataclass(frozen=True, slots=True)
+class RollPlan:
+    """What the next roll of a purse should ask for."""
+
+    want: Nanos
+    urgent: bool
+
+
+def plan_roll(purse: Purse, now: float) -> RollPlan | None:
+    """Whether the purse needs its lease rolled, and what to ask for; None when it can wait."""
+    if purse.rolling:
+        return None
+    if purse.waiters:
+        return RollPlan(_want(purse), urgent=True)
+    due = now - purse.rolled_at >= SETTLE_SECONDS
+    if (purse.records and due) or len(purse.records) >= SETTLE_RECORDS:
+        return RollPlan(_want(purse), urgent=False)
+    if purse.lease_id is None:
+        return None
+    if not purse.running and now - purse.used_at >= IDLE_SECONDS:
+        return RollPlan(Nanos(0), urgent=False)
+    if now >= purse.expires - RENEW_SECONDS or (due and purse.is_low(now)):
+        return RollPlan(_want(purse), urgent=False)
+    return None
+
+
+def room(purse: Purse, settling: int) -> int:
+    """Credit to hold beyond what is needed now, so that the next requests find some."""
+    return max(ROOM_LEAST, ROOM_HOLDS * purse.largest, ROOM_SETTLEMENTS * settling)
+
+
+def refusal(purse: Purse, least: int) -> WoprError:
+    """Why a request can't hold its least: credit is empty (402), others hold it and will return it (429), no ledger."""
+    if purse.failing:
+        return Unavailable("Credit can't be checked at the moment.", retry_after_seconds=HELD_RETRY_SECONDS)
+    if purse.total >= least:
+        return TooManyRequests(
+            "Your credit is held by requests that are running.",
+            code="credit_held",
+            remedy="Try again in a moment, or ask for fewer tokens with max_tokens.",
+            retry_after_seconds=HELD_RETRY_SECONDS,
+        )
+    needed, there = to_usd_string(least), to_usd_string(purse.total)
+    return PaymentRequired(
+        f"Your credit does not suffice: ${needed} may be needed and ${there} are there.",
+        code="insufficient_quota",
+        remedy="Add credit on the billing page, or ask for fewer tokens with max_tokens.",
+    )
+
+
+def is_spent(purse: Purse, now: float) -> bool:
+    """Whether nothing is kept here any more and the purse can be forgotten."""
+    return (
+        purse.lease_id is None
+        and not (purse.running or purse.records or purse.waiters or purse.rolling or purse.owed)
+        and now - purse.used_at >= IDLE_SECONDS
+    )
+
+
+def _want(purse: Purse) -> Nanos:
+    settling = sum(used.record.cost for used in purse.records)
+    needed = purse.held + purse.owed - settling + purse.wanted + room(purse, settling)
+    return Nanos(max(purse.amount - settling, needed))

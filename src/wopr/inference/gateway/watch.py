@@ -1,0 +1,120 @@
+"""Ends exchanges whose client has left or whose time is up, without a timer or a task for each of them.
+
+One sweep every few milliseconds looks at what runs. A request that lasts longer than a moment gets a task that waits
+for its client to leave; the many short ones never need one. Time limits are compared in the same sweep.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wopr.inference.gateway.asgi import Receive
+
+SWEEP_SECONDS = 0.025
+FOLLOW_AFTER_SECONDS = 0.025
+IDLE_SECONDS_MAX = 120.0
+FIRST_BYTE_SECONDS_MAX = 300.0
+BODY_SECONDS_MAX = 60.0
+TOTAL_SECONDS_MAX = 1800.0
+
+LEFT = "client left"
+IDLE = "idle"
+TOTAL = "total"
+SHUTDOWN = "shutdown"
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """One exchange; times are monotonic seconds. `why` says for what it was cancelled."""
+
+    task: "asyncio.Task[object]"
+    receive: Receive
+    started: float
+    progress: float
+    idle_max: float = BODY_SECONDS_MAX
+    reading: bool = True  # the exchange itself reads the body: nobody else may
+    over: bool = False  # everything was sent: whoever leaves now misses nothing
+    why: str | None = None
+    follower: "asyncio.Task[None] | None" = None
+
+    def end(self, why: str) -> None:
+        """Cancel it for a reason, once."""
+        if self.why is None and not self.over:
+            self.why = why
+            self.task.cancel()
+
+
+class Watch:
+    """Every exchange of this process."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.running: set[Running] = set()
+        self._some = asyncio.Event()
+        self._none = asyncio.Event()
+        self._none.set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to sweep."""
+        self._task = asyncio.create_task(self._run(), name="gateway watch")
+
+    async def stop(self, drain_seconds: float, cut_seconds: float) -> None:
+        """Let what runs end by itself for a while, then end it."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._none.wait(), drain_seconds)
+        for each in list(self.running):
+            each.end(SHUTDOWN)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._none.wait(), cut_seconds)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def add(self, receive: Receive) -> Running:
+        """The present task is an exchange from now on."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an exchange runs in a task")
+        now = self._now()
+        running = Running(task, receive, now, now)
+        if not self.running:
+            self._some.set()
+            self._none.clear()
+        self.running.add(running)
+        return running
+
+    def remove(self, running: Running) -> None:
+        """It has ended."""
+        running.over = True
+        if running.follower is not None:
+            running.follower.cancel()
+        self.running.discard(running)
+        if not self.running:
+            self._some.clear()
+            self._none.set()
+
+    def follow(self, running: Running) -> None:
+        """Notice from now on, at once, when the client leaves."""
+        if running.follower is None and not running.reading:
+            running.follower = asyncio.create_task(_until_left(running), name="gateway client")
+
+    async def _run(self) -> None:
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = self._now()
+            for running in list(self.running):
+                if now - running.started > TOTAL_SECONDS_MAX:
+                    running.end(TOTAL)
+                elif now - running.progress > running.idle_max:
+                    running.end(IDLE)
+                elif running.follower is None and now - running.started > FOLLOW_AFTER_SECONDS:
+                    self.follow(running)
+
+
+async def _until_left(running: Running) -> None:
+    while (await running.receive())["type"] != "http.disconnect":
+        pass
+    running.end(LEFT)
