@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from uuid import UUID
 
 import httpx
 import pytest
@@ -20,7 +21,7 @@ from wopr.accounts.principal import Scope
 from wopr.core.clock import ManualClock
 from wopr.core.db import Database
 from wopr.core.errors import WoprError
-from wopr.core.ids import TenantId, new_id
+from wopr.core.ids import TenantId, UserId, new_id
 from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
@@ -128,7 +129,7 @@ class World:
         return client
 
     async def tenant_of(self, client: httpx.AsyncClient) -> TenantId:
-        return TenantId((await client.get("/api/auth/session")).json()["tenant"]["id"])
+        return TenantId(UUID((await client.get("/api/auth/session")).json()["tenant"]["id"]))
 
     async def with_key(self, owner: httpx.AsyncClient, scope: Scope, *, bot: bool = False) -> httpx.AsyncClient:
         """A program with a key of the owner's account."""
@@ -136,10 +137,10 @@ class World:
         async with self.platform.db.begin() as session:
             issued = await keys.issue(
                 session,
-                TenantId(who["tenant"]["id"]),
+                TenantId(UUID(who["tenant"]["id"])),
                 name="test",
                 scope=scope,
-                user_id=None if bot else who["user"]["id"],
+                user_id=None if bot else UserId(UUID(who["user"]["id"])),
                 bot_id=new_id() if bot else None,
             )
         client = await self.client()
