@@ -1,0 +1,120 @@
+"""How numbers, money and times are written on pages. Pure; the current time is always given."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import ROUND_HALF_UP, Decimal
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+CENT = Decimal("0.01")
+
+
+def usd(amount: Decimal | None) -> str:
+    """Dollars for people: two places, more only where two would hide a small sum. `−$0.42`, `$0.00031`."""
+    if amount is None:
+        return "–"
+    sign = "−" if amount < 0 else ""
+    size = abs(amount)
+    if size == 0 or size >= CENT:
+        return f"{sign}${size.quantize(CENT, ROUND_HALF_UP):,}"
+    return f"{sign}${_significant(size)}"
+
+
+def usd_exact(amount: Decimal | None) -> str:
+    """Dollars to the last place that is not zero, for receipts."""
+    if amount is None:
+        return "–"
+    text = format(abs(amount).normalize(), "f")
+    whole, _, places = text.partition(".")
+    return f"{'−' if amount < 0 else ''}${int(whole):,}.{places.ljust(2, '0')}"
+
+
+def usd_price(amount: Decimal | None) -> str:
+    """A price in a sentence: `$5` rather than `$5.00`."""
+    if amount is not None and amount == amount.to_integral_value():
+        return f"${int(amount):,}"
+    return usd(amount)
+
+
+def signed_usd(amount: Decimal) -> str:
+    """Dollars with a sign in either direction, for movements."""
+    return usd(amount) if amount < 0 else f"+{usd(amount)}"
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """How long ago, roughly; a date when it is more than a month."""
+    if moment is None:
+        return "never"
+    seconds = (now - moment).total_seconds()
+    if seconds < 0:
+        return ahead(moment, now)
+    if seconds < 10:
+        return "just now"
+    for limit, unit, name in ((MINUTE, 1, "s"), (HOUR, MINUTE, " min"), (DAY, HOUR, " h"), (31 * DAY, DAY, " d")):
+        if seconds < limit:
+            return f"{int(seconds // unit)}{name} ago"
+    return day(moment)
+
+
+def ahead(moment: datetime, now: datetime) -> str:
+    """How far in the future, roughly."""
+    days = (moment - now).total_seconds() / DAY
+    if days < 1:
+        return "today"
+    return f"in {int(days)} day{'s' if days >= 2 else ''}" if days < 31 else day(moment)
+
+
+def day(moment: datetime | date | None) -> str:
+    """A date as people write it: `23 Nov 2026`."""
+    return f"{moment.day} {moment:%b %Y}" if moment else "–"
+
+
+def clock(moment: datetime | None) -> str:
+    """Date and time in UTC; scripts rewrite it in the reader's own time zone."""
+    return f"{moment.day} {moment:%b %Y, %H:%M} UTC" if moment else "–"
+
+
+def iso(moment: datetime | None) -> str:
+    """For `<time datetime>`."""
+    return moment.astimezone(UTC).isoformat() if moment else ""
+
+
+def seconds(milliseconds: float | None) -> str:
+    """A duration: `240 ms`, `1.9 s`."""
+    if milliseconds is None:
+        return "–"
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
+
+
+def period(value: float | None) -> str:
+    """A period of a loop: `every 5 s`, `every 10 min`."""
+    if not value:
+        return "–"
+    for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min")):
+        if value >= unit and value % unit == 0:
+            return f"{value / unit:g} {name}"
+    return f"{value:g} s"
+
+
+def count(number: float | None) -> str:
+    """Thousands apart: `12,408`."""
+    return "–" if number is None else f"{number:,.0f}"
+
+
+def browser_name(user_agent: str | None) -> str:
+    """`Chrome on Linux`, as far as the browser says it."""
+    text = user_agent or ""
+    names = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
+    systems = (("iPhone", "iPhone"), ("iPad", "iPad"), ("Android", "Android"), ("Windows", "Windows"))
+    systems += (("Mac OS", "macOS"), ("Linux", "Linux"))
+    browser = next((name for mark, name in names if mark in text), "")
+    system = next((name for mark, name in systems if mark in text), "")
+    if browser and system:
+        return f"{browser} on {system}"
+    return browser or system or (text[:40] if text else "Unknown browser")
+
+
+def _significant(size: Decimal) -> str:
+    """Two significant digits of something below a cent."""
+    places = -size.adjusted() + 1
+    return format(round(size, places).normalize(), "f")

@@ -1,0 +1,96 @@
+"""Money: the balance, the plan, adding credit, what happened to it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Form
+from starlette.responses import RedirectResponse, Response
+
+from wopr.client import ApiError
+from wopr.client.billing import Transaction
+from wopr.web.visit import Member, Visit
+
+router = APIRouter()
+TRANSACTIONS_SHOWN = 25
+FRESH_PAYMENT_MINUTES = 15
+Field = Annotated[str, Form()]
+
+
+@router.get("/billing")
+async def billing(visit: Member, cursor: str = "") -> Response:
+    """Balance, plan, top-ups, movements."""
+    return await _page(visit, cursor)
+
+
+@router.get("/billing/return")
+async def back(visit: Member, session_id: str = "") -> Response:
+    """After a payment: wait, visibly, until the credit is there."""
+    return visit.page("pages/billing_return.html", {"session_id": session_id, "arrived": await _arrived(visit)})
+
+
+@router.get("/billing/return/state")
+async def arrival(visit: Member) -> Response:
+    """The waiting part alone, renewed until the credit is there."""
+    return visit.page("parts/payment_state.html", {"arrived": await _arrived(visit)})
+
+
+@router.post("/billing/subscribe")
+async def subscribe(visit: Member) -> Response:
+    """To the payment page of the plan."""
+    return await _pay(visit, "subscription", None)
+
+
+@router.post("/billing/top-up")
+async def top_up(visit: Member, amount_cents: Annotated[int, Form()]) -> Response:
+    """To the payment page of one of the amounts."""
+    return await _pay(visit, "payment", amount_cents)
+
+
+@router.post("/billing/portal")
+async def portal(visit: Member) -> Response:
+    """To the page where subscription and cards are managed."""
+    try:
+        url = await visit.api.billing.portal("/billing")
+    except ApiError as error:
+        return await _refused(visit, error)
+    return leave_for(visit, url)
+
+
+def leave_for(visit: Visit, url: str) -> Response:
+    """To the payment company: directly where the policy for forms knows its address, else by a page that asks."""
+    if visit.site.pays_at(url):
+        return RedirectResponse(url, 303)
+    if not url.startswith(("https://", "http://")):
+        raise ApiError(502, "unexpected_answer", "The payment page has an address that we don't open.")
+    return visit.page("pages/leaving.html", {"url": url})
+
+
+async def _pay(visit: Visit, mode: str, amount_cents: int | None) -> Response:
+    try:
+        url = await visit.api.billing.checkout(mode, amount_cents)
+    except ApiError as error:
+        return await _refused(visit, error)
+    return leave_for(visit, url)
+
+
+async def _refused(visit: Visit, error: ApiError) -> Response:
+    if error.status in (0, 401):
+        raise error
+    return await _page(visit, "", error, error.status)
+
+
+async def _page(visit: Visit, cursor: str, problem: ApiError | None = None, status: int = 200) -> Response:
+    if visit.billing is None:
+        raise ApiError(503, "billing_away", "The account's balance can't be read at the moment.")
+    page = await visit.api.billing.transactions(cursor or None, TRANSACTIONS_SHOWN)
+    values = {"page": page, "cursor": cursor, "problem": problem}
+    return visit.page("pages/billing.html", values, status)
+
+
+async def _arrived(visit: Visit) -> Transaction | None:
+    """The payment as credit: a movement upwards that is only minutes old."""
+    page = await visit.api.billing.transactions(limit=5)
+    since = datetime.now(UTC) - timedelta(minutes=FRESH_PAYMENT_MINUTES)
+    return next((one for one in page.transactions if one.amount_usd > 0 and one.created_at > since), None)

@@ -1,0 +1,73 @@
+"""Making a bot: a character to start from, a name, and what can be left as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form
+from starlette.responses import Response
+
+from wopr.client import ApiError
+from wopr.client.fleet import Template
+from wopr.web.rendering import redirect
+from wopr.web.visit import Member, Visit
+
+router = APIRouter()
+VOICES = (("rms", "Ross, calm"), ("slt", "Sarah, bright"), ("awb", "Alan, Scottish"), ("kal16", "Kal, robotic"))
+Field = Annotated[str, Form()]
+
+
+@router.get("/bots/new")
+async def form(visit: Member, template: str = "") -> Response:
+    """The form, filled from a template."""
+    return visit.page("pages/new_bot.html", await _choices(visit, {"template": template}))
+
+
+@router.get("/bots/new/character")
+async def character(visit: Member, template: str = "") -> Response:
+    """The fields that a template fills, for the page to renew when another one is picked."""
+    return visit.page("parts/character.html", await _choices(visit, {"template": template}))
+
+
+@router.post("/bots/new")
+async def create(
+    visit: Member,
+    name: Field = "",
+    template: Field = "",
+    persona: Field = "",
+    instructions: Field = "",
+    model: Field = "",
+    voice: Field = "",
+    size: Field = "",
+) -> Response:
+    """Make it and go to its chat; on refusal the form stays as it was typed."""
+    typed = {"name": name.strip(), "template": template, "persona": persona.strip()}
+    typed |= {"instructions": instructions.strip(), "model": model, "voice": voice, "size": size}
+    try:
+        bot = await visit.api.fleet.create({key: value for key, value in typed.items() if value})
+    except ApiError as error:
+        if error.unreachable or error.status == 401:
+            raise
+        return visit.page("pages/new_bot.html", await _choices(visit, typed, problem=error), error.status)
+    return redirect(f"/bots/{bot.id}", "bot-created")
+
+
+async def _choices(visit: Visit, typed: dict[str, str], problem: ApiError | None = None) -> dict[str, Any]:
+    templates, models = await asyncio.gather(visit.api.fleet.templates(), visit.api.inference.models())
+    picked = _picked(templates, typed.get("template", ""))
+    filled = {
+        "name": typed.get("name", ""),
+        "template": picked.id if picked else "",
+        "persona": typed.get("persona") or (picked.persona if picked else "") or "",
+        "instructions": typed.get("instructions") or (picked.instructions if picked else "") or "",
+        "model": typed.get("model") or (picked.model if picked else "") or "",
+        "voice": typed.get("voice") or (picked.voice if picked else "") or "",
+        "size": typed.get("size") or "standard",
+    }
+    chat_models = [model for model in models if model.kind == "chat"]
+    return {"templates": templates, "models": chat_models, "voices": VOICES, "form": filled, "problem": problem}
+
+
+def _picked(templates: list[Template], wanted: str) -> Template | None:
+    return next((one for one in templates if one.id == wanted), templates[0] if templates else None)

@@ -1,0 +1,395 @@
+// The conversation. A turn lives at the bot: this element starts turns and attaches to running ones. Events carry numbers;
+// what was seen is never shown twice, and after a lost connection the rest is asked for by the last number.
+
+import { copyText } from "./copy.js";
+import { Recorder } from "./voice.js";
+import { randomId } from "./ids.js";
+
+const RETRY_MS_MAX = 8000;
+const FINAL = ["completed", "failed", "cancelled"];
+
+class Chat extends HTMLElement {
+  connectedCallback() {
+    this.bot = this.dataset.bot;
+    this.name = this.dataset.name;
+    this.base = `/bots/${this.bot}`;
+    this.history = this.querySelector(".history");
+    this.list = this.querySelector(".messages");
+    this.form = this.querySelector("form.composer");
+    this.field = this.querySelector("textarea");
+    this.note = this.querySelector("[data-note]");
+    this.stopButton = this.querySelector("[data-stop]");
+    this.problems = this.querySelector("[data-problems]");
+    this.audio = new Audio();
+    this.turns = new Set();
+    this.waitForBot();
+    if (!this.list) return;
+    this.listen();
+    this.channel = new BroadcastChannel(`wopr-${this.bot}`);
+    this.channel.onmessage = (message) => this.fromOtherTab(message.data);
+    this.draftKey = `wopr-draft-${this.bot}`;
+    this.field.value ||= sessionStorage.getItem(this.draftKey) ?? "";
+    this.history.scrollTop = this.history.scrollHeight;
+    if (this.dataset.running) this.attach(this.dataset.running);
+    if (matchMedia("(min-width: 60rem)").matches) this.field.focus({ preventScroll: true });
+  }
+
+  disconnectedCallback() {
+    this.channel?.close();
+    this.source?.close();
+  }
+
+  listen() {
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.send(this.field.value);
+    });
+    this.field.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.form.requestSubmit();
+    });
+    this.field.addEventListener("input", () => sessionStorage.setItem(this.draftKey, this.field.value));
+    this.stopButton.addEventListener("click", () => this.stop());
+    this.addEventListener("click", (event) => this.clicked(event));
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.silence();
+    });
+    this.listenToVoice();
+  }
+
+  // --- sending
+
+  async send(text) {
+    const words = text.trim();
+    if (!words || this.busy) return;
+    this.silence();
+    this.problems.replaceChildren();
+    const turn = randomId();
+    this.showQuestion(turn, words);
+    this.showAnswer(turn);
+    this.setBusy(turn);
+    try {
+      const started = await this.post("/turns", { text: words, conversation_id: this.conversation, turn_id: turn });
+      this.field.value = "";
+      sessionStorage.removeItem(this.draftKey);
+      this.setConversation(started.conversation_id, turn);
+      this.channel.postMessage({ turn, conversation: started.conversation_id, words });
+      this.attach(turn);
+    } catch (problem) {
+      for (const part of this.list.querySelectorAll(`[data-question="${turn}"], [data-answer="${turn}"]`)) part.remove();
+      this.field.value = words;
+      this.setBusy(null);
+      this.showProblem(problem);
+    }
+  }
+
+  get conversation() {
+    return this.dataset.conversation === "new" ? null : this.dataset.conversation;
+  }
+
+  setConversation(id, turn) {
+    this.dataset.conversation = id;
+    this.form.elements.conversation_id.value = id;
+    history.replaceState(null, "", `${this.base}?c=${encodeURIComponent(id)}&turn=${encodeURIComponent(turn)}`);
+  }
+
+  async post(path, body) {
+    const answer = await fetch(this.base + path, {
+      method: "POST",
+      headers: { "content-type": "application/json", accept: "application/json" },
+      body: JSON.stringify(body),
+    });
+    const read = await answer.json().catch(() => ({}));
+    if (answer.ok) return read;
+    throw Object.assign(new Error(read.error?.message ?? "The message could not be sent."), read.error, { status: answer.status });
+  }
+
+  async stop() {
+    if (!this.busy) return;
+    this.note.textContent = "Stopping…";
+    await fetch(`${this.base}/turns/${this.busy}/cancel`, { method: "POST", headers: { accept: "application/json" } });
+  }
+
+  // --- receiving
+
+  attach(turn) {
+    this.turns.add(turn);
+    const place = this.showAnswer(turn);
+    place.textContent = "";
+    this.setBusy(turn);
+    this.follow({ turn, place, last: 0, text: "", retries: 0, speak: this.readsAloud });
+  }
+
+  follow(state) {
+    const source = new EventSource(`${this.base}/turns/${state.turn}/events?after=${state.last}`);
+    this.source = source;
+    const on = (name, act) =>
+      source.addEventListener(name, (event) => {
+        const number = Number(event.lastEventId);
+        if (number && number <= state.last) return;
+        state.last = number || state.last;
+        state.retries = 0;
+        act(JSON.parse(event.data || "{}"));
+      });
+    on("started", (data) => data.user_text && this.showQuestion(state.turn, data.user_text));
+    on("transcript", (data) => this.showQuestion(state.turn, data.text));
+    on("delta", (data) => this.grow(state, data.text));
+    for (const name of FINAL) on(name, () => this.finish(state, source));
+    source.onerror = () => this.lost(state, source);
+  }
+
+  lost(state, source) {
+    if (source.readyState === EventSource.CONNECTING && state.retries < 3) {
+      state.retries += 1;
+      return; // The browser comes back by itself, with the last number.
+    }
+    source.close();
+    state.retries += 1;
+    this.note.textContent = "Reconnecting…";
+    setTimeout(() => this.probe(state), Math.min(250 * 2 ** state.retries, RETRY_MS_MAX));
+  }
+
+  // A turn that ended while we were away has no stream any more in some cases; its answer tells.
+  async probe(state) {
+    try {
+      const answer = await fetch(`${this.base}/turns/${state.turn}`, { headers: { accept: "application/json" } });
+      if (answer.status === 401) return location.reload();
+      if (answer.ok && (await answer.json()).state !== "running") return this.finish(state, null);
+    } catch {
+      // Still away.
+    }
+    this.note.textContent = "";
+    return this.follow(state);
+  }
+
+  grow(state, piece) {
+    state.text += piece;
+    if (this.dataset.streaming === "off") return;
+    const stick = this.history.scrollHeight - this.history.scrollTop - this.history.clientHeight < 120;
+    state.place.append(piece);
+    if (stick) this.history.scrollTop = this.history.scrollHeight;
+  }
+
+  async finish(state, source) {
+    source?.close();
+    this.note.textContent = "";
+    const item = state.place.closest("[data-answer]");
+    try {
+      const answer = await fetch(`${this.base}/turns/${state.turn}/answer`);
+      if (!answer.ok) throw new Error(String(answer.status));
+      const stick = this.history.scrollHeight - this.history.scrollTop - this.history.clientHeight < 200;
+      item.querySelector(".answer").innerHTML = await answer.text(); // Cleaned by the server.
+      window.htmx?.process(item);
+      if (stick) this.history.scrollTop = this.history.scrollHeight;
+    } catch {
+      state.place.classList.remove("streaming");
+    }
+    item.removeAttribute("aria-busy");
+    this.querySelector("[data-announce]").textContent = item.querySelector(".prose, .answer").textContent;
+    if (this.busy === state.turn) this.setBusy(null);
+    document.dispatchEvent(new CustomEvent("wopr:answered"));
+    if (state.speak) this.speak(state.turn);
+  }
+
+  fromOtherTab({ turn, conversation, words }) {
+    if (this.turns.has(turn)) return;
+    if (this.conversation !== null && conversation !== this.conversation) return;
+    if (this.conversation === null) this.setConversation(conversation, turn);
+    this.showQuestion(turn, words);
+    this.attach(turn);
+  }
+
+  // --- showing
+
+  showQuestion(turn, words) {
+    if (this.list.querySelector(`[data-question="${turn}"]`)) return;
+    this.querySelector("[data-hello]")?.remove();
+    const item = document.createElement("li");
+    item.className = "message user";
+    item.dataset.question = turn;
+    const bubble = document.createElement("div");
+    bubble.className = "bubble";
+    bubble.textContent = words;
+    item.append(hush("You:"), bubble);
+    const answer = this.list.querySelector(`[data-answer="${turn}"]`);
+    if (answer) answer.before(item);
+    else this.list.append(item);
+    this.history.scrollTop = this.history.scrollHeight;
+  }
+
+  showAnswer(turn) {
+    let item = this.list.querySelector(`[data-answer="${turn}"]`);
+    if (!item) {
+      item = document.createElement("li");
+      item.className = "message assistant";
+      item.dataset.answer = turn;
+      const avatar = document.createElement("span");
+      avatar.className = "avatar small";
+      avatar.ariaHidden = "true";
+      avatar.textContent = this.name.slice(0, 1).toUpperCase();
+      const answer = document.createElement("div");
+      answer.className = "answer";
+      item.append(avatar, hush(`${this.name}:`), answer);
+      this.list.append(item);
+    }
+    item.setAttribute("aria-busy", "true");
+    const answer = item.querySelector(".answer");
+    let place = answer.querySelector(".streaming");
+    if (!place) {
+      place = document.createElement("div");
+      place.className = "streaming";
+      answer.replaceChildren(place);
+    }
+    this.history.scrollTop = this.history.scrollHeight;
+    return place;
+  }
+
+  showProblem(problem) {
+    const banner = document.createElement("div");
+    banner.className = "banner bad";
+    banner.setAttribute("role", "alert");
+    const words = document.createElement("div");
+    words.className = "grow";
+    const strong = document.createElement("strong");
+    strong.textContent = problem.message;
+    const remedy = document.createElement("p");
+    remedy.textContent = problem.remedy || "Your message is still in the field; try again.";
+    words.append(strong, remedy);
+    banner.append(words);
+    if (problem.status === 402) banner.append(button("/billing", "Top up"));
+    if (problem.status === 401) banner.append(button("/sign-in", "Sign in"));
+    this.problems.replaceChildren(banner);
+  }
+
+  setBusy(turn) {
+    this.busy = turn;
+    this.stopButton.hidden = !turn;
+    this.querySelector("[data-send]").disabled = Boolean(turn);
+  }
+
+  clicked(event) {
+    const say = event.target.closest("[data-say]");
+    if (say) return this.send(say.dataset.say);
+    const act = event.target.closest("[data-act]");
+    if (act?.dataset.act === "copy") {
+      return copyText(act.closest(".message").querySelector(".prose").innerText, act);
+    }
+    if (act?.dataset.act === "speak") return this.speak(act.dataset.turn);
+    return undefined;
+  }
+
+  waitForBot() {
+    if (!this.querySelector("[data-wait-for-bot]")) return;
+    const look = () => {
+      const state = document.querySelector("#bot-state")?.dataset.state;
+      if (state && state !== "starting") location.reload();
+    };
+    new MutationObserver(look).observe(document.querySelector(".bot-head"), { childList: true, subtree: true });
+  }
+
+  // --- voice
+
+  listenToVoice() {
+    this.mic = this.querySelector("[data-mic]");
+    this.voice = this.querySelector("[data-voice]");
+    this.readsAloud = localStorage.getItem("wopr-read-aloud") === "on";
+    this.voice.setAttribute("aria-pressed", String(this.readsAloud));
+    this.voice.addEventListener("click", () => {
+      this.readsAloud = !this.readsAloud;
+      localStorage.setItem("wopr-read-aloud", this.readsAloud ? "on" : "off");
+      this.voice.setAttribute("aria-pressed", String(this.readsAloud));
+      if (!this.readsAloud) this.silence();
+    });
+    const begin = (event) => {
+      event.preventDefault();
+      this.record();
+    };
+    this.mic.addEventListener("pointerdown", begin);
+    for (const name of ["pointerup", "pointercancel", "pointerleave"]) this.mic.addEventListener(name, () => this.transcribe());
+    this.mic.addEventListener("keydown", (event) => {
+      if ((event.key === " " || event.key === "Enter") && !event.repeat) begin(event);
+    });
+    this.mic.addEventListener("keyup", () => this.transcribe());
+  }
+
+  async record() {
+    if (this.recorder) return;
+    this.silence();
+    this.recorder = new Recorder();
+    this.mic.classList.add("recording");
+    this.note.textContent = "Listening… let go to write it down";
+    try {
+      await this.recorder.start();
+    } catch {
+      this.endRecording("The microphone is not available. Allow it in the browser's address bar.");
+    }
+  }
+
+  async transcribe() {
+    const recorder = this.recorder;
+    if (!recorder) return;
+    this.recorder = null;
+    const wav = await recorder.stop();
+    if (!wav) return this.endRecording("Hold the button while you speak.");
+    this.mic.classList.remove("recording");
+    this.note.textContent = "Writing it down…";
+    try {
+      const answer = await fetch(`${this.base}/transcriptions`, {
+        method: "POST",
+        headers: { "content-type": "audio/wav", accept: "application/json" },
+        body: wav,
+      });
+      const read = await answer.json();
+      if (!answer.ok) throw new Error(read.error?.message);
+      this.field.value = [this.field.value.trim(), read.text].filter(Boolean).join(" ");
+      this.field.dispatchEvent(new Event("input"));
+      this.field.focus();
+      return this.endRecording(read.text ? "Correct it if needed, then send." : "Nothing was understood. Try again, a little louder.");
+    } catch (problem) {
+      return this.endRecording(problem.message || "It could not be written down. Try again.");
+    }
+  }
+
+  endRecording(words) {
+    this.recorder = null;
+    this.mic.classList.remove("recording");
+    this.note.textContent = words;
+  }
+
+  async speak(turn) {
+    this.silence();
+    this.audio.src = `${this.base}/turns/${turn}/audio`;
+    this.note.textContent = "Reading aloud · Esc silences";
+    this.audio.onended = () => (this.note.textContent = "");
+    try {
+      await this.audio.play();
+    } catch (problem) {
+      if (problem.name !== "AbortError") this.note.textContent = "It can't be read aloud at the moment.";
+    }
+  }
+
+  silence() {
+    if (this.audio.paused && !this.audio.src) return;
+    this.audio.pause();
+    this.audio.removeAttribute("src");
+    this.note.textContent = "";
+  }
+}
+
+function hush(words) {
+  const span = document.createElement("span");
+  span.className = "hush";
+  span.textContent = words;
+  return span;
+}
+
+function button(href, words) {
+  const link = document.createElement("a");
+  link.className = "button";
+  link.href = href;
+  link.textContent = words;
+  return link;
+}
+
+customElements.define("wopr-chat", Chat);

@@ -1,0 +1,33 @@
+// For every page: the theme switch without a reload, local times, links of mails that need no second click.
+
+for (const form of document.querySelectorAll("[data-autosubmit]")) form.requestSubmit();
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-theme-switch] button");
+  if (!button) return;
+  event.preventDefault();
+  const theme = button.value;
+  document.documentElement.dataset.theme = theme;
+  const secure = location.protocol === "https:" ? "; secure" : "";
+  document.cookie = `wopr_theme=${theme}; path=/; max-age=31536000; samesite=lax${secure}`;
+  for (const other of document.querySelectorAll("[data-theme-switch] button")) {
+    other.setAttribute("aria-pressed", String(other.value === theme));
+  }
+});
+
+const longTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const shortTime = new Intl.DateTimeFormat(undefined, { timeStyle: "medium", hourCycle: "h23" });
+
+export function localTimes(root) {
+  for (const time of root.querySelectorAll("time[data-local]")) {
+    const moment = new Date(time.dateTime);
+    if (Number.isNaN(moment.getTime())) continue;
+    time.textContent = (time.dataset.local === "time" ? shortTime : longTime).format(moment);
+    time.title = moment.toISOString();
+  }
+}
+
+export const clockTime = (moment) => shortTime.format(moment);
+
+localTimes(document);
+for (const place of document.querySelectorAll("[data-focus]")) place.focus({ preventScroll: false });
