@@ -6,6 +6,7 @@ A node is a row; the watchdog keeps its health. Every change that matters to rou
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
@@ -53,6 +54,8 @@ class Node:
     last_error: str | None = None
     created_at: int = 0
     updated_at: int = 0
+    # What the watchdog remembers of each service, as JSON.
+    probe_state: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 async def register(session: AsyncSession, node: Node) -> Node:
@@ -184,4 +187,5 @@ def _node(row: GpuNode) -> Node:
         last_error=row.last_error,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        probe_state=row.probe_state,
     )

@@ -134,7 +134,9 @@ async def test_a_client_that_leaves_stops_the_transcription(serve: Serve, option
     long = to_wav(resample(read_wav(_silence(120)), 16_000))
     async with serve(TranscriptionEngine(options)) as client:
         request = asyncio.ensure_future(client.post("/v1/audio/transcriptions", files={"file": long}))
-        while not (await client.get("/slots")).json()[0]["is_processing"]:
+        for _ in range(500):
+            if (await client.get("/slots")).json()[0]["is_processing"]:
+                break
             await asyncio.sleep(0.01)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)

@@ -1,0 +1,47 @@
+"""What customers may ask for: the models that nodes have listed, with the names and prices of the price sheet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wopr.billing.prices import PriceKind, Rates, load_prices
+from wopr.inference.nodes import Node
+from wopr.inference.watchdog import served_models
+
+SERVICE_KINDS: Mapping[str, PriceKind] = {
+    "llama": "chat",
+    "qwen": "embedding",
+    "chatterbox": "speech",
+    "whisper": "transcription",
+}
+
+
+@dataclass(frozen=True)
+class Offered:
+    """One model: its name on the price sheet, or the node's where the sheet has none; further names; its price."""
+
+    name: str
+    kind: PriceKind
+    available: bool
+    aliases: tuple[str, ...]
+    price: Rates
+
+
+def offered_models(nodes: Sequence[Node], prices: Path | None) -> list[Offered]:
+    """Every model that some node has listed, by kind and name. `available`: a service that answers has it now."""
+    sheet = load_prices(prices)
+    available: dict[tuple[str, PriceKind], bool] = {}
+    for (service, model), now in served_models(nodes).items():
+        if service in SERVICE_KINDS:
+            key = (sheet.aliases.get(model, model), SERVICE_KINDS[service])
+            available[key] = available.get(key, False) or now
+    return [
+        Offered(
+            name=name,
+            kind=kind,
+            available=now,
+            aliases=tuple(sorted(alias for alias, meant in sheet.aliases.items() if meant == name)),
+            price=sheet.model(name, kind).price,
+        )
+        for (name, kind), now in sorted(available.items(), key=lambda item: (item[0][1], item[0][0]))
+    ]
