@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import requests
 import stripe
 import uvicorn
 from fastapi import FastAPI
@@ -132,11 +133,16 @@ def open_shop(state: Path, receiver: Receiver, **changes: object) -> Iterator[Sh
         "retry_delays_seconds": (0.02, 0.05, 0.1),
         "tick_seconds": 0.05,
     }
-    with served(build_stripe(StripeSettings(**(settings | changes)))) as url, httpx.Client(base_url=url) as browser:
-        client = stripe.StripeClient(
-            "sk_test_key", base_addresses={"api": url}, http_client=stripe.HTTPXClient(allow_sync_methods=True)
-        )
+    app = build_stripe(StripeSettings(**(settings | changes)))
+    with served(app) as url, httpx.Client(base_url=url) as browser, stripe_client(url) as client:
         yield Shop(url, client, browser, receiver)
+
+
+@contextmanager
+def stripe_client(url: str, key: str = "sk_test_key") -> Iterator[stripe.StripeClient]:
+    """The official library, talking to the stand-in."""
+    with requests.Session() as session:
+        yield stripe.StripeClient(key, base_addresses={"api": url}, http_client=stripe.RequestsClient(session=session))
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ STRIPE_PORT, RESEND_PORT = 4101, 4102
 
 app = typer.Typer(
     no_args_is_help=True,
+    rich_markup_mode=None,
     help="Stand-ins for Stripe and Resend that speak their real APIs. For development and tests only.",
-    epilog="Examples: wopr emulators all | wopr emulators stripe --port 4101 --webhook-url URL --webhook-secret whsec_…",
+    epilog="Examples: wopr emulators all | wopr emulators stripe --webhook-url URL --webhook-secret whsec_…",
 )
 
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]

@@ -10,6 +10,7 @@ _TIMEOUT_SECONDS = 30.0
 
 app = typer.Typer(
     no_args_is_help=True,
+    rich_markup_mode=None,
     help="Make a stand-in act: a customer pays, a card is declined, a month passes. Never touches the real companies.",
     epilog="Examples: wopr trigger stripe checkout.session.completed | wopr trigger clock --days 31",
 )

@@ -66,7 +66,7 @@ def seed(world: World) -> None:
     """The product and the monthly price that the platform's setting names, unless they are there."""
     if world.documents.get(world.settings.default_price_id):
         return
-    name = f"{world.settings.business_name} subscription"
+    name = f"{world.settings.business_name} plan"
     if world.documents.get(DEFAULT_PRODUCT_ID) is None:
         text = "Credit for your bots, every month"
         product = world.new("product", "prod", id=DEFAULT_PRODUCT_ID, name=name, description=text)
