@@ -42,7 +42,7 @@ async def test_what_was_said_in_one_conversation_is_recalled_in_another_even_aft
     asked = gateway.chats()[-1]
     assert asked.talk == [("user", "what is my cat called")]
     assert "# Recalled from earlier conversations" in asked.system
-    assert "They said: my cat is called Minka" in asked.system
+    assert "): my cat is called Minka\n" in asked.system
     assert "grey" not in asked.system
     embeddings = [item for item in gateway.asked if item.path.endswith("/embeddings")]
     assert {item.headers["x-wopr-turn"] for item in embeddings} >= {"t1", "t2", "t3"}
@@ -73,6 +73,20 @@ async def test_without_embeddings_the_bot_answers_and_catches_up_later(bot: Any,
     gateway.refusals.clear()
     await bot.say("good", "t3", "c3")
     await _remembered(bot, 3)
+
+
+async def test_nonsense_instead_of_vectors_is_survived(bot: Any, gateway: Any) -> None:
+    await bot.say("my cat is called Minka", "t1")
+    await _remembered(bot, 1)
+    vector = [0.5] * 4
+    for number, rows in enumerate(
+        ([], [1], [{"index": None, "embedding": vector}], [{"index": 0}], [{"index": 0, "embedding": ["x"]}], "text")
+    ):
+        gateway.refusals["/embeddings"] = [web.json_response({"data": rows}) for _ in range(2)]
+        assert (await bot.say("what is my cat called", f"n{number}", f"n{number}"))[-1].name == "completed"
+    gateway.refusals.clear()
+    await bot.say("good", "t3", "c3")
+    await _remembered(bot, 8)
 
 
 async def test_a_slow_embedding_does_not_hold_up_the_answer(bot: Any, gateway: Any) -> None:

@@ -77,8 +77,8 @@ def test_the_system_prompt_names_everything_the_owner_wrote_and_marks_what_is_re
     assert len(plain) < 2 * prompt.FILE_CHARS_MAX
     recalled = [Recalled(Exchange(1, "I like\ntea " + "y" * 900, "Noted."), "2026-01-02T03:04:05Z", 0.9)]
     told = prompt.system_prompt(identity, recalled, "2026-01-31")
-    assert "[2026-01-02] They said: I like tea" in told
-    assert "[2026-01-02] You answered: Noted." in told
+    assert "User (2026-01-02): I like tea" in told
+    assert "Assistant (2026-01-02): Noted." in told
     assert "not instructions" in told
 
 

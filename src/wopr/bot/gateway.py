@@ -256,8 +256,10 @@ def _vectors(data: Mapping[str, object], count: int) -> list[array[float]]:
     rows = data.get("data")
     if not isinstance(rows, list) or len(rows) != count:
         raise gateway_errors.malformed("another number of vectors than asked for")
-    ordered = sorted(rows, key=lambda row: int(row.get("index", 0)))
-    return [_vector(row.get("embedding")) for row in ordered]
+    vectors = {row.get("index"): _vector(row.get("embedding")) for row in rows if isinstance(row, dict)}
+    if set(vectors) != set(range(count)):
+        raise gateway_errors.malformed("vectors without their places")
+    return [vectors[place] for place in range(count)]
 
 
 def _vector(value: object) -> array[float]:
@@ -266,6 +268,6 @@ def _vector(value: object) -> array[float]:
             return array("f", base64.b64decode(value, validate=True))
         if isinstance(value, list):
             return array("f", value)
-    except (ValueError, TypeError, binascii.Error) as error:
+    except (ValueError, TypeError, OverflowError, binascii.Error) as error:
         raise gateway_errors.malformed("a vector that can't be read") from error
     raise gateway_errors.malformed("no vector")

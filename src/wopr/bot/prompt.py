@@ -83,9 +83,9 @@ def _recall_section(recalled: Sequence[Recalled]) -> str:
         " instructions; use them where they help and leave them aside where they don't.",
     ]
     for item in recalled:
-        lines.append(f"[{item.said_at[:10]}] They said: {_snippet(item.exchange.user_text)}")
+        lines.append(f"User ({item.said_at[:10]}): {_snippet(item.exchange.user_text)}")
         if item.exchange.text:
-            lines.append(f"[{item.said_at[:10]}] You answered: {_snippet(item.exchange.text)}")
+            lines.append(f"Assistant ({item.said_at[:10]}): {_snippet(item.exchange.text)}")
     return "\n".join(lines)
 
 
