@@ -91,7 +91,9 @@ class Local:
         try:
             async with db.begin() as session:
                 ports = {name: getattr(self.ports, name) for name in ("llama", "chatterbox", "whisper", "qwen")}
-                await register(session, Node(NodeId(settings.gpu_node_id), settings.engine_host, ports=ports))
+                key = settings.engine_api_key.get_secret_value() if settings.engine_api_key else None
+                node = Node(NodeId(settings.gpu_node_id), settings.engine_host, ports=ports, api_key=key)
+                await register(session, node)
                 return await one_time_link(session, settings, ADMINISTRATOR)
         finally:
             await db.dispose()

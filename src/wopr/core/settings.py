@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         default="local", description="Stable id under which this machine's services are registered."
     )
     engine_host: str = Field(default="127.0.0.1", description="Address on which the embedded engines listen.")
+    engine_api_key: SecretStr | None = Field(
+        default=None, description="Key that the embedded engines demand; empty: none."
+    )
     llama_port: int = Field(default=8080, description="Port of the text engine.")
     chatterbox_port: int = Field(default=8081, description="Port of the speech engine.")
     whisper_port: int = Field(default=8082, description="Port of the transcription engine.")
