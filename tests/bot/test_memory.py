@@ -80,13 +80,21 @@ async def test_nonsense_instead_of_vectors_is_survived(bot: Any, gateway: Any) -
     await _remembered(bot, 1)
     vector = [0.5] * 4
     for number, rows in enumerate(
-        ([], [1], [{"index": None, "embedding": vector}], [{"index": 0}], [{"index": 0, "embedding": ["x"]}], "text")
+        (
+            [],
+            [1],
+            [{"index": [], "embedding": vector}],
+            [{"index": None, "embedding": vector}],
+            [{"index": 0}],
+            [{"index": 0, "embedding": ["x"]}],
+            "text",
+        )
     ):
         gateway.refusals["/embeddings"] = [web.json_response({"data": rows}) for _ in range(2)]
         assert (await bot.say("what is my cat called", f"n{number}", f"n{number}"))[-1].name == "completed"
     gateway.refusals.clear()
     await bot.say("good", "t3", "c3")
-    await _remembered(bot, 8)
+    await _remembered(bot, 9)
 
 
 async def test_a_slow_embedding_does_not_hold_up_the_answer(bot: Any, gateway: Any) -> None:

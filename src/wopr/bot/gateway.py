@@ -256,7 +256,8 @@ def _vectors(data: Mapping[str, object], count: int) -> list[array[float]]:
     rows = data.get("data")
     if not isinstance(rows, list) or len(rows) != count:
         raise gateway_errors.malformed("another number of vectors than asked for")
-    vectors = {row.get("index"): _vector(row.get("embedding")) for row in rows if isinstance(row, dict)}
+    placed = [row for row in rows if isinstance(row, dict) and isinstance(row.get("index"), int)]
+    vectors = {row["index"]: _vector(row.get("embedding")) for row in placed}
     if set(vectors) != set(range(count)):
         raise gateway_errors.malformed("vectors without their places")
     return [vectors[place] for place in range(count)]
