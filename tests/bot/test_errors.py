@@ -53,7 +53,7 @@ async def test_failures_before_the_first_byte_are_tried_again_without_a_trace(bo
 
 async def test_a_stream_that_breaks_off_keeps_its_text_and_is_not_repeated(bot: Any, gateway: Any) -> None:
     async def script(stream: Any, _: Any) -> None:
-        await stream.text("the first half")
+        await stream.raw(b'data: {"choices":[{"delta":{"content":"the first half \\ud83d"}}]}\n\n')
         stream.cut()
 
     gateway.script = script
@@ -61,7 +61,7 @@ async def test_a_stream_that_breaks_off_keeps_its_text_and_is_not_repeated(bot: 
     assert [event.name for event in events] == ["started", "delta", "failed"]
     assert events[-1].data["code"] == "stream_broken"
     assert len(gateway.chats()) == 1
-    assert (await bot.call("GET", "/turns/t1"))[1]["text"] == "the first half"
+    assert (await bot.call("GET", "/turns/t1"))[1]["text"] == "the first half ?"
 
 
 async def test_an_answer_without_its_end_is_not_taken_for_whole(bot: Any, gateway: Any) -> None:
@@ -154,6 +154,7 @@ BAD_BODIES = [
     (b'{"turn_id":"t","conversation_id":"c","text":"  "}', 400),
     (b'{"turn_id":"t","conversation_id":"c","text":"x","audio_base64":"eA=="}', 400),
     (b'{"turn_id":"t","conversation_id":"c","text":"x","speak":"yes"}', 400),
+    (b'{"turn_id":"t","conversation_id":"c","text":"\\ud800"}', 400),
     (b'{"turn_id":"../x","conversation_id":"c","text":"x"}', 400),
     (b'{"turn_id":"t","conversation_id":"","text":"x"}', 400),
     (b'{"turn_id":"t","conversation_id":"c","audio_base64":"%%"}', 400),

@@ -68,6 +68,10 @@ async def test_text_that_comes_faster_than_the_disk_is_merged_and_never_lost(tmp
     stored = await database.run(partial(turns.events_after, turn_id="t", after=0))
     assert heard == stored
     assert len(heard) < 100
+    rows = await database.run(lambda link: link.execute("SELECT COUNT(*) FROM events").fetchone()[0])
+    assert rows == 2, "the deltas of a finished turn are kept as its text"
+    for after in range(len(heard) + 1):
+        assert await database.run(partial(turns.events_after, turn_id="t", after=after)) == heard[after:]
     text = "".join(json.loads(event.payload)["text"] for event in heard if event.name is EventName.DELTA)
     assert text == live.text == "".join(f"{number} " for number in range(2_000))
     await database.close()

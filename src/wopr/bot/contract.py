@@ -194,6 +194,8 @@ class TurnRequest:
             raise ContractError("exactly one of text and audio_base64 is needed")
         if text is not None and (not isinstance(text, str) or not text.strip() or len(text) > TEXT_CHARS_MAX):
             raise ContractError(f"text must be a string of 1 to {TEXT_CHARS_MAX} characters")
+        if text is not None and any("\ud800" <= char <= "\udfff" for char in text):
+            raise ContractError("text must be valid Unicode")
         if audio is not None and (not isinstance(audio, str) or not audio):
             raise ContractError("audio_base64 must be a non-empty string")
         return cls(_id(fields, "turn_id"), _id(fields, "conversation_id"), text, audio, bool(speak))

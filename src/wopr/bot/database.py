@@ -60,6 +60,11 @@ MIGRATIONS = (
     );
     CREATE INDEX memories_by_model ON memories (model, turn_seq, signature);
     """,
+    # The deltas of a finished turn are its text and where it was cut: a tenth of the room, and still replayed exactly.
+    """
+    ALTER TABLE turns ADD COLUMN first_delta INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE turns ADD COLUMN delta_lengths TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 
 

@@ -127,7 +127,7 @@ class Gateway:
             form.add_field("response_format", "json")
             form.add_field("file", io.BytesIO(audio), filename="speech.wav", content_type="audio/wav")
             async with self._post("/audio/transcriptions", turn_id, spent, data=form) as response:
-                return str(_json(await _bounded(response, JSON_BYTES_MAX)).get("text", "")).strip()
+                return _clean(str(_json(await _bounded(response, JSON_BYTES_MAX)).get("text", ""))).strip()
 
         text = await _with_retries(attempt)
         if not text:
@@ -222,7 +222,12 @@ def _choice(chunk: Mapping[str, object]) -> tuple[str, str]:
     delta = choice.get("delta")
     content = delta.get("content") if isinstance(delta, dict) else None
     reason = choice.get("finish_reason")
-    return content if isinstance(content, str) else "", reason if isinstance(reason, str) else ""
+    return _clean(content) if isinstance(content, str) else "", reason if isinstance(reason, str) else ""
+
+
+def _clean(text: str) -> str:
+    """JSON may carry halves of a surrogate pair, which no UTF-8 and no database takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _count(usage: object, spent: Spent) -> None:

@@ -7,7 +7,7 @@ after it is stored here, so that whatever a listener has seen can be replayed af
 import hashlib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -121,6 +121,7 @@ def append(connection: sqlite3.Connection, turn_seq: int, events: Sequence[Store
 def close(connection: sqlite3.Connection, turn_seq: int, outcome: Outcome) -> None:
     """Records how the turn ended; belongs into the transaction that stores its final event."""
     now = now_text()
+    _fold_deltas(connection, turn_seq, outcome.text)
     connection.execute(
         "UPDATE turns SET state = ?, text = ?, error = ?, request_ids = ?, prompt_tokens = ?, completion_tokens = ?,"
         " has_audio = ?, finished_at = ? WHERE seq = ?",
@@ -198,8 +199,32 @@ def title_of(text: str) -> str:
     return line[: TITLE_CHARS_MAX - 1].rsplit(" ", 1)[0].rstrip(" ,;:.") + "…"
 
 
+def _fold_deltas(connection: sqlite3.Connection, turn_seq: int, text: str) -> None:
+    """Replaces the rows of the deltas by their lengths; `_events` makes the same events of them again."""
+    deltas = [event for event in _events(connection, turn_seq, 0) if event.name is EventName.DELTA]
+    texts = [json.loads(event.payload)["text"] for event in deltas]
+    if not deltas or "".join(texts) != text:
+        return
+    connection.execute("DELETE FROM events WHERE turn_seq = ? AND name = ?", (turn_seq, EventName.DELTA))
+    connection.execute(
+        "UPDATE turns SET first_delta = ?, delta_lengths = ? WHERE seq = ?",
+        (deltas[0].seq, json.dumps([len(piece) for piece in texts], separators=(",", ":")), turn_seq),
+    )
+
+
 def _events(connection: sqlite3.Connection, turn_seq: int, after: int) -> list[StoredEvent]:
     rows = connection.execute(
         "SELECT seq, name, payload FROM events WHERE turn_seq = ? AND seq > ? ORDER BY seq", (turn_seq, after)
     )
-    return [StoredEvent(row["seq"], EventName(row["name"]), row["payload"]) for row in rows]
+    stored = [StoredEvent(row["seq"], EventName(row["name"]), row["payload"]) for row in rows]
+    folded = [event for event in _folded(connection, turn_seq) if event.seq > after]
+    return sorted(stored + folded, key=lambda event: event.seq) if folded else stored
+
+
+def _folded(connection: sqlite3.Connection, turn_seq: int) -> Iterator[StoredEvent]:
+    row = connection.execute("SELECT text, first_delta, delta_lengths FROM turns WHERE seq = ?", (turn_seq,)).fetchone()
+    start = 0
+    for number, length in enumerate(json.loads(row["delta_lengths"])):
+        piece = row["text"][start : start + length]
+        yield StoredEvent(row["first_delta"] + number, EventName.DELTA, json.dumps({"text": piece}))
+        start += length
