@@ -128,7 +128,8 @@ def _amount(data: dict[str, Any]) -> tuple[int, str]:
 
 def _make_product(world: World, data: dict[str, Any]) -> Document:
     product = world.new("product", "prod", **{k: v for k, v in data.items() if v is not None})
-    world.save(product | {"updated": product["created"]})
+    product["updated"] = product["created"]
+    world.save(product)
     world.emit("product.created", product)
     return product
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from wopr.emulators.documents import Document, Query
+from wopr.emulators.stripe.blank import blank
 from wopr.emulators.stripe.calls import PAGE, Call, Endpoint, listed, listing, retrieve
 from wopr.emulators.stripe.cards import Card, behaviour
 from wopr.emulators.stripe.catalog import PRICE_DATA, price_from_data
@@ -227,9 +228,9 @@ def _line_item(world: World, data: dict[str, Any], index: int, mode: str) -> Doc
         message = "You specified `payment` mode but passed a recurring price. "
         raise invalid(message + "Either switch to `subscription` mode or use only one-time prices.", param)
     amount = price["unit_amount"] * data["quantity"]
-    return world.new(
+    return blank(
         "item",
-        "li_1",
+        id=new_id("li_1"),
         amount_subtotal=amount,
         amount_total=amount,
         currency=price["currency"],
@@ -314,7 +315,7 @@ _SESSION = {
         billing_mode=ANYTHING,
         proration_behavior=choice("none", "create_prorations"),
     ),
-    "payment_method_types": list_of(choice("card")),
+    "allowed_payment_method_types": list_of(choice("card")),
     "payment_method_collection": choice("always", "if_required"),
     "ui_mode": choice("hosted_page"),
     "allow_promotion_codes": BOOLEAN,

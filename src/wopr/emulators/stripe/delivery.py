@@ -70,7 +70,7 @@ class Courier:
         async with self._limit:
             try:
                 answer = await client.post(endpoint["url"], content=payload, headers=headers)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 self._after_attempt(delivery, event, None, f"{type(error).__name__}: {error}")
             else:
                 self._after_attempt(delivery, event, answer.status_code, answer.text)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wopr.emulators.documents import Document, Query
+from wopr.emulators.stripe.blank import blank
 from wopr.emulators.stripe.calls import PAGE, Call, Endpoint, listed, listing, page, retrieve
 from wopr.emulators.stripe.cards import Decline
 from wopr.emulators.stripe.payments import Declined, Intention, charge_card, open_intent
@@ -159,9 +160,9 @@ def _line(invoice_id: str, line: Line, subscription: Document, world: World) -> 
         "proration_details": None,
         "subscription": subscription["id"],
     }
-    return world.new(
+    return blank(
         "line_item",
-        "il_1",
+        id=new_id("il_1"),
         amount=amount,
         currency=price["currency"],
         description=f"{line.quantity} × {product['name']} (at {each}{every})",
@@ -178,8 +179,9 @@ def _line(invoice_id: str, line: Line, subscription: Document, world: World) -> 
             "unit_amount_decimal": price["unit_amount_decimal"],
         },
         quantity=line.quantity,
+        subscription=subscription["id"],
         subtotal=amount,
-    ) | {"subscription": subscription["id"]}
+    )
 
 
 def _lines(world: World, call: Call) -> Document:

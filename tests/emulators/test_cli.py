@@ -1,0 +1,98 @@
+"""The command line: stand-ins as processes, and triggers that make them act."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from wopr.cli import trigger
+
+from .conftest import Shop, stripe_client
+
+RUN = "from wopr.cli.emulators import app; app()"
+
+
+@contextmanager
+def running(home: Path, *arguments: str, lines: int = 1) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """A stand-in's process and the addresses that it tells once it listens."""
+    command = [sys.executable, "-c", RUN, *arguments, "--port", "0", "--json"]
+    environment = {**os.environ, "WOPR_HOME": str(home), "STRIPE_DEFAULT_PRICE_ID": "price_mine"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        told = [json.loads(process.stdout.readline()) for _ in range(lines)]
+        try:
+            yield process, {one["name"]: one["url"] for one in told}
+        finally:
+            process.kill()
+
+
+def test_all_stand_ins_run_in_one_process_and_end_on_a_signal(tmp_path: Path) -> None:
+    with running(tmp_path, "all", lines=2) as (process, urls):
+        assert {httpx.get(f"{url}/health").json()["status"] for url in urls.values()} == {"ok"}
+        assert set(urls) == {"stripe", "resend"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=5) == 0
+    assert {p.name for p in (tmp_path / "emulators").glob("*.sqlite3")} == {"stripe.sqlite3", "resend.sqlite3"}
+
+
+def test_a_killed_stand_in_still_knows_what_was_paid(tmp_path: Path) -> None:
+    with running(tmp_path, "stripe") as (process, urls), stripe_client(urls["stripe"]) as client:
+        item = {"price": "price_mine", "quantity": 1}
+        session = client.v1.checkout.sessions.create(
+            {"mode": "subscription", "line_items": [item], "success_url": "http://x.test/"}
+        )
+        form = {"email": "a@example.com", "number": "4242424242424242", "expiry": "12/40", "cvc": "123", "name": "Ada"}
+        assert session.url is not None
+        assert httpx.post(session.url, data=form).status_code == 303
+        process.kill()
+        process.wait(timeout=5)
+    with running(tmp_path, "stripe") as (_, urls), stripe_client(urls["stripe"]) as client:
+        assert client.v1.checkout.sessions.retrieve(session.id).payment_status == "paid"
+        assert client.v1.subscriptions.list().data[0].status == "active"
+
+
+def test_a_port_in_use_is_named_with_the_remedy(tmp_path: Path, shop: Shop) -> None:
+    port = shop.url.rpartition(":")[2]
+    command = [sys.executable, "-c", RUN, "stripe", "--port", port, "--state", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 1
+    assert port in ended.stderr
+    assert "--port" in ended.stderr
+
+
+@pytest.fixture
+def invoke(shop: Shop) -> object:
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(trigger.app, [*arguments, "--url", shop.url])
+
+
+def test_trigger_makes_the_stand_in_act(shop: Shop, invoke: object) -> None:
+    done = invoke("stripe", "checkout.session.completed", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["triggered"] == "checkout.session.completed"
+    plain = invoke("stripe", "charge.refunded", "--amount", "100")
+    assert "refund.created" in plain.stdout
+    assert shop.client.v1.refunds.list().data[0].amount == 100
+    assert "invoice.paid" in invoke("stripe").stdout
+
+
+def test_trigger_explains_what_it_cannot_do(invoke: object) -> None:
+    unknown = invoke("stripe", "rain")
+    assert unknown.exit_code == 1
+    assert "charge.refunded" in unknown.stderr
+    assert CliRunner().invoke(trigger.app, ["stripe", "--url", "http://127.0.0.1:9"]).exit_code == 1
+    assert invoke("clock").exit_code == 2
+
+
+def test_the_clock_moves_on(shop: Shop, invoke: object) -> None:
+    moved = json.loads(invoke("clock", "--days", "3", "--json").stdout)
+    assert moved["offset_seconds"] == 3 * 86400
+    assert shop.browser.get("/_emulator/clock").json()["offset_seconds"] == 3 * 86400
