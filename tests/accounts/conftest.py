@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import httpx
@@ -168,6 +168,7 @@ def settings_with(**changes: object) -> Settings:
 
 @pytest.fixture
 async def world(db: Database) -> AsyncIterator[World]:
-    clock = ManualClock(datetime.now(UTC))
+    # Ahead of the database's own clock, so that what is due from now on is due here.
+    clock = ManualClock(datetime.now(UTC) + timedelta(hours=1))
     async with AsyncExitStack() as stack, httpx.AsyncClient() as http:
         yield World(Platform(settings_with(), db, clock, http, Notifier(db)), clock, stack)

@@ -77,7 +77,8 @@ async def issue(session: AsyncSession, tenant_id: TenantId, **terms: Unpack[KeyT
     bot_id = terms.get("bot_id")
     if bot_id is None:
         await _refuse_too_many(session, tenant_id)
-    kind = "bot" if bot_id is not None else terms["scope"].value
+    scope = Scope(terms["scope"])
+    kind = "bot" if bot_id is not None else scope.value
     secret = f"wopr_{kind}_{new_secret()}"
     prefix = secret[: len(f"wopr_{kind}_") + PREFIX_RANDOM_CHARACTERS]
     key = ApiKey(
@@ -86,7 +87,7 @@ async def issue(session: AsyncSession, tenant_id: TenantId, **terms: Unpack[KeyT
         user_id=terms.get("user_id"),
         bot_id=bot_id,
         name=terms["name"],
-        scope=terms["scope"].value,
+        scope=scope.value,
         prefix=prefix,
         key_hash=fingerprint(secret),
         expires_at=terms.get("expires_at"),

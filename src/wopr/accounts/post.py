@@ -31,7 +31,7 @@ ATTEMPTS_MAX = 12
 CLAIM_SECONDS = 300
 RETRY_SECONDS_FIRST = 10
 RETRY_SECONDS_MAX = 6 * 3600
-SMTP_TIMEOUT_SECONDS = 20
+SEND_TIMEOUT_SECONDS = 10
 ERROR_CHARACTERS_MAX = 500
 # Statuses that say nothing about this mail: the operator's key, a limit, a race with our own retry.
 LATER_STATUSES = frozenset({401, 403, 408, 409, 425, 429})
@@ -74,7 +74,8 @@ async def deliver(platform: Platform) -> Counts:
                 await _record(session, mail, attempt, platform.clock.now())
             counts[attempt.verdict.value] += 1
             log.info("mail." + attempt.verdict.value, to=mail.to_address, subject=mail.subject, error=attempt.error)
-        if len(mails) < BATCH_MAILS:
+        # When the other side has trouble, the rest would only wait for the same time-out.
+        if len(mails) < BATCH_MAILS or counts[Verdict.LATER.value]:
             break
     return counts
 
@@ -138,6 +139,7 @@ async def _send_by_resend(platform: Platform, mail: Mail) -> Attempt:
             platform.settings.resend_api_base.rstrip("/") + "/emails",
             json=body,
             headers={"Authorization": f"Bearer {key}", "Idempotency-Key": f"wopr-mail/{mail.id}"},
+            timeout=SEND_TIMEOUT_SECONDS,
         )
     except httpx.HTTPError as error:
         return Attempt(Verdict.LATER, f"Resend: {type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX])
@@ -162,7 +164,7 @@ async def _send_by_smtp(settings: Settings, mail: Mail, now: datetime) -> Attemp
             username=unquote(parts.username) if parts.username else None,
             password=unquote(parts.password) if parts.password else None,
             use_tls=parts.scheme == "smtps",
-            timeout=SMTP_TIMEOUT_SECONDS,
+            timeout=SEND_TIMEOUT_SECONDS,
         )
     except aiosmtplib.SMTPRecipientsRefused as error:
         codes = [refused.code for refused in error.recipients]
