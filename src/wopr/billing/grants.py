@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.billing import codes
 from wopr.billing.book import Book, Transfer
-from wopr.billing.leases import BALANCE_CHANNEL
+from wopr.billing.charges import BALANCE_CHANNEL
 from wopr.billing.ledger import open_book, settle_debt, write
 from wopr.core.errors import Invalid
 from wopr.core.ids import TenantId, new_id

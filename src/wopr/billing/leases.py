@@ -16,15 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.billing import codes
 from wopr.billing.book import Book, Transfer
-from wopr.billing.charges import Charge, charge
+from wopr.billing.charges import BALANCE_CHANNEL, Charge, charge, is_out, tell_when_out
 from wopr.billing.ledger import open_book, settle_debt, write
 from wopr.billing.usage import UsageRecord
 from wopr.core.ids import TenantId, new_id
 from wopr.core.money import Nanos
-from wopr.core.notify import notify
+
+__all__ = ["BALANCE_CHANNEL", "LEASE_SECONDS", "Lease", "LeaseRoll", "lease_roll", "settle_batch"]
 
 LEASE_SECONDS = 60.0
-BALANCE_CHANNEL = "wopr_billing"
 
 INSERT_USAGE = text(
     """
@@ -79,7 +79,7 @@ async def lease_roll(session: AsyncSession, roll: LeaseRoll, now: datetime) -> L
     tenant = roll.tenant_id
     touched = [codes.customer(tenant), codes.debt(tenant), codes.revenue("inference", tenant)]
     book = await open_book(session, touched, holds=[roll.lease_id] if roll.lease_id else ())
-    settlement = new_id()
+    settlement, was_out = new_id(), is_out(book, tenant)
     used = await _insert_usage(session, roll.settlements, {tenant: settlement})
     cost, requests = used.get(tenant, (0, 0))
     _close(book, roll.lease_id, settlement, cost)
@@ -88,7 +88,7 @@ async def lease_roll(session: AsyncSession, roll: LeaseRoll, now: datetime) -> L
     settle_debt(book, tenant, cause=str(settlement))
     lease = _lend(book, roll, now)
     await write(session, book)
-    await _tell(session, book, [tenant])
+    await tell_when_out(session, book, tenant, was_out)
     return lease
 
 
@@ -103,10 +103,12 @@ async def settle_batch(session: AsyncSession, records: Sequence[UsageRecord]) ->
     book = await open_book(session, touched)
     settlements = {tenant: new_id() for tenant in tenants}
     used = await _insert_usage(session, records, settlements)
+    were_out = {tenant: is_out(book, tenant) for tenant in used}
     for tenant, (cost, requests) in used.items():
         charge(book, _inference(tenant, settlements[tenant], cost, requests))
     await write(session, book)
-    await _tell(session, book, list(used))
+    for tenant, was_out in were_out.items():
+        await tell_when_out(session, book, tenant, was_out)
     return sum(requests for _cost, requests in used.values())
 
 
@@ -146,14 +148,6 @@ def _lend(book: Book, roll: LeaseRoll, now: datetime) -> Lease | None:
     revenue = codes.revenue("inference", roll.tenant_id)
     book.hold(Transfer(lease.id, credit.code, revenue, amount, "lease", expires_at=lease.expires_at))
     return lease
-
-
-async def _tell(session: AsyncSession, book: Book, tenants: Sequence[UUID]) -> None:
-    """Wake whoever plans entitlements when a balance reached its end; every settlement would be far too often."""
-    for tenant in tenants:
-        credit, owing = book.accounts[codes.customer(tenant)], book.accounts[codes.debt(tenant)]
-        if owing.owed > 0 or credit.available + credit.debits_pending <= 0:
-            await notify(session, BALANCE_CHANNEL, str(tenant))
 
 
 async def _insert_usage(

@@ -7,8 +7,8 @@ import structlog
 
 from wopr.billing import inbox
 from wopr.billing.apply import apply_due
+from wopr.billing.charges import BALANCE_CHANNEL
 from wopr.billing.invariants import invariants
-from wopr.billing.leases import BALANCE_CHANNEL
 from wopr.billing.ledger import EXPIRE_BATCH, expire_due
 from wopr.billing.stages import plan_entitlements
 from wopr.billing.stripe import connect

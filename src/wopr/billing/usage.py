@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.billing import codes
-from wopr.billing.charges import Charge, charge
+from wopr.billing.charges import Charge, charge, is_out, tell_when_out
 from wopr.billing.ledger import open_book, write
 from wopr.billing.prices import PriceSheet
 from wopr.core.ids import BotId, KeyId, TenantId, TurnId
@@ -73,7 +73,7 @@ async def charge_runtime(session: AsyncSession, runtime: BotRuntime, sheet: Pric
         {"bot": bot, "start": runtime.start, "end": runtime.end},
     )
     gaps = whole_seconds(uncovered(runtime.start, runtime.end, [(row[0], row[1]) for row in stored]))
-    total = 0
+    total, was_out = 0, is_out(book, tenant)
     for start, end in gaps:
         seconds = round((end - start).total_seconds())
         cost = sheet.bot_runtime(runtime.size, seconds)
@@ -89,6 +89,7 @@ async def charge_runtime(session: AsyncSession, runtime: BotRuntime, sheet: Pric
         charge(book, Charge(cause, tenant, "runtime", cost, f"bot:{bot}", what))
         total += cost
     await write(session, book)
+    await tell_when_out(session, book, tenant, was_out)
     return Nanos(total)
 
 
