@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from wopr.bot import turns
 from wopr.bot.contract import EventName, TurnRequest, TurnState
-from wopr.bot.database import Database
+from wopr.bot.database import MIGRATIONS, Database
 from wopr.bot.live_turn import LiveTurn
 from wopr.bot.turn_queue import AT_ONCE_MAX, WAITING_MAX
 from wopr.bot.turns import Outcome, StoredEvent
@@ -79,3 +82,21 @@ async def test_text_that_comes_faster_than_the_disk_is_merged_and_never_lost(tmp
 
 async def _heard(live: LiveTurn) -> list[StoredEvent]:
     return [event async for event in live.follow(0) if event is not None]
+
+
+async def test_a_file_of_an_earlier_bot_is_upgraded_and_one_of_a_newer_bot_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with sqlite3.connect(path) as link:
+        link.executescript(f"{MIGRATIONS[0]}; PRAGMA user_version = 1;")
+    link.close()
+    database = Database(path)
+    await database.open()
+    created = await database.run(partial(turns.create, request=TurnRequest("t", "c", text="hello")))
+    assert created.state is TurnState.RUNNING
+    assert await database.run(turns.interrupt_running) == 1
+    await database.run(lambda link: link.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}"))
+    await database.close()
+    newer = Database(path)
+    with pytest.raises(sqlite3.DatabaseError, match="newer"):
+        await newer.open()
+    await newer.close()

@@ -106,6 +106,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_size_limit = 4194304")
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
+        connection.close()
         raise sqlite3.DatabaseError("the data folder was written by a newer bot; start that version")
     for position in range(version, len(MIGRATIONS)):
         connection.executescript(f"BEGIN; {MIGRATIONS[position]}; PRAGMA user_version = {position + 1}; COMMIT;")
