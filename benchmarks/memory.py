@@ -42,7 +42,7 @@ def main() -> None:
         pids = {**stack.pids(), "supervisor": stack.process.pid}
         bots = [p.pid for p in psutil.process_iter(["cmdline"]) if str(stack.home) in " ".join(environ(p))]
         measured = {name: megabytes(pid) for name, pid in pids.items()}
-        measured |= {"bot": megabytes(pid) for pid in bots[:1]}
+        measured["bot"] = megabytes(bots[0])
     finally:
         stack.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -23,7 +23,8 @@ def machine() -> str:
         platform.processor(),
     )
     day = datetime.now(UTC).date().isoformat()
-    return f"{day}, {os.cpu_count()} cores, {model}, Python {platform.python_version()}, {platform.system()} {platform.release()}"
+    system = f"{platform.system()} {platform.release()}"
+    return f"{day}, {os.cpu_count()} cores, {model}, Python {platform.python_version()}, {system}"
 
 
 def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
