@@ -12,9 +12,10 @@ from wopr.core.platform import Platform
 from wopr.inference.gateway import meters
 from wopr.inference.gateway.asgi import Receive, Scope, Send
 from wopr.inference.gateway.auth import Authenticator
+from wopr.inference.gateway.errors import DATABASE_ERRORS
 from wopr.inference.gateway.exchange import Exchange, Parts
 from wopr.inference.gateway.limits import RATES_CHANNEL, Limiter
-from wopr.inference.gateway.settle import DATABASE_ERRORS, Settler
+from wopr.inference.gateway.settle import Settler
 from wopr.inference.gateway.upstream import Upstreams
 from wopr.inference.gateway.watch import Watch
 
@@ -73,6 +74,10 @@ class Gateway:
             await Exchange(self._parts, scope, send, running).run()
         finally:
             watch.remove(running)
+
+    async def refresh(self) -> None:
+        """Look for backends and their models now."""
+        await self._parts.upstreams.refresh()
 
     def _heard(self, payload: str) -> None:
         if payload != LOST:

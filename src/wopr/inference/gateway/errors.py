@@ -2,8 +2,14 @@
 
 import json
 
+import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
+
 from wopr.core.errors import BadRequest, WoprError
 from wopr.inference.gateway.asgi import JSON_TYPE, Header
+
+# What a database that is away or too slow looks like, through SQLAlchemy or beside it.
+DATABASE_ERRORS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 TYPE_BY_STATUS = {
     401: "authentication_error",

@@ -17,12 +17,19 @@ from wopr.core.platform import Platform
 from wopr.inference.gateway import auth, meters
 from wopr.inference.gateway.asgi import ClientLeft, Header, Scope, Send, header, read_body, respond
 from wopr.inference.gateway.bills import Bill, Origin
-from wopr.inference.gateway.errors import MethodNotAllowed, TimedOut, error_body, error_event, error_headers
+from wopr.inference.gateway.errors import (
+    DATABASE_ERRORS,
+    MethodNotAllowed,
+    TimedOut,
+    error_body,
+    error_event,
+    error_headers,
+)
 from wopr.inference.gateway.jobs import ENDPOINTS, Endpoint
 from wopr.inference.gateway.limits import Limiter
 from wopr.inference.gateway.listing import describe_models
 from wopr.inference.gateway.relay import Relay
-from wopr.inference.gateway.settle import DATABASE_ERRORS, Settler
+from wopr.inference.gateway.settle import Settler
 from wopr.inference.gateway.upstream import Upstreams
 from wopr.inference.gateway.watch import FIRST_BYTE_SECONDS_MAX, LEFT, SHUTDOWN, Running, Watch
 

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from wopr.billing.leases import Lease, LeaseRoll, lease_roll
 from wopr.billing.ledger import balance
@@ -22,6 +21,7 @@ from wopr.core.money import Nanos
 from wopr.core.platform import Platform
 from wopr.inference.gateway import credit, meters, wal
 from wopr.inference.gateway.credit import Purse, RollPlan, Used
+from wopr.inference.gateway.errors import DATABASE_ERRORS
 from wopr.inference.gateway.wal import Wal
 
 ROLLS_AT_ONCE = 4
@@ -29,7 +29,6 @@ FAILED_RETRY_SECONDS = 0.5
 CLOSE_SECONDS = 5.0
 RECOVER_RECORDS = 1_000
 WAL_FOLDER = "wal"
-DATABASE_ERRORS = (SQLAlchemyError, OSError, TimeoutError)
 
 log = structlog.get_logger(__name__)
 

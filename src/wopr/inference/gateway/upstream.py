@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import aiohttp
 import structlog
 import yarl
-from sqlalchemy.exc import SQLAlchemyError
 
 from wopr.billing.prices import PriceSheet
 from wopr.core.errors import TooManyRequests, Unavailable, UpstreamFailed, WoprError
@@ -23,7 +22,7 @@ from wopr.core.platform import Platform
 from wopr.inference import routing
 from wopr.inference.gateway import meters
 from wopr.inference.gateway.catalog import Catalog
-from wopr.inference.gateway.errors import TimedOut
+from wopr.inference.gateway.errors import DATABASE_ERRORS, TimedOut
 from wopr.inference.gateway.jobs import Job
 from wopr.inference.nodes import NODES_CHANNEL, Backend, healthy_backends
 from wopr.inference.routing import FALLBACK_SERVICE, Target
@@ -42,7 +41,6 @@ CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 # A kept connection that the server closed meanwhile looks like this; the backend itself may be fine.
 STALE_ERRORS = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)
 
-DATABASE_ERRORS = (SQLAlchemyError, OSError, TimeoutError)
 
 log = structlog.get_logger(__name__)
 
