@@ -198,6 +198,15 @@ async def checkout(request: Request) -> Json:
     return {"url": f"{store_of(request).payment_origin}/c/pay/cs_1"}
 
 
+@money.post("/api/billing/checkout/confirm")
+async def confirm(request: Request) -> Json:
+    if (await request.json())["session_id"] == "cs_gone":
+        raise Refused(404, "not_found", "There is no such payment.", "Look at the transactions.")
+    store_of(request).confirmed += 1
+    state = "applied" if store_of(request).confirmed > 1 else "pending"
+    return {"state": state, "balance": store_of(request).billing()["balance"]}
+
+
 @money.get("/api/models")
 async def models() -> Json:
     return {"models": MODELS}
@@ -349,6 +358,12 @@ async def tenants() -> Json:
 async def credit(request: Request, tenant_id: str) -> Json:
     store_of(request).credits.append((tenant_id, await request.json()))
     return {}
+
+
+@admin.post("/tenants/{tenant_id}/{action}", status_code=204)
+async def suspend(request: Request, tenant_id: str, action: str) -> Response:
+    store_of(request).credits.append((tenant_id, {"action": action}))
+    return Response(status_code=204)
 
 
 @admin.get("/bots")

@@ -68,15 +68,19 @@ MODELS: list[Json] = [
     {"id": "flite", "kind": "speech", "available": True},
 ]
 PRICES: Json = {
-    "plan": {"price_usd": "5"},
+    "plan": {"name": "WOPR", "price_usd": "5", "credit_usd": "5"},
     "topups_cents": [500, 1000, 2500, 5000, 10000],
-    "sizes": [
-        {"id": "standard", "month_usd": "3", "summary": "256 MB, enough for one busy person"},
-        {"id": "large", "month_usd": "6", "summary": "1 GB, for long memories and many people"},
+    "bots": [
+        {"size": "small", "month_usd": "1.5"},
+        {"size": "standard", "month_usd": "3"},
+        {"size": "large", "month_usd": "6"},
     ],
     "models": [
-        {"id": "handbook", "input_usd": "0.02", "output_usd": "0.06"},
-        {"id": "qwen2.5-1.5b-instruct", "input_usd": "0.10", "output_usd": "0.30"},
+        {"name": "handbook", "kind": "chat", "prompt_per_million_usd": "0.1", "completion_per_million_usd": "0.4"},
+        {"name": "minilm", "kind": "embedding", "prompt_per_million_usd": "0.02"},
+        {"name": "flite", "kind": "speech", "per_million_characters_usd": "5"},
+        {"name": "whisper-1", "kind": "transcription", "per_minute_usd": "0.006"},
+        {"name": "*chat", "kind": "chat", "prompt_per_million_usd": "0.2", "completion_per_million_usd": "0.8"},
     ],
 }
 STATUS: Json = {
@@ -285,6 +289,7 @@ class Store:
     verified: bool = True
     down: bool = False
     gated: bool = False
+    confirmed: int = 0
     answer: str = ANSWER
     available_usd: str = "4.18203"
     entitlement: Json = field(default_factory=lambda: {"state": "active"})

@@ -158,6 +158,11 @@ class AccountsApi:
         body = {"name": name, "scope": scope, "expires_in_days": expires_in_days}
         return parse(await self._transport.request("POST", "/api/keys", Sending(json=body)), NewKey)
 
+    async def suspend_tenant(self, tenant_id: str, suspended: bool) -> None:
+        """Suspend a customer or take it back, for administrators."""
+        action = "suspend" if suspended else "reinstate"
+        await self._transport.request("POST", f"/api/admin/tenants/{tenant_id}/{action}", Sending(json={}))
+
     async def revoke_key(self, key_id: str) -> None:
         """Revoke a key; it is refused from the next request on."""
         await self._transport.request("DELETE", f"/api/keys/{key_id}")

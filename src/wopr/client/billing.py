@@ -112,6 +112,13 @@ class Redirect(Answer):
     url: str
 
 
+class Confirmed(Answer):
+    """A checkout as the inbox knows it: state pending, applied, failed or unmatched."""
+
+    state: str
+    balance: Balance
+
+
 class AdminTenant(Answer):
     """A customer as the operator sees it."""
 
@@ -196,6 +203,10 @@ class BillingApi:
         if return_to is not None:
             body["return_to"] = return_to
         return (await self._transport.post("/api/billing/checkout", Redirect, body)).url
+
+    async def confirm(self, session_id: str) -> Confirmed:
+        """Apply a finished checkout now rather than when its event comes; harmless to repeat."""
+        return await self._transport.post("/api/billing/checkout/confirm", Confirmed, {"session_id": session_id})
 
     async def portal(self, return_to: str | None = None) -> str:
         """Address of the page where the person manages subscription and cards."""

@@ -7,6 +7,15 @@ from decimal import ROUND_HALF_UP, Decimal
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 CENT = Decimal("0.01")
+BROWSERS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
+SYSTEMS = (
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Android", "Android"),
+    ("Windows", "Windows"),
+    ("Mac OS", "macOS"),
+    ("Linux", "Linux"),
+)
 
 
 def usd(amount: Decimal | None) -> str:
@@ -104,11 +113,8 @@ def count(number: float | None) -> str:
 def browser_name(user_agent: str | None) -> str:
     """`Chrome on Linux`, as far as the browser says it."""
     text = user_agent or ""
-    names = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
-    systems = (("iPhone", "iPhone"), ("iPad", "iPad"), ("Android", "Android"), ("Windows", "Windows"))
-    systems += (("Mac OS", "macOS"), ("Linux", "Linux"))
-    browser = next((name for mark, name in names if mark in text), "")
-    system = next((name for mark, name in systems if mark in text), "")
+    browser = next((name for mark, name in BROWSERS if mark in text), "")
+    system = next((name for mark, name in SYSTEMS if mark in text), "")
     if browser and system:
         return f"{browser} on {system}"
     return browser or system or (text[:40] if text else "Unknown browser")

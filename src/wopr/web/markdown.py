@@ -1,7 +1,7 @@
 """Answers of bots as HTML. An answer is hostile input: it may repeat whatever a page or a file told the bot.
 
-Two nets: markdown-it-py in its `js-default` preset never passes HTML through, and nh3 then keeps only what is listed here.
-No image is ever loaded, since its address could carry what was said to somebody else; it becomes a link.
+Two nets: markdown-it-py in its `js-default` preset never passes HTML through, and nh3 then keeps only what is listed
+here. No image is ever loaded, since its address could carry what was said to somebody else; it becomes a link.
 """
 
 from __future__ import annotations

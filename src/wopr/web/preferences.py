@@ -1,4 +1,4 @@
-"""What a reader chose for this browser: theme, streaming, shortcuts. One readable cookie each; nothing secret in them."""
+"""What a reader chose for this browser: theme, streaming, shortcuts. One readable cookie each, nothing secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prices in sight on every page: read from the API's public sheet, kept for a minute, and the last one kept while it is away."""
+"""Prices in sight on every page: the API's public sheet, read each minute; the last one is kept while it is away."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from wopr.client import ApiClient, ApiError, Caller
 FRESH_SECONDS = 60.0
 TYPICAL_PROMPT_TOKENS = 1500
 TYPICAL_ANSWER_TOKENS = 250
+KINDS = {"chat": "text", "embedding": "embeddings", "speech": "speech", "transcription": "transcription"}
+SIZES = {
+    "small": "For a quiet companion",
+    "standard": "For everyday use",
+    "large": "For long memories and many people",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +34,19 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class ModelPrice:
-    """What a model costs, per million tokens or per its own unit."""
+    """What a model costs: tokens by the million, speech by the million characters, recordings by the minute."""
 
-    id: str
+    name: str
+    kind: str
     input_usd: Decimal | None
     output_usd: Decimal | None
     unit_usd: Decimal | None
     unit: str
+
+    @property
+    def label(self) -> str:
+        """Its name; the entry for models without one of their own is named by what it does."""
+        return f"Other models: {KINDS.get(self.kind, self.kind)}" if self.name.startswith("*") else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,7 @@ class Prices:
 
     @property
     def answers(self) -> int | None:
-        """Roughly how many answers that is with the first model, rounded down to two digits so as not to promise more."""
+        """Roughly how many answers that buys with the first model; rounded down, so as not to promise more."""
         model = next((one for one in self.models if one.input_usd is not None and one.output_usd), None)
         if model is None or model.input_usd is None or model.output_usd is None or not self.talk_usd:
             return None
@@ -101,22 +113,25 @@ def parse_prices(sheet: Mapping[str, Any]) -> Prices:  # Any: JSON, read field b
     return Prices(
         plan_usd=_decimal(plan.get("price_usd")),
         topups_cents=tuple(int(cents) for cents in sheet.get("topups_cents") or ()),
-        sizes=tuple(_size(entry) for entry in sheet.get("sizes") or ()),
+        sizes=tuple(_size(entry) for entry in sheet.get("bots") or ()),
         models=tuple(_model(entry) for entry in sheet.get("models") or ()),
     )
 
 
 def _size(entry: Mapping[str, Any]) -> Size:
-    return Size(str(entry["id"]), _decimal(entry.get("month_usd")), str(entry.get("summary") or ""))
+    name = str(entry["size"])
+    return Size(name, _decimal(entry.get("month_usd")), SIZES.get(name, ""))
 
 
 def _model(entry: Mapping[str, Any]) -> ModelPrice:
+    characters, minute = _decimal(entry.get("per_million_characters_usd")), _decimal(entry.get("per_minute_usd"))
     return ModelPrice(
-        str(entry["id"]),
-        _decimal(entry.get("input_usd")),
-        _decimal(entry.get("output_usd")),
-        _decimal(entry.get("unit_usd")),
-        str(entry.get("unit") or ""),
+        str(entry["name"]),
+        str(entry.get("kind") or ""),
+        _decimal(entry.get("prompt_per_million_usd")),
+        _decimal(entry.get("completion_per_million_usd")),
+        characters if characters is not None else minute,
+        "for a million characters" if characters is not None else "a minute",
     )
 
 

@@ -1,4 +1,4 @@
-"""The wall around every answer: a strict Content-Security-Policy, the other headers, and the check that a form came from us.
+"""The wall around every answer: a strict Content-Security-Policy, the other headers, and the check of forms.
 
 A raw ASGI layer, so that errors, static files and streams pass through it as well.
 """

@@ -53,6 +53,20 @@ async def credit(visit: Administrator, tenant_id: str, amount_usd: Field = "", r
     return redirect("/admin/tenants", "credit-granted")
 
 
+@router.post("/admin/tenants/{tenant_id}/suspend")
+async def suspend(visit: Administrator, tenant_id: str) -> Response:
+    """Refuse a customer's keys and stop its bots; the page has asked before."""
+    await visit.api.accounts.suspend_tenant(tenant_id, True)
+    return redirect("/admin/tenants", "tenant-suspended")
+
+
+@router.post("/admin/tenants/{tenant_id}/reinstate")
+async def reinstate(visit: Administrator, tenant_id: str) -> Response:
+    """Take the suspension back."""
+    await visit.api.accounts.suspend_tenant(tenant_id, False)
+    return redirect("/admin/tenants", "tenant-reinstated")
+
+
 @router.get("/admin/bots")
 async def bots(visit: Administrator, cursor: str = "", q: str = "") -> Response:
     """Bots of all customers."""

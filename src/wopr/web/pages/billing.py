@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Form
 from starlette.responses import RedirectResponse, Response
 
 from wopr.client import ApiError
-from wopr.client.billing import Transaction
 from wopr.web.visit import Member, Visit
 
 router = APIRouter()
 TRANSACTIONS_SHOWN = 25
-FRESH_PAYMENT_MINUTES = 15
 Field = Annotated[str, Form()]
 
 
@@ -27,13 +24,13 @@ async def billing(visit: Member, cursor: str = "") -> Response:
 @router.get("/billing/return")
 async def back(visit: Member, session_id: str = "") -> Response:
     """After a payment: wait, visibly, until the credit is there."""
-    return visit.page("pages/billing_return.html", {"session_id": session_id, "arrived": await _arrived(visit)})
+    return visit.page("pages/billing_return.html", await _arrival(visit, session_id))
 
 
 @router.get("/billing/return/state")
-async def arrival(visit: Member) -> Response:
+async def arrival(visit: Member, session_id: str = "") -> Response:
     """The waiting part alone, renewed until the credit is there."""
-    return visit.page("parts/payment_state.html", {"arrived": await _arrived(visit)})
+    return visit.page("parts/payment_state.html", await _arrival(visit, session_id))
 
 
 @router.post("/billing/subscribe")
@@ -89,8 +86,15 @@ async def _page(visit: Visit, cursor: str, problem: ApiError | None = None, stat
     return visit.page("pages/billing.html", values, status)
 
 
-async def _arrived(visit: Visit) -> Transaction | None:
-    """The payment as credit: a movement upwards that is only minutes old."""
-    page = await visit.api.billing.transactions(limit=5)
-    since = datetime.now(UTC) - timedelta(minutes=FRESH_PAYMENT_MINUTES)
-    return next((one for one in page.transactions if one.amount_usd > 0 and one.created_at > since), None)
+async def _arrival(visit: Visit, session_id: str) -> dict[str, object]:
+    """Whether the payment has become credit, and how much is free now."""
+    values: dict[str, object] = {"session_id": session_id, "arrived": False, "balance": None, "problem": None}
+    if not session_id:
+        return values | {"balance": visit.billing.balance if visit.billing else None, "arrived": True}
+    try:
+        confirmed = await visit.api.billing.confirm(session_id)
+    except ApiError as error:
+        if error.status in (0, 401):
+            raise
+        return values | {"problem": error}
+    return values | {"arrived": confirmed.state == "applied", "balance": confirmed.balance}

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from wopr.client import ApiError
 from wopr.client.fleet import Bot
-from wopr.web.pages.new_bot import VOICES
+from wopr.web.pages.new_bot import VOICES, CharacterForm
 from wopr.web.rendering import local_path, redirect
 from wopr.web.visit import Member, Visit
 
@@ -26,20 +26,12 @@ async def settings(visit: Member, bot_id: str) -> Response:
 
 
 @router.post("/bots/{bot_id}/settings")
-async def save(
-    visit: Member,
-    bot_id: str,
-    name: Field = "",
-    persona: Field = "",
-    instructions: Field = "",
-    model: Field = "",
-    voice: Field = "",
-    size: Field = "",
-) -> Response:
+async def save(visit: Member, bot_id: str, form: Annotated[CharacterForm, Form()]) -> Response:
     """Change what differs; on refusal the form stays as it was typed."""
     bot = await visit.api.fleet.bot(bot_id)
-    typed = {"name": name.strip(), "persona": persona.strip(), "instructions": instructions.strip()}
-    typed |= {key: value for key, value in (("model", model), ("voice", voice), ("size", size)) if value}
+    typed = {name: value.strip() for name, value in form.model_dump(exclude={"template"}).items()}
+    # A choice that was not on the page says nothing; an empty text does.
+    typed = {name: value for name, value in typed.items() if value or name in ("name", "persona", "instructions")}
     changes = {key: value for key, value in typed.items() if value != (getattr(bot, key) or "")}
     try:
         if changes:

@@ -1,5 +1,5 @@
-"""The conversation with a bot. A turn belongs to the bot: this page starts turns and attaches to them, and loses nothing
-by being reloaded, since history comes with the page and a running turn is replayed from its first event.
+"""The conversation with a bot. A turn belongs to the bot: this page starts turns and attaches to them, and loses
+nothing by being reloaded: history comes with the page, and a running turn is replayed from its first event.
 """
 
 from __future__ import annotations

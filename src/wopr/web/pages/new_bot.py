@@ -6,6 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from wopr.client import ApiError
@@ -14,12 +15,23 @@ from wopr.web.rendering import redirect
 from wopr.web.visit import Member, Visit
 
 router = APIRouter()
-VOICES = (("rms", "Ross, calm"), ("slt", "Sarah, bright"), ("awb", "Alan, Scottish"), ("kal16", "Kal, robotic"))
-Field = Annotated[str, Form()]
+VOICES = (("rms", "Ross, calm"), ("slt", "Sarah, bright"), ("awb", "Alan, Scottish"), ("kal", "Kal, a robot"))
+
+
+class CharacterForm(BaseModel):
+    """What the forms of a new bot and of its settings send."""
+
+    name: str = ""
+    template: str = ""
+    persona: str = ""
+    instructions: str = ""
+    model: str = ""
+    voice: str = ""
+    size: str = ""
 
 
 @router.get("/bots/new")
-async def form(visit: Member, template: str = "") -> Response:
+async def empty(visit: Member, template: str = "") -> Response:
     """The form, filled from a template."""
     return visit.page("pages/new_bot.html", await _choices(visit, {"template": template}))
 
@@ -31,19 +43,9 @@ async def character(visit: Member, template: str = "") -> Response:
 
 
 @router.post("/bots/new")
-async def create(
-    visit: Member,
-    name: Field = "",
-    template: Field = "",
-    persona: Field = "",
-    instructions: Field = "",
-    model: Field = "",
-    voice: Field = "",
-    size: Field = "",
-) -> Response:
+async def create(visit: Member, form: Annotated[CharacterForm, Form()]) -> Response:
     """Make it and go to its chat; on refusal the form stays as it was typed."""
-    typed = {"name": name.strip(), "template": template, "persona": persona.strip()}
-    typed |= {"instructions": instructions.strip(), "model": model, "voice": voice, "size": size}
+    typed = {name: value.strip() for name, value in form.model_dump().items()}
     try:
         bot = await visit.api.fleet.create({key: value for key, value in typed.items() if value})
     except ApiError as error:
