@@ -50,6 +50,19 @@ def test_an_update_carries_what_was_before(shop: Shop) -> None:
     assert event.data.previous_attributes.to_dict() == {"name": None}
 
 
+def test_events_are_listed_by_type_time_and_page(shop: Shop) -> None:
+    for number in range(3):
+        shop.client.v1.customers.create({"email": f"{number}@example.com"})
+        shop.client.v1.products.create({"name": "Thing"})
+    wanted = {"types": ["customer.created"], "limit": 2}
+    page = shop.client.v1.events.list({**wanted, "created": {"gte": 1_700_000_000}})
+    assert ([e.data.object.email for e in page.data], page.has_more) == (["2@example.com", "1@example.com"], True)
+    rest = shop.client.v1.events.list({**wanted, "starting_after": page.data[-1].id})
+    assert ([e.data.object.email for e in rest.data], rest.has_more) == (["0@example.com"], False)
+    assert shop.client.v1.events.list({**wanted, "created": {"gte": 4_000_000_000}}).data == []
+    assert len(shop.client.v1.events.list({"type": "product.created"}).data) == 3
+
+
 def test_the_signature_covers_the_body_and_needs_the_whole_secret(shop: Shop) -> None:
     shop.client.v1.customers.create({"email": "a@example.com"})
     shop.settled("customer.created")

@@ -7,7 +7,7 @@ stored whole or not at all. One event loop uses a store, and no step waits in th
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +28,12 @@ CREATE TABLE IF NOT EXISTS answers (
 
 @dataclass(frozen=True)
 class Query:
-    """Which documents: equal fields (a dotted name reaches inside), a range of `created`, and a page, newest first."""
+    """Which documents, newest first: equal fields (a dotted name reaches inside), fields among some values, a range of
+    `created`, and a page."""
 
     kind: str
     where: Mapping[str, str | int | bool | None] = field(default_factory=dict)
+    among: Mapping[str, Sequence[str]] = field(default_factory=dict)
     created_from: int | None = None
     created_to: int | None = None
     older_than: str | None = None
@@ -145,6 +147,9 @@ def _conditions(query: Query) -> tuple[list[str], list[str | int | None]]:
     for name, wanted in query.where.items():
         clauses.append("json_extract(body, ?) IS ?")
         values += [f"$.{name}", int(wanted) if isinstance(wanted, bool) else wanted]
+    for name, allowed in query.among.items():
+        clauses.append(f"json_extract(body, ?) IN ({', '.join('?' * len(allowed))})")
+        values += [f"$.{name}", *allowed]
     if query.created_from is not None:
         clauses.append("json_extract(body, '$.created') >= ?")
         values.append(query.created_from)

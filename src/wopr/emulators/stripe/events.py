@@ -6,10 +6,12 @@ import secrets
 
 from wopr.emulators.documents import Document, Query
 from wopr.emulators.stripe.calls import PAGE, Call, Endpoint, listing, page, retrieve
+from wopr.emulators.stripe.errors import invalid
 from wopr.emulators.stripe.settings import API_VERSION
 from wopr.emulators.stripe.wire import BOOLEAN, METADATA, TEXT, URL, list_of, needed
 from wopr.emulators.stripe.world import World
 
+_TYPES_MAX = 20
 COMMAND_LINE_ENDPOINT = "we_command_line"
 
 
@@ -65,12 +67,13 @@ def _delete(world: World, call: Call) -> Document:
 
 
 def _list_events(world: World, call: Call) -> Document:
-    if not call.get("types"):
-        return page(world, call, Query("event", {"type": call.get("type")} if call.get("type") else {}), "/v1/events")
-    wanted = set(call.get("types"))
-    events = [e for e in world.documents.select(Query("event", limit=10_000)) if e["type"] in wanted]
-    limit = call.get("limit", 10)
-    return {"object": "list", "url": "/v1/events", "has_more": len(events) > limit, "data": events[:limit]}
+    types = call.get("types", [])
+    if len(types) > _TYPES_MAX:
+        raise invalid(f"You may filter by {_TYPES_MAX} types at most.", "types")
+    if types and call.get("type"):
+        raise invalid("You may only specify one of these parameters: type, types.", "types")
+    wanted = types or ([call.get("type")] if call.get("type") else [])
+    return page(world, call, Query("event", among={"type": wanted} if wanted else {}), "/v1/events")
 
 
 _ENDPOINT = {"url": URL, "enabled_events": list_of(TEXT), "description": TEXT, "metadata": METADATA}
