@@ -163,14 +163,10 @@ async def delete(session: AsyncSession, asking: Asking, bot_id: UUID) -> None:
 async def get(session: AsyncSession, settings: Settings, tenant_id: TenantId, bot_id: UUID) -> BotView:
     """One bot of the tenant; NotFound for others and for those that are gone."""
     row = (
-        (
-            await session.execute(
-                _living().where(Bot.id == bot_id, Bot.tenant_id == tenant_id).execution_options(populate_existing=True)
-            )
+        await session.execute(
+            _living().where(Bot.id == bot_id, Bot.tenant_id == tenant_id).execution_options(populate_existing=True)
         )
-        .tuples()
-        .one_or_none()
-    )
+    ).one_or_none()
     if row is None:
         raise _missing()
     return _view(*row, settings)
@@ -179,7 +175,7 @@ async def get(session: AsyncSession, settings: Settings, tenant_id: TenantId, bo
 async def list_own(session: AsyncSession, settings: Settings, tenant_id: TenantId) -> Sequence[BotView]:
     """Every bot of the tenant, oldest first, those that are being deleted included."""
     rows = await session.execute(_living().where(Bot.tenant_id == tenant_id).order_by(Bot.id))
-    return [_view(*row, settings) for row in rows.tuples()]
+    return [_view(*row, settings) for row in rows]
 
 
 async def list_all(session: AsyncSession, settings: Settings, cursor: UUID | None, limit: int) -> Sequence[BotView]:
@@ -187,7 +183,7 @@ async def list_all(session: AsyncSession, settings: Settings, cursor: UUID | Non
     query = _living().order_by(Bot.id.desc()).limit(min(limit, PAGE_MAX))
     if cursor is not None:
         query = query.where(Bot.id < cursor)
-    return [_view(*row, settings) for row in (await session.execute(query)).tuples()]
+    return [_view(*row, settings) for row in (await session.execute(query))]
 
 
 def shown_state(desired: Desired, state: State) -> State:

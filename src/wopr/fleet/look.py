@@ -63,13 +63,13 @@ class Sight:
 async def read(session: AsyncSession, bot_id: UUID) -> tuple[Bot, BotObserved] | None:
     """The two rows of a bot that is not gone."""
     query = select(Bot, BotObserved).join(BotObserved, BotObserved.bot_id == Bot.id)
-    return (await session.execute(query.where(Bot.id == bot_id, Bot.deleted_at.is_(None)))).tuples().one_or_none()
+    return (await session.execute(query.where(Bot.id == bot_id, Bot.deleted_at.is_(None)))).one_or_none()
 
 
 async def read_all(session: AsyncSession) -> list[tuple[Bot, BotObserved]]:
     """The rows of every bot that is not gone."""
     query = select(Bot, BotObserved).join(BotObserved, BotObserved.bot_id == Bot.id)
-    return list((await session.execute(query.where(Bot.deleted_at.is_(None)))).tuples())
+    return list(await session.execute(query.where(Bot.deleted_at.is_(None))))
 
 
 async def of_tenant(session: AsyncSession, tenant_id: UUID) -> list[UUID]:
