@@ -33,6 +33,7 @@ from wopr.fleet import loops as fleet_loops
 from wopr.inference import api as inference_api
 from wopr.inference import watchdog
 from wopr.inference.gateway import Gateway, build_gateway
+from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
 
 DATABASE_ANSWER_SECONDS = 3.0
 DATABASE_REMEDY = "Is PostgreSQL running? `wopr status` shows it; the API goes on by itself when it is back."
@@ -192,9 +193,19 @@ async def status(request: Request, platform: PlatformDep) -> JSONResponse:
     services = [{"name": "database", "status": "down" if reasons else "ok", "detail": "; ".join(reasons)}]
     if not reasons:
         async with platform.db.begin() as session:
-            services += await watchdog.service_summary(session)
+            services += _services(await list_nodes(session))
     overall = "ok" if all(service["status"] == "ok" for service in services) else "degraded"
     return JSONResponse({"status": overall, "version": VERSION, "services": services})
+
+
+def _services(nodes: Sequence[Node]) -> list[dict[str, str]]:
+    """What customers care about: whether some node serves each kind of request."""
+    lines = []
+    for service in SERVICES:
+        serving = sum(bool(node.service_health.get(service)) for node in nodes if node.status in SERVING_STATES)
+        state = "ok" if serving else "down"
+        lines.append({"name": service, "status": state, "detail": f"{serving} of {len(nodes)} nodes"})
+    return lines
 
 
 @router.get("/api/admin/loops", operation_id="loops_list", tags=["operations"])

@@ -61,12 +61,12 @@ def table_of_processes(ports: Ports, *, stripe: bool, resend: bool) -> Sequence[
     stand_ins = []
     if stripe:
         hook = f"http://127.0.0.1:{ports.api}/api/billing/webhook"
-        arguments = ("emulators", "stripe", "--port", str(ports.stripe), "--webhook-url", hook)
-        arguments += ("--webhook-secret", STAND_IN_WEBHOOK_SECRET)
-        stand_ins.append(Process("stripe", arguments, ports.stripe, "/health", "payments stand-in"))
+        hooked = ("--webhook-url", hook, "--webhook-secret", STAND_IN_WEBHOOK_SECRET)
+        command = ("emulators", "stripe", "--port", str(ports.stripe), *hooked)
+        stand_ins.append(Process("stripe", command, ports.stripe, "/health", "payments stand-in"))
     if resend:
-        arguments = ("emulators", "resend", "--port", str(ports.resend))
-        stand_ins.append(Process("resend", arguments, ports.resend, "/health", "mail stand-in"))
+        mail_command = ("emulators", "resend", "--port", str(ports.resend))
+        stand_ins.append(Process("resend", mail_command, ports.resend, "/health", "mail stand-in"))
     return [
         *engines,
         *stand_ins,

@@ -40,7 +40,7 @@ def configure_logs(level: str, form: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for noisy in ("httpx", "httpcore", "uvicorn.access", "aiohttp.access"):
+    for noisy in ("httpx", "httpcore", "uvicorn.access", "aiohttp.access", "stripe"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
