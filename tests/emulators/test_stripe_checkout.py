@@ -46,7 +46,12 @@ def test_a_single_payment_needs_no_customer_and_can_make_one(shop: Shop) -> None
     assert (guest.payment_intent.latest_charge.amount, guest.payment_intent.latest_charge.paid) == (2500, True)
     member = shop.top_up(500, customer_creation="always")
     shop.pay(member.id)
-    assert shop.client.v1.checkout.sessions.retrieve(member.id).customer.startswith("cus_")
+    customer = shop.client.v1.checkout.sessions.retrieve(member.id).customer
+    assert customer.startswith("cus_")
+    assert shop.client.v1.customers.payment_methods.list(customer).data == []
+    keeping = shop.top_up(500, customer=customer, payment_intent_data={"setup_future_usage": "off_session"})
+    shop.pay(keeping.id)
+    assert [m.card.last4 for m in shop.client.v1.customers.payment_methods.list(customer).data] == ["4242"]
 
 
 def test_an_existing_customer_is_used_and_not_asked_for_the_address(shop: Shop) -> None:

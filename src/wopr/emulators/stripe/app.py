@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from wopr.emulators.documents import Documents
@@ -70,6 +70,10 @@ def _add_edges(app: FastAPI, world: World) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: Exception) -> Response:
         return api.refused(api.unrecognized(request), new_id("req"))
+
+    @app.get("/", include_in_schema=False)
+    async def home() -> Response:
+        return RedirectResponse("/_emulator/")
 
     @app.get("/health", include_in_schema=False)
     async def health() -> dict[str, str]:

@@ -42,11 +42,12 @@ def pay_session(world: World, session: Document, card: Card, email: str) -> Docu
     customer = world.load("customer", session["customer"]) if session["customer"] else None
     email = (customer or {}).get("email") or email
     if decline is not None:
-        method = attach_card(world, card, customer, email)
+        method = attach_card(world, card, None, email)
         charge_card(world, _session_intent(world, session, customer, email), method, decline)
     if customer is None and (session["mode"] == "subscription" or session["customer_creation"] == "always"):
         customer = create_customer(world, {"email": email, "name": card.name})
-    method = attach_card(world, card, customer, email)
+    kept = session["mode"] == "subscription" or session["_payment_intent_data"].get("setup_future_usage")
+    method = attach_card(world, card, customer if kept else None, email)
     if session["mode"] == "subscription" and customer is not None:
         done = _subscribe(world, session, customer, method)
     else:
