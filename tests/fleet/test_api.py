@@ -122,7 +122,8 @@ async def test_administrators_see_every_bot_and_customers_do_not(world: World) -
     bot = await customer.create()
     assert (await customer.http.get("/api/admin/bots")).status_code == 403
     await world.sql(
-        "UPDATE users SET platform_admin = true FROM memberships m WHERE m.user_id = users.id AND m.tenant_id = :tenant",
+        "UPDATE users SET platform_admin = true FROM memberships m "
+        "WHERE m.user_id = users.id AND m.tenant_id = :tenant",
         tenant=admin.tenant_id,
     )
     await world.sql("UPDATE api_keys SET scope = 'admin' WHERE tenant_id = :tenant", tenant=admin.tenant_id)
@@ -141,7 +142,7 @@ async def test_a_turn_to_a_starting_bot_waits_and_streams_its_answer(world: Worl
     stream = await customer.http.get(f"{base}/turns/{turn['turn_id']}/events")
     assert stream.headers["content-type"].startswith("text/event-stream")
     seen = events(stream.text)
-    assert [name for _, name, _ in seen][0] == "started"
+    assert seen[0][1] == "started"
     assert seen[-1][1] == "completed"
     assert seen[-1][2]["text"].strip() == "You said: shall we play"
     assert "You like echoes." in world.gateway.personas[0]
@@ -249,9 +250,10 @@ async def test_a_receipt_lists_the_requests_of_one_answer(world: World) -> None:
     turn = uuid4()
     for number, cost in enumerate((2_000, 3_000)):
         await world.sql(
-            "INSERT INTO usage_records (request_id, settlement_id, tenant_id, bot_id, turn_id, kind, model, prompt_tokens, "
-            "completion_tokens, units, cost, upstream_cost, status, started_at, duration_ms) VALUES (gen_random_uuid(), "
-            "gen_random_uuid(), :tenant, :bot, :turn, 'chat', :model, 7, 3, 0, :cost, 0, 'ok', now(), 12)",
+            "INSERT INTO usage_records (request_id, settlement_id, tenant_id, bot_id, turn_id, kind, model, "
+            "prompt_tokens, completion_tokens, units, cost, upstream_cost, status, started_at, duration_ms) "
+            "VALUES (gen_random_uuid(), gen_random_uuid(), :tenant, :bot, :turn, 'chat', :model, "
+            "7, 3, 0, :cost, 0, 'ok', now(), 12)",
             tenant=customer.tenant_id,
             bot=bot["id"],
             turn=turn,

@@ -1,0 +1,99 @@
+"""Running time is charged once and without gaps, for exactly what was observed."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from wopr.billing.prices import load_prices
+from wopr.core.ids import new_id
+from wopr.fleet.runs import Run, charge_runs, close_runs, mark_seen, open_run
+
+World = Any  # of conftest.py, which can't be imported
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SHEET = load_prices()
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+async def running(world: World, tenant_id: UUID, bot_id: UUID, start: datetime) -> UUID:
+    run = Run(new_id(), bot_id, tenant_id, "standard")
+    async with world.platform.db.begin() as session:
+        await open_run(session, run, start)
+        await open_run(session, run, start + timedelta(seconds=3))
+    return run.instance_id
+
+
+async def seen(world: World, run: UUID, moment: datetime) -> None:
+    async with world.platform.db.begin() as session:
+        await mark_seen(session, [run], moment)
+
+
+async def periods(world: World) -> list[tuple[float, float]]:
+    rows = await world.sql(
+        "SELECT json_agg(json_build_array(extract(epoch FROM started_at), extract(epoch FROM ended_at)) "
+        "ORDER BY started_at) FROM runtime_periods"
+    )
+    return [(a - START.timestamp(), b - START.timestamp()) for a, b in rows or []]
+
+
+async def test_each_pass_charges_what_was_seen_since_the_last(world: World) -> None:
+    customer = await world.customer()
+    run = await running(world, customer.tenant_id, new_id(), at(0))
+    assert await charge_runs(world.platform.db, SHEET) == 0
+    for moment in (10.0, 20.4, 31.9):
+        await seen(world, run, at(moment))
+        assert await charge_runs(world.platform.db, SHEET) == 1
+        assert await charge_runs(world.platform.db, SHEET) == 0
+    assert await periods(world) == [(0, 10), (10, 20), (20, 31)]
+    assert await world.sql("SELECT sum(cost)::bigint FROM runtime_periods") == sum(
+        SHEET.bot_runtime("standard", seconds) for seconds in (10, 10, 11)
+    )
+
+
+async def test_two_chargers_at_once_charge_once(world: World) -> None:
+    customer = await world.customer()
+    for _ in range(4):
+        await seen(world, await running(world, customer.tenant_id, new_id(), at(0)), at(60))
+    counts = await asyncio.gather(*(charge_runs(world.platform.db, SHEET) for _ in range(3)))
+    assert sum(counts) == 4
+    assert await world.sql("SELECT sum(cost)::bigint FROM runtime_periods") == 4 * SHEET.bot_runtime("standard", 60)
+
+
+async def test_an_ended_run_is_charged_to_its_end_and_time_in_which_nobody_looked_is_free(world: World) -> None:
+    customer = await world.customer()
+    bot = new_id()
+    first = await running(world, customer.tenant_id, bot, at(0))
+    await seen(world, first, at(10))
+    async with world.platform.db.begin() as session:
+        await close_runs(session, bot, None, None)  # found dead much later: it ended when it was last seen
+    second = await running(world, customer.tenant_id, bot, at(100))
+    async with world.platform.db.begin() as session:
+        await close_runs(session, bot, second, at(100))
+        await close_runs(session, bot, None, at(105))
+    await charge_runs(world.platform.db, SHEET)
+    await seen(world, first, at(500))
+    await seen(world, second, at(500))
+    assert await charge_runs(world.platform.db, SHEET) == 0
+    assert await periods(world) == [(0, 10), (100, 105)]
+
+
+async def test_a_running_bot_is_charged_across_a_restart_of_the_api_and_a_stopped_one_is_not(world: World) -> None:
+    customer = await world.customer()
+    bot = await customer.create()
+    first = world.reconciler()
+    await first.settle()
+    await first.close()
+    second = world.reconciler()
+    await second.settle()
+    assert await world.sql("SELECT count(*) FROM bot_runs") == 1
+    assert await world.sql("SELECT seen_at > started_at AND ended_at IS NULL FROM bot_runs")
+    await customer.http.post(f"/fleet/bots/{bot['id']}/stop")
+    await second.settle()
+    assert await world.sql("SELECT ended_at IS NOT NULL AND ended_at = seen_at FROM bot_runs")
+    ended = await world.sql("SELECT ended_at FROM bot_runs")
+    await second.settle()
+    assert await world.sql("SELECT seen_at FROM bot_runs") == ended
