@@ -1,4 +1,4 @@
-"""Spend of thirty days as a drawing: pure arithmetic here, the SVG in a template, the same numbers in a table below it."""
+"""Spend of thirty days as a drawing: pure arithmetic here, the SVG in a template, the numbers in a table below it."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def ago(moment: datetime | None, now: datetime) -> str:
         return ahead(moment, now)
     if seconds < 10:
         return "just now"
-    for limit, unit, name in ((MINUTE, 1, "s"), (HOUR, MINUTE, " min"), (DAY, HOUR, " h"), (31 * DAY, DAY, " d")):
+    for limit, unit, name in ((MINUTE, 1, " s"), (HOUR, MINUTE, " min"), (DAY, HOUR, " h"), (31 * DAY, DAY, " d")):
         if seconds < limit:
             return f"{int(seconds // unit)}{name} ago"
     return day(moment)
