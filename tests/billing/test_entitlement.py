@@ -1,0 +1,163 @@
+"""Without credit a tenant goes stage by stage, told by mail each time; credit brings everything back by itself."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from sqlalchemy import text
+from tests.billing.conftest import USD, Customer
+
+from wopr.accounts.tenants import get_tenant
+from wopr.billing.entitlement import Entitlement, Stored, describe, entitlement, plan
+from wopr.billing.grants import grant_credit
+from wopr.billing.ledger import Balance
+from wopr.billing.prices import load_prices
+from wopr.billing.stages import plan_entitlements
+from wopr.core.clock import ManualClock
+from wopr.core.db import Database
+from wopr.core.errors import PaymentRequired
+from wopr.core.money import Nanos
+from wopr.core.notify import Notifier
+from wopr.core.platform import Platform
+from wopr.core.settings import Settings
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+STAGES = load_prices().stages
+DAY = timedelta(days=1)
+EMPTY = Balance(Nanos(0), Nanos(0), Nanos(0), received=Nanos(5 * USD))
+FULL = replace(EMPTY, available=Nanos(USD))
+
+
+def test_who_never_had_credit_is_unfunded_and_may_begin_nothing() -> None:
+    nothing = replace(EMPTY, received=Nanos(0))
+    state = describe(plan(nothing, None, STAGES, NOW), nothing, STAGES)
+    assert (state.state, state.may_run, state.may_begin, state.suspends_at) == ("unfunded", False, False, None)
+    with pytest.raises(PaymentRequired) as caught:
+        state.require()
+    assert "credit" in caught.value.remedy
+
+
+def test_without_credit_the_stages_follow_each_other_and_their_dates_are_known_from_the_start() -> None:
+    stored: Stored | None = None
+    begins = {}
+    for day in range(200):
+        planned = plan(EMPTY, stored, STAGES, NOW + day * DAY)
+        if stored is None or planned.state != stored.state:
+            begins[planned.state] = day
+        stored = planned
+    assert begins == {"warning": 0, "grace": 3, "suspended": 7, "archived": 37, "deleted": 97}
+    first = describe(plan(EMPTY, None, STAGES, NOW), EMPTY, STAGES)
+    assert first.suspends_at == NOW + 7 * DAY
+    assert first.archives_at == NOW + 37 * DAY
+    assert first.deletes_at == NOW + 97 * DAY
+
+
+def test_an_outage_of_the_planner_skips_no_stage() -> None:
+    stored = Stored("warning", NOW, NOW)
+    later = NOW + 365 * DAY
+    assert plan(EMPTY, stored, STAGES, later) == Stored("grace", later, NOW)
+
+
+@pytest.mark.parametrize("state", ["unfunded", "warning", "grace", "suspended", "archived", "deleted"])
+def test_credit_brings_back_from_every_stage(state: str) -> None:
+    stored = Stored(state, NOW, NOW)  # type: ignore[arg-type]
+    assert plan(FULL, stored, STAGES, NOW + DAY).state == "active"
+
+
+def test_held_credit_counts_and_debt_counts_against_it() -> None:
+    held = replace(EMPTY, held=Nanos(USD))
+    assert plan(held, None, STAGES, NOW).state == "active"
+    assert plan(replace(FULL, debt=Nanos(USD)), None, STAGES, NOW).state == "warning"
+    assert plan(replace(EMPTY, available=STAGES.empty_below), None, STAGES, NOW).state == "active"
+    assert plan(replace(EMPTY, available=Nanos(STAGES.empty_below - 1)), None, STAGES, NOW).state == "warning"
+
+
+@dataclass(frozen=True)
+class Life:
+    """A customer whose days go by."""
+
+    platform: Platform
+    clock: ManualClock
+    customer: Customer
+
+    async def credit(self, amount: int) -> None:
+        async with self.platform.db.begin() as session:
+            await grant_credit(session, self.customer.id, amount, "test")
+
+    async def days(self, count: int) -> None:
+        for _ in range(count):
+            self.clock.advance(86_400)
+            await plan_entitlements(self.platform)
+
+    async def state(self) -> Entitlement:
+        async with self.platform.db.begin() as session:
+            return await entitlement(session, self.customer.id, self.clock.now())
+
+    async def suspended(self) -> bool:
+        async with self.platform.db.begin() as session:
+            return (await get_tenant(session, self.customer.id)).suspended_at is not None
+
+    async def mails(self) -> list[str]:
+        async with self.platform.db.begin() as session:
+            found = await session.execute(text("SELECT subject FROM mails ORDER BY id"))
+            return [row.subject for row in found]
+
+
+@pytest.fixture
+async def life(db: Database, clock: ManualClock, customer: Customer) -> Life:
+    settings = Settings(ui_url="http://ui.example")
+    return Life(Platform(settings, db, clock, httpx.AsyncClient(), Notifier(db)), clock, customer)
+
+
+async def test_a_tenant_is_suspended_archived_and_reinstated_with_a_mail_each(life: Life) -> None:
+    await life.credit(USD)
+    await life.days(2)
+    assert (await life.state()).state == "active"
+    await life.credit(-USD)
+    await life.days(1)
+    assert (await life.state()).state == "warning"
+    assert not await life.suspended()
+    await life.days(7)
+    assert (await life.state()).state == "suspended"
+    assert await life.suspended()
+    await life.days(30)
+    assert (await life.state()).state == "archived"
+    await life.credit(USD)
+    assert (await life.state()).state == "active"  # at once, before the loop comes round
+    await plan_entitlements(life.platform)
+    assert not await life.suspended()
+    assert len(await life.mails()) == 5
+    await plan_entitlements(life.platform)
+    assert len(await life.mails()) == 5
+
+
+async def test_before_deletion_there_is_a_last_reminder(life: Life) -> None:
+    await life.credit(USD)
+    await life.credit(-USD)
+    await life.days(97 - STAGES.reminder_days)
+    assert (await life.state()).state == "archived"
+    await life.days(2)
+    mails = await life.mails()
+    assert mails[-1] == "Your bots will be deleted"
+    await life.days(1)
+    assert await life.mails() == mails
+    await life.days(10)
+    assert (await life.state()).state == "deleted"
+
+
+async def test_an_operators_suspension_is_not_lifted_by_the_planner(life: Life) -> None:
+    from wopr.accounts.tenants import set_suspended
+
+    await life.credit(USD)
+    async with life.platform.db.begin() as session:
+        await set_suspended(session, life.customer.id, True)
+    await life.days(3)
+    assert await life.suspended()
+
+
+async def test_who_never_paid_gets_no_mail(life: Life) -> None:
+    await life.days(40)
+    assert (await life.state()).state == "unfunded"
+    assert await life.mails() == []
+    assert not await life.suspended()
