@@ -84,6 +84,16 @@ def test_trigger_makes_the_stand_in_act(shop: Shop, invoke: object) -> None:
     assert "invoice.paid" in invoke("stripe").stdout
 
 
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(shop: Shop, invoke: object) -> None:
+    tried = invoke("stripe", "invoice.paid", "--dry-run")
+    assert "invoice.payment_succeeded" in tried.stdout
+    assert "Nothing was changed" in tried.stderr
+    assert invoke("clock", "--days", "40", "--dry-run").exit_code == 0
+    assert shop.client.v1.events.list().data == []
+    assert shop.client.v1.subscriptions.list().data == []
+    assert shop.browser.get("/_emulator/clock").json()["offset_seconds"] == 0
+
+
 def test_trigger_explains_what_it_cannot_do(invoke: object) -> None:
     unknown = invoke("stripe", "rain")
     assert unknown.exit_code == 1

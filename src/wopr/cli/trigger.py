@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wopr.cli.output import USAGE, JsonOption, fail, json_document, result, say
+from wopr.cli.output import USAGE, DryRunOption, JsonOption, fail, json_document, result, say
 
 _TIMEOUT_SECONDS = 30.0
 
@@ -25,6 +25,7 @@ def stripe_command(
     amount: Annotated[int, typer.Option(help="Cents, where an amount matters; 0: all of it.", min=0)] = 0,
     outcome: Annotated[str, typer.Option(help="won or lost, for charge.dispute.closed.")] = "lost",
     url: UrlOption = "",
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the Stripe stand-in cause an event, with everything that belongs to it."""
@@ -38,11 +39,13 @@ def stripe_command(
         return
     if outcome not in ("won", "lost"):
         fail(f"--outcome is won or lost, not {outcome}.", code=USAGE)
-    wish = {"event": event, "target": target or None, "amount": amount or None, "outcome": outcome}
+    wish = {"event": event, "target": target or None, "amount": amount or None, "outcome": outcome, "dry_run": dry_run}
     done = _ask(url, "POST", "/_emulator/trigger", wish)
     if as_json:
         json_document(done)
         return
+    if dry_run:
+        say("Nothing was changed; these events would happen:")
     for caused in done["events"]:
         result(f"{caused['type']}  {caused['object'] or ''}")
 
@@ -52,16 +55,20 @@ def clock_command(
     days: Annotated[int, typer.Option(help="Days by which the stand-in's clock moves on.", min=0)] = 0,
     seconds: Annotated[int, typer.Option(help="Seconds by which it moves on.", min=0)] = 0,
     url: UrlOption = "",
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Move the Stripe stand-in's clock on; renewals, retries and expiries in between happen."""
     if not days and not seconds:
         fail("Say by how much: --days or --seconds.", code=USAGE)
-    moved = _ask(url, "POST", "/_emulator/advance", {"days": days, "seconds": seconds})
+    moved = _ask(url, "POST", "/_emulator/advance", {"days": days, "seconds": seconds, "dry_run": dry_run})
     if as_json:
         json_document(moved)
         return
-    say(f"The clock is {moved['offset_seconds']} s ahead now; {moved['steps']} things happened on the way.")
+    if dry_run:
+        say(f"Nothing was changed; {moved['steps']} things would happen on the way.")
+    else:
+        say(f"The clock is {moved['offset_seconds']} s ahead now; {moved['steps']} things happened on the way.")
 
 
 def _ask(url: str, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:  # JSON of the stand-in

@@ -8,7 +8,7 @@ stored whole or not at all. One event loop uses a store, and no step waits in th
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,10 @@ class Answer:
     body: str
 
 
+class _Rehearsed(Exception):
+    """Ends a rehearsal."""
+
+
 class Documents:
     """One SQLite file of documents; `None` keeps everything in memory."""
 
@@ -81,6 +85,13 @@ class Documents:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """As `transaction`, but everything is taken back at the end: to see what would happen."""
+        with suppress(_Rehearsed), self.transaction():
+            yield
+            raise _Rehearsed
 
     def put(self, document: Document) -> Document:
         """Store a new document or the new state of a known one."""

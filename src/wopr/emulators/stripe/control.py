@@ -26,6 +26,7 @@ class TriggerRequest(BaseModel):
     target: str | None = None
     amount: int | None = Field(default=None, ge=1)
     outcome: str | None = None
+    dry_run: bool = False
 
 
 class AdvanceRequest(BaseModel):
@@ -33,6 +34,7 @@ class AdvanceRequest(BaseModel):
 
     seconds: int = Field(default=0, ge=0)
     days: int = Field(default=0, ge=0)
+    dry_run: bool = False
 
 
 def router(world: World, after_change: Callable[[], None]) -> APIRouter:
@@ -66,11 +68,12 @@ def router(world: World, after_change: Callable[[], None]) -> APIRouter:
         seconds = wanted.seconds + wanted.days * 86400
         if not 0 < seconds <= _ADVANCE_SECONDS_MAX:
             return JSONResponse({"error": {"message": "Advance by more than nothing and two years at most."}}, 400)
-        with world.documents.transaction():
+        with world.documents.rehearsal() if wanted.dry_run else world.documents.transaction():
             world.set_offset(world.offset() + seconds)
             steps = advance(world, None, world.now())
+            reached = {"now": world.now(), "offset_seconds": world.offset(), "steps": steps}
         after_change()
-        return JSONResponse({"now": world.now(), "offset_seconds": world.offset(), "steps": steps})
+        return JSONResponse(reached)
 
     @routes.get("/triggers")
     async def triggers() -> Document:
@@ -78,7 +81,7 @@ def router(world: World, after_change: Callable[[], None]) -> APIRouter:
 
     @routes.post("/trigger")
     async def act(wanted: TriggerRequest) -> Document:
-        events = trigger(world, wanted.event, Wish(wanted.target, wanted.amount, wanted.outcome))
+        events = trigger(world, wanted.event, Wish(wanted.target, wanted.amount, wanted.outcome, wanted.dry_run))
         after_change()
         told = [{"id": e["id"], "type": e["type"], "object": e["data"]["object"].get("id")} for e in events]
         return {"triggered": wanted.event, "events": told}

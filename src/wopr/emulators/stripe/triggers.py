@@ -33,11 +33,12 @@ _EMAIL = "terry.trigger@example.com"
 
 @dataclass(frozen=True)
 class Wish:
-    """What to act on, where it matters: the id of an object, cents, the outcome of a dispute."""
+    """What to act on, where it matters: the id of an object, cents, the outcome of a dispute; whether only to try."""
 
     target: str | None = None
     amount: int | None = None
     outcome: str | None = None
+    dry_run: bool = False
 
 
 def trigger(world: World, event_type: str, wish: Wish) -> list[Document]:
@@ -46,7 +47,7 @@ def trigger(world: World, event_type: str, wish: Wish) -> list[Document]:
     if act is None:
         raise invalid(f"Unknown trigger {event_type}. Known are: {', '.join(sorted(TRIGGERS))}.", "event")
     world.emitted.clear()
-    with world.documents.transaction():
+    with world.documents.rehearsal() if wish.dry_run else world.documents.transaction():
         act(world, wish)
     return list(world.emitted)
 
