@@ -1,0 +1,78 @@
+"""The routes of nodes and models, through HTTP."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from tests.inference.nodes.conftest import FakeService
+from wopr.accounts import guard
+from wopr.core.platform import Platform
+from wopr.inference.api import router
+from wopr.inference.watchdog import watch_nodes
+from wopr.main import install_error_handlers
+
+
+@pytest.fixture
+def app(platform: Platform) -> FastAPI:
+    app = FastAPI()
+    app.state.platform = platform
+    app.include_router(router)
+    install_error_handlers(app)
+    return app
+
+
+@pytest.fixture
+async def stranger(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture
+async def admin(app: FastAPI, stranger: httpx.AsyncClient) -> httpx.AsyncClient:
+    for dependency in (guard.reader, guard.platform_admin):
+        app.dependency_overrides[dependency] = lambda: None
+    return stranger
+
+
+async def test_strangers_are_refused_everywhere(stranger: httpx.AsyncClient) -> None:
+    for method, path in (("GET", "/api/models"), ("GET", "/api/admin/nodes"), ("DELETE", "/api/admin/nodes/x")):
+        assert (await stranger.request(method, path)).status_code == 401
+    assert (await stranger.post("/api/admin/nodes", json={"id": "x", "host": "y"})).status_code == 401
+
+
+async def test_a_node_is_registered_shown_and_removed(admin: httpx.AsyncClient) -> None:
+    made = await admin.post("/api/admin/nodes", json={"id": "gpu-1", "host": "10.0.0.5", "api_key": "secret"})
+    listed = await admin.get("/api/admin/nodes")
+    assert made.status_code == 201
+    (node,) = listed.json()["nodes"]
+    assert node == made.json()
+    assert node["ports"] == {"llama": 8080, "chatterbox": 8081, "whisper": 8082, "qwen": 8083}
+    assert (node["monthly_cost_usd"], node["last_health_at"], node["status"]) == ("0.00", None, "active")
+    assert "secret" not in listed.text
+    assert (await admin.delete("/api/admin/nodes/gpu-1")).status_code == 204
+    gone = await admin.delete("/api/admin/nodes/gpu-1")
+    assert gone.status_code == 404
+    assert gone.json()["error"]["remedy"]
+
+
+@pytest.mark.parametrize("body", [{}, {"id": "a b", "host": "h"}, {"id": "x", "host": "h", "ports": {"gpt": 1}}])
+async def test_an_impossible_node_is_refused(admin: httpx.AsyncClient, body: dict[str, object]) -> None:
+    assert (await admin.post("/api/admin/nodes", json=body)).status_code == 422
+
+
+async def test_models_on_offer_carry_prices_and_whether_they_can_be_asked(
+    admin: httpx.AsyncClient, platform: Platform, service: FakeService
+) -> None:
+    service.models = ("handbook", "my-llama")
+    await admin.post("/api/admin/nodes", json={"id": "n", "host": "127.0.0.1", "ports": {"llama": service.port}})
+    await watch_nodes(platform)
+    handbook, own = (await admin.get("/api/models")).json()["models"]
+    assert (handbook["id"], handbook["kind"], handbook["available"]) == ("handbook", "chat", True)
+    assert handbook["prompt_per_million_usd"] == "0.10"
+    assert handbook["per_minute_usd"] is None
+    assert own["id"] == "my-llama"
+    await service.stop()
+    await watch_nodes(platform)
+    assert [m["available"] for m in (await admin.get("/api/models")).json()["models"]] == [False, False]
