@@ -22,7 +22,6 @@ import httpx
 from wopr.core.errors import Conflict, Unavailable, UpstreamFailed
 from wopr.inference.catalogue import RemoteFile
 
-CHUNK_BYTES = 1 << 20
 ATTEMPTS_MAX = 5
 RETRY_SECONDS = 1.0
 CONNECT_SECONDS_MAX = 10.0
@@ -110,7 +109,8 @@ def _continue(file: RemoteFile, part: Path, progress: Progress, client: httpx.Cl
             out.seek(start)
             done = start
             progress(done, version.size)
-            for chunk in answer.iter_bytes(CHUNK_BYTES):
+            # As it arrives: collected into larger pieces, the last of them would be lost when the connection breaks.
+            for chunk in answer.iter_raw():
                 out.write(chunk)
                 done += len(chunk)
                 progress(done, version.size)

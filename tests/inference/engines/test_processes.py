@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from tests.inference.engines.tiny import write_tiny_model
 
 PROGRAM = "import sys, typer; from wopr.cli.engine import engine; sys.argv[0] = 'wopr engine'; typer.run(engine)"

@@ -55,7 +55,9 @@ def plain() -> EngineOptions:
     return EngineOptions("127.0.0.1", 0, Path("models"))
 
 
-async def test_while_it_loads_health_says_so_and_requests_are_put_off(plain: EngineOptions, unused_tcp_port: int) -> None:
+async def test_while_it_loads_health_says_so_and_requests_are_put_off(
+    plain: EngineOptions, unused_tcp_port: int
+) -> None:
     engine = Echo()
     engine.may_load.clear()
     options = replace(plain, port=unused_tcp_port)

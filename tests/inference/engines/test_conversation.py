@@ -1,0 +1,94 @@
+"""What a conversation says: facts, questions, persons; and tokens that always add up."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wopr.inference.engines.answer import Handbook
+from wopr.inference.engines.conversation import (
+    Message,
+    Source,
+    asked,
+    facts,
+    is_question,
+    persona_line,
+    to_second_person,
+)
+from wopr.inference.engines.openai_text import parse, tokenize, write
+from wopr.inference.engines.pages import parse_page, read_handbook
+from wopr.inference.engines.search import Searcher
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("my name is Ada", "your name is Ada"),
+        ("I am a baker", "you are a baker"),
+        ("I'm from Rome and I like it", "you're from Rome and you like it"),
+        ("I was born in 1980", "you were born in 1980"),
+        ("The code is mine", "The code is yours"),
+    ],
+)
+def test_statements_are_said_back_in_the_second_person(said: str, told: str) -> None:
+    assert to_second_person(said).lower() == told.lower()
+
+
+@pytest.mark.parametrize(
+    "sentence", ["What is it?", "where do i live", "and how much", "tell me about prices", "Really?"]
+)
+def test_questions_are_known_without_a_mark(sentence: str) -> None:
+    assert is_question(sentence)
+
+
+def test_speech_without_punctuation_is_parted_at_its_question() -> None:
+    said = asked([Message("user", "my name is ada and i live in paris what does a bot cost")])
+    assert said.questions == ("what does a bot cost",)
+    assert said.statements == ("my name is ada and i live in paris",)
+
+
+def test_orders_are_no_facts_and_recalled_lines_belong_to_who_said_them() -> None:
+    system = "You are Luna, a tutor.\nAlways be kind.\nThe shop opens at nine.\n- user: my sister is Marie\n- assistant: noted, thank you"
+    found = [
+        (fact.text, fact.source) for fact in facts([Message("system", system), Message("user", "Write a poem for me.")])
+    ]
+    assert found == [
+        ("The shop opens at nine", Source.INSTRUCTIONS),
+        ("my sister is Marie", Source.PERSON),
+    ]
+    assert persona_line([Message("system", system)]) == "I am Luna, a tutor."
+
+
+def test_every_passage_has_an_answer_and_other_wordings() -> None:
+    passages = read_handbook()
+    assert len(passages) > 30
+    assert all(passage.answer and passage.also and passage.question for passage in passages)
+    assert len({passage.question for passage in passages}) == len(passages)
+    assert parse_page("# Title\n\n## Q?\nalso: a, b\n\nAnswer.\n")[0].also == ("a", "b")
+
+
+def test_without_embeddings_shared_words_still_answer() -> None:
+    handbook = Handbook(read_handbook(), Searcher(None))
+    assert "$3 a month" in handbook.answer([Message("user", "What does a bot cost?")])
+    said = [Message("user", "My name is Ada."), Message("assistant", "Noted."), Message("user", "What is my name?")]
+    assert "Ada" in handbook.answer(said)
+
+
+@given(st.text(max_size=200))
+def test_tokens_joined_are_the_text(text: str) -> None:
+    assert "".join(tokenize(text)) == text
+
+
+@given(st.text(min_size=1, max_size=100), st.integers(1, 20), st.lists(st.text(min_size=1, max_size=3), max_size=4))
+def test_limits_cut_a_prefix_and_say_why(text: str, most: int, stops: list[str]) -> None:
+    wanted = parse({"messages": [{"role": "user", "content": "x"}], "max_tokens": most, "stop": stops}, chat=True)
+    written = write(text, wanted)
+    assert text.startswith(written.text)
+    assert len(written.tokens) <= most
+    assert not any(stop in written.text for stop in stops)
+    assert (written.finish_reason == "length") <= (len(written.tokens) == most)
+
+
+@given(st.text(max_size=300))
+def test_no_message_breaks_the_handbook(text: str) -> None:
+    handbook = Handbook(read_handbook()[:3], Searcher(None))
+    assert handbook.answer([Message("system", text), Message("user", text)])
