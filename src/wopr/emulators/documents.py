@@ -28,12 +28,13 @@ CREATE TABLE IF NOT EXISTS answers (
 
 @dataclass(frozen=True)
 class Query:
-    """Which documents, newest first: equal fields (a dotted name reaches inside), fields among some values, a range of
-    `created`, and a page."""
+    """Which documents, newest first: equal fields (a dotted name reaches inside), fields among some values, numbers
+    up to a limit, a range of `created`, and a page."""
 
     kind: str
     where: Mapping[str, str | int | bool | None] = field(default_factory=dict)
     among: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    at_most: Mapping[str, int] = field(default_factory=dict)
     created_from: int | None = None
     created_to: int | None = None
     older_than: str | None = None
@@ -161,6 +162,9 @@ def _conditions(query: Query) -> tuple[list[str], list[str | int | None]]:
     for name, allowed in query.among.items():
         clauses.append(f"json_extract(body, ?) IN ({', '.join('?' * len(allowed))})")
         values += [f"$.{name}", *allowed]
+    for name, limit in query.at_most.items():
+        clauses.append("json_extract(body, ?) <= ?")
+        values += [f"$.{name}", limit]
     if query.created_from is not None:
         clauses.append("json_extract(body, '$.created') >= ?")
         values.append(query.created_from)

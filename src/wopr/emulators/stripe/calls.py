@@ -80,6 +80,7 @@ def page(world: World, call: Call, query: Query, url: str) -> Document:
         query.kind,
         query.where,
         query.among,
+        query.at_most,
         created_from=created["gt"] + 1 if created.get("gt") is not None else created.get("gte"),
         created_to=created["lt"] - 1 if created.get("lt") is not None else created.get("lte"),
         older_than=call.get("starting_after"),

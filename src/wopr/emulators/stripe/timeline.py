@@ -33,7 +33,7 @@ def advance(world: World, clock_id: str | None, until: int) -> int:
     """Play everything due up to `until` for one test clock's customers, or (None) for all others; returns the steps."""
     steps = 0
     while steps < _STEPS_MAX:
-        due = min((d for d in _due(world, clock_id) if d.moment <= until), key=lambda d: d.moment, default=None)
+        due = min(_due(world, clock_id, until), key=lambda d: d.moment, default=None)
         if due is None:
             break
         with world.at(due.moment):
@@ -42,24 +42,19 @@ def advance(world: World, clock_id: str | None, until: int) -> int:
     return steps
 
 
-def _due(world: World, clock_id: str | None) -> list[Due]:
-    found = [_next_of(s) for s in _running(world, clock_id)]
-    waiting = ("automatically_finalizes_at", "next_payment_attempt")
-    for status in ("draft", "open"):
-        for invoice in world.documents.select(
-            Query("invoice", {"status": status, "test_clock": clock_id, "auto_advance": True})
-        ):
-            found += [Due(invoice[name], _collector(invoice)) for name in waiting if invoice[name] is not None]
-    for session in world.documents.select(Query("checkout.session", {"status": "open", "_test_clock": clock_id})):
-        found.append(Due(session["expires_at"], _expirer(session)))
-    return found
-
-
-def _running(world: World, clock_id: str | None) -> list[Document]:
-    found: list[Document] = []
+def _due(world: World, clock_id: str | None, until: int) -> list[Due]:
+    found: list[Due] = []
+    ending = {"items.data[0].current_period_end": until}
     for status in RUNNING:
-        found += world.documents.select(Query("subscription", {"status": status, "test_clock": clock_id}))
-    return found
+        running = Query("subscription", {"status": status, "test_clock": clock_id}, at_most=ending)
+        found += [_next_of(subscription) for subscription in world.documents.select(running)]
+    for status, name in (("draft", "automatically_finalizes_at"), ("open", "next_payment_attempt")):
+        waiting = Query(
+            "invoice", {"status": status, "test_clock": clock_id, "auto_advance": True}, at_most={name: until}
+        )
+        found += [Due(invoice[name], _collector(invoice)) for invoice in world.documents.select(waiting)]
+    expiring = Query("checkout.session", {"status": "open", "_test_clock": clock_id}, at_most={"expires_at": until})
+    return found + [Due(s["expires_at"], _expirer(s)) for s in world.documents.select(expiring)]
 
 
 def _next_of(subscription: Document) -> Due:
@@ -107,7 +102,9 @@ def _advance_clock(world: World, call: Call) -> Document:
 def _delete_clock(world: World, call: Call) -> Document:
     """As at Stripe, a test clock takes its customers and their subscriptions with it."""
     clock = world.load("test_helpers.test_clock", call.id)
-    for subscription in _running(world, clock["id"]):
+    for subscription in world.documents.select(
+        Query("subscription", {"test_clock": clock["id"]}, among={"status": RUNNING})
+    ):
         end_subscription(world, subscription, None)
     for customer in world.documents.select(Query("customer", {"test_clock": clock["id"]})):
         world.save({"id": customer["id"], "object": "customer", "deleted": True})
