@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import mimetypes
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Assets:
         return self.files.get(name) if version == self.version else None
 
 
+@cache
 def load_assets(folder: Path = HERE) -> Assets:
     """Read, join and compress everything once, at start."""
     bodies = {

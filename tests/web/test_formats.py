@@ -1,0 +1,117 @@
+"""How numbers and times are written."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from wopr.client.billing import DaySpend
+from wopr.web import formats
+from wopr.web.chart import nice_top, spend_chart
+from wopr.web.pages.chat import unanswered
+from wopr.web.pages.usage import by_turn
+from wopr.web.prices import Prices, parse_prices
+from wopr.web.rendering import local_path
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [
+        ("0", "$0.00"),
+        ("5", "$5.00"),
+        ("1234.5", "$1,234.50"),
+        ("-0.42", "−$0.42"),
+        ("0.000408", "$0.00041"),
+        ("0.0000000012", "$0.0000000012"),
+        ("0.0096", "$0.0096"),
+    ],
+)
+def test_money_shows_cents_and_more_only_where_cents_would_hide_it(amount: str, words: str) -> None:
+    assert formats.usd(Decimal(amount)) == words
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [("0.000408000", "$0.000408"), ("3", "$3.00"), ("12.5", "$12.50"), ("-0.000000001", "−$0.000000001")],
+)
+def test_receipts_show_every_digit(amount: str, words: str) -> None:
+    assert formats.usd_exact(Decimal(amount)) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (3, "just now"),
+        (42, "42 s ago"),
+        (200, "3 min ago"),
+        (7300, "2 h ago"),
+        (200_000, "2 d ago"),
+        (-90_000, "in 1 day"),
+    ],
+)
+def test_times_are_told_roughly(seconds: float, words: str) -> None:
+    assert formats.ago(NOW - timedelta(seconds=seconds), NOW) == words
+
+
+@pytest.mark.parametrize(
+    "path", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:x", "/a\nb", "", None]
+)
+def test_only_paths_of_ours_are_followed_after_signing_in(path: str | None) -> None:
+    assert local_path(path) == "/dashboard"
+
+
+def test_a_path_of_ours_is_followed() -> None:
+    assert local_path("/bots/1?c=2") == "/bots/1?c=2"
+
+
+@pytest.mark.parametrize(
+    ("highest", "top"), [("0", "1"), ("0.19", "0.2"), ("0.21", "0.25"), ("3.1", "5"), ("10", "10")]
+)
+def test_the_chart_ends_at_a_round_number(highest: str, top: str) -> None:
+    assert nice_top(Decimal(highest)) == Decimal(top)
+
+
+def test_bars_stand_on_the_axis_and_stay_inside() -> None:
+    days = [DaySpend(date=date(2026, 11, n + 1), inference_usd=Decimal(n), runtime_usd=Decimal(1)) for n in range(20)]
+    chart = spend_chart(days)
+    for bar in chart.bars:
+        assert bar.runtime_y + bar.runtime_height == pytest.approx(chart.base_y, abs=0.02)
+        assert bar.inference_y >= 0
+    assert chart.highest == days[-1]
+
+
+def test_an_account_without_spend_still_has_an_axis() -> None:
+    assert spend_chart([]).lines[0].label == "$0"
+
+
+def test_prices_that_are_missing_are_no_error() -> None:
+    assert parse_prices({}) == Prices()
+    assert Prices().talk_usd is None
+    assert Prices().answers is None
+
+
+def test_a_question_without_an_answer_names_its_turn() -> None:
+    from wopr.client.conversation import Message
+
+    asked = Message(id="1", role="user", text="?", turn_id="t")
+    told = Message(id="2", role="assistant", text="!", turn_id="t")
+    assert unanswered([asked]) == "t"
+    assert unanswered([asked, told]) is None
+    assert unanswered([]) is None
+
+
+def test_requests_of_one_turn_are_one_answer() -> None:
+    from wopr.client.billing import Usage
+
+    lines = [
+        Usage(request_id="a", turn_id="t", kind="chat", model="m", cost_usd=Decimal("0.1"), prompt_tokens=3),
+        Usage(request_id="b", turn_id=None, kind="chat", model="m", cost_usd=Decimal("0.2")),
+        Usage(request_id="c", turn_id="t", kind="embedding", model="n", cost_usd=Decimal("0.3"), completion_tokens=4),
+    ]
+    first, second = by_turn(lines)
+    assert (first.total_usd, first.tokens, first.models) == (Decimal("0.4"), 7, ["m", "n"])
+    assert second.turn_id is None

@@ -1,0 +1,375 @@
+"""Every page through its public door: a browser's requests against the UI, with the contract's API behind it."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+from fake_data import Store, bot_json, conversation_json, message
+
+MEMBER_PAGES = ["/dashboard", "/bots/new", "/billing", "/keys", "/account", "/parts/balance", "/dashboard/bots"]
+BOT_PAGES = ["", "/logs", "/usage", "/settings", "/turns/t1/receipt", "/state"]
+ADMIN_PAGES = ["", "/tenants", "/bots", "/nodes", "/nodes/list", "/inbox", "/inbox?state=failed", "/loops"]
+OPEN_PAGES = [
+    "/",
+    "/status",
+    "/sign-up",
+    "/sign-in",
+    "/reset-request",
+    "/reset?token=x",
+    "/verify?token=x",
+    "/welcome?token=x",
+]
+
+
+def bot_of(store: Store) -> str:
+    return str(store.bots[0]["id"])
+
+
+async def form_of(browser: httpx.AsyncClient, path: str, action: str) -> dict[str, str]:
+    """The hidden fields of a form, so that tests send what a browser would."""
+    page = (await browser.get(path)).text
+    form = re.search(rf'<form[^>]*action="{re.escape(action)}".*?</form>', page, re.S)
+    assert form, f"{path} has no form to {action}"
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form[0]))
+
+
+@pytest.mark.parametrize("path", OPEN_PAGES)
+async def test_visitors_see_the_open_pages(browser: httpx.AsyncClient, path: str) -> None:
+    browser.cookies.clear()
+    page = await browser.get(path)
+    assert page.status_code == 200
+    assert 'id="main"' in page.text
+
+
+@pytest.mark.parametrize("path", MEMBER_PAGES)
+async def test_members_see_their_pages(browser: httpx.AsyncClient, path: str) -> None:
+    assert (await browser.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize("path", BOT_PAGES)
+async def test_a_bot_has_its_pages(browser: httpx.AsyncClient, store: Store, path: str) -> None:
+    page = await browser.get(f"/bots/{bot_of(store)}{path}")
+    assert page.status_code == 200
+    assert "Marvin" in page.text or path == "/state"
+
+
+@pytest.mark.parametrize("path", ADMIN_PAGES)
+async def test_administrators_see_the_administration_and_nobody_else(
+    browser: httpx.AsyncClient, store: Store, path: str
+) -> None:
+    assert (await browser.get(f"/admin{path}")).status_code == 200
+    store.admin = False
+    assert (await browser.get(f"/admin{path}")).status_code == 404
+
+
+@pytest.mark.parametrize("path", [page for page in MEMBER_PAGES if not page.startswith("/parts")])
+async def test_who_is_not_signed_in_is_sent_to_sign_in_and_back(browser: httpx.AsyncClient, path: str) -> None:
+    browser.cookies.clear()
+    answer = await browser.get(path)
+    assert answer.status_code == 303
+    expected = "/sign-in" if path == "/dashboard" else f"/sign-in?next={path}"
+    assert answer.headers["location"] == expected
+
+
+async def test_an_expired_session_is_sent_to_sign_in(browser: httpx.AsyncClient) -> None:
+    browser.cookies.set("wopr_session", "old")
+    assert (await browser.get("/billing")).headers["location"] == "/sign-in?next=/billing"
+
+
+async def test_another_customers_bot_is_not_found(browser: httpx.AsyncClient) -> None:
+    page = await browser.get("/bots/00000000-0000-0000-0000-000000000000")
+    assert page.status_code == 404
+    assert "no such page" in page.text
+
+
+async def test_signing_in_passes_the_cookie_through_and_goes_where_one_wanted_to_be(
+    browser: httpx.AsyncClient, store: Store
+) -> None:
+    browser.cookies.clear()
+    fields = await form_of(browser, "/sign-in?next=/billing", "/sign-in")
+    entry = {**fields, "email": "ada@example.com", "password": "correct horse battery"}
+    answer = await browser.post("/sign-in", data=entry)
+    assert answer.headers["location"] == "/billing"
+    assert f"wopr_session={store.session}; HttpOnly" in answer.headers["set-cookie"]
+
+
+async def test_a_wrong_password_says_so_above_the_form_and_keeps_the_address(browser: httpx.AsyncClient) -> None:
+    answer = await browser.post("/sign-in", data={"email": "ada@example.com", "password": "wrong"})
+    assert answer.status_code == 401
+    assert "Address or password is wrong." in answer.text
+    assert 'value="ada@example.com"' in answer.text
+
+
+async def test_signing_in_never_leads_to_another_site(browser: httpx.AsyncClient) -> None:
+    entry = {"email": "a@b.c", "password": "correct horse battery", "next": "//evil.example"}
+    assert (await browser.post("/sign-in", data=entry)).headers["location"] == "/dashboard"
+
+
+async def test_sign_up_leads_to_the_mail_and_the_link_signs_in(browser: httpx.AsyncClient) -> None:
+    browser.cookies.clear()
+    entry = {"email": "ada@example.com", "password": "correct horse battery", "name": "Ada"}
+    assert "ada@example.com" in (await browser.post("/sign-up", data=entry)).text
+    fields = await form_of(browser, "/verify?token=good", "/verify")
+    answer = await browser.post("/verify", data=fields)
+    assert answer.headers["location"] == "/dashboard?done=verified"
+    assert "Your address is confirmed." in (await browser.get(answer.headers["location"])).text
+
+
+async def test_a_used_link_says_so(browser: httpx.AsyncClient) -> None:
+    answer = await browser.post("/welcome", data={"token": "used"})
+    assert answer.status_code == 422
+    assert "This link was used or is too old." in answer.text
+
+
+async def test_mail_readers_that_follow_links_do_not_use_them_up(browser: httpx.AsyncClient, store: Store) -> None:
+    await browser.get("/verify?token=good")
+    assert not [path for method, path, _ in store.seen if method == "POST"]
+
+
+async def test_a_new_account_is_told_what_to_do_first(browser: httpx.AsyncClient, store: Store) -> None:
+    store.bots, store.available_usd, store.plan = [], "0", {"status": "none"}
+    page = (await browser.get("/dashboard")).text
+    assert "First steps" in page
+    assert "No bot yet" in page
+    assert "No credit yet" in page or "used up" in page
+
+
+async def test_a_finished_account_sees_no_first_steps(browser: httpx.AsyncClient) -> None:
+    assert "First steps" not in (await browser.get("/dashboard")).text
+
+
+async def test_a_thousand_bots_are_shown_a_page_at_a_time(browser: httpx.AsyncClient, store: Store) -> None:
+    store.bots = [bot_json(name=f"Bot {number}") for number in range(1000)]
+    page = (await browser.get("/dashboard")).text
+    assert page.count('class="card bot-card"') == 24
+    assert "Page 1 of 42" in page
+    assert "Bot 999" in (await browser.get("/dashboard?q=bot+999")).text
+
+
+async def test_making_a_bot_leads_to_its_chat(browser: httpx.AsyncClient, store: Store) -> None:
+    answer = await browser.post("/bots/new", data={"name": "Joshua", "template": "assistant", "size": "standard"})
+    assert answer.headers["location"] == f"/bots/{bot_of(store)}?done=bot-created"
+    assert store.bots[0]["name"] == "Joshua"
+
+
+async def test_a_refused_bot_leaves_the_form_as_it_was(browser: httpx.AsyncClient) -> None:
+    answer = await browser.post("/bots/new", data={"name": " ", "persona": "Terse, kind."})
+    assert answer.status_code == 422
+    assert "A bot needs a name." in answer.text
+    assert "Terse, kind." in answer.text
+
+
+async def test_picking_a_template_fills_the_fields(browser: httpx.AsyncClient) -> None:
+    assert "A patient support agent." in (await browser.get("/bots/new/character?template=support")).text
+
+
+async def test_settings_change_only_what_differs(browser: httpx.AsyncClient, store: Store) -> None:
+    bot = store.bots[0]
+    form = {key: bot[key] for key in ("name", "persona", "instructions", "model", "voice", "size")}
+    answer = await browser.post(f"/bots/{bot['id']}/settings", data=form | {"voice": "rms"})
+    assert answer.headers["location"].endswith("?done=bot-saved")
+    assert bot["voice"] == "rms"
+    assert "Saved." in (await browser.get(answer.headers["location"])).text
+
+
+async def test_a_stopped_bot_offers_to_start(browser: httpx.AsyncClient, store: Store) -> None:
+    bot = store.bots[2]
+    assert "is stopped" in (await browser.get(f"/bots/{bot['id']}")).text
+    answer = await browser.post(f"/bots/{bot['id']}/start", data={"back": f"/bots/{bot['id']}"})
+    assert answer.headers["location"] == f"/bots/{bot['id']}?done=bot-started"
+    assert bot["desired"] == "running"
+
+
+async def test_deleting_asks_first_and_names_what_goes(browser: httpx.AsyncClient, store: Store) -> None:
+    bot = store.bots[0]
+    page = (await browser.get(f"/bots/{bot['id']}/settings")).text
+    assert "all its conversations and everything it remembers" in page
+    await browser.post(f"/bots/{bot['id']}/delete")
+    assert bot not in store.bots
+
+
+async def test_history_comes_with_the_page_as_safe_html(browser: httpx.AsyncClient, store: Store) -> None:
+    store.messages["c1"].append(message("t9", "assistant", "<img src=x onerror=alert(1)> **fine**"))
+    page = (await browser.get(f"/bots/{bot_of(store)}?c=c1")).text
+    assert "<strong>fine</strong>" in page
+    assert "<img" not in page
+
+
+async def test_saying_something_without_scripts_comes_back_with_the_turn(
+    browser: httpx.AsyncClient, store: Store
+) -> None:
+    store.gated = True
+    answer = await browser.post(f"/bots/{bot_of(store)}/say", data={"text": "Hello", "conversation_id": "c1"})
+    page = (await browser.get(answer.headers["location"])).text
+    assert page.count(">Hello<") == 1
+    assert "aria-busy" in page
+    assert 'http-equiv="refresh"' in page
+
+
+async def test_a_running_turn_is_found_again_without_its_id(browser: httpx.AsyncClient, store: Store) -> None:
+    store.gated = True
+    started = store.start_turn({"text": "Still there?", "conversation_id": "c7"})
+    store.conversations[0] = conversation_json("c7", "Newest")
+    page = (await browser.get(f"/bots/{bot_of(store)}")).text
+    assert f'data-running="{started["turn_id"]}"' in page
+    assert page.count("Still there?</div>") == 1
+
+
+async def test_a_finished_turn_in_the_address_is_not_shown_twice(browser: httpx.AsyncClient, store: Store) -> None:
+    started = store.start_turn({"text": "Once only", "conversation_id": "c1"})
+    store.turns[started["turn_id"]].state = "completed"
+    page = (await browser.get(f"/bots/{bot_of(store)}?c=c1&turn={started['turn_id']}")).text
+    assert page.count("Once only</div>") == 1
+
+
+async def test_events_pass_through_and_are_resumed_by_the_last_number(browser: httpx.AsyncClient, store: Store) -> None:
+    started = store.start_turn({"text": "Hi", "conversation_id": "c1"})
+    path = f"/bots/{bot_of(store)}/turns/{started['turn_id']}/events"
+    whole = await browser.get(path, headers={"accept": "text/event-stream"})
+    assert whole.headers["content-type"].startswith("text/event-stream")
+    rest = await browser.get(path, headers={"accept": "text/event-stream", "last-event-id": "4"})
+    assert whole.text.endswith(rest.text)
+    assert rest.text.startswith("id: 5\n")
+    assert (await browser.get(f"{path}?after=4")).text == rest.text
+
+
+async def test_the_finished_answer_is_a_part_with_its_receipt(browser: httpx.AsyncClient, store: Store) -> None:
+    started = store.start_turn({"text": "Hi", "conversation_id": "c1"})
+    store.turns[started["turn_id"]].state = "completed"
+    path = f"/bots/{bot_of(store)}/turns/{started['turn_id']}"
+    part = (await browser.get(f"{path}/answer")).text
+    assert "<strong>week of dinners</strong>" in part
+    assert "<html" not in part
+    receipt = (await browser.get(f"{path}/receipt", headers={"hx-request": "true"})).text
+    assert "$0.000412" in receipt
+    assert "<html" not in receipt
+
+
+async def test_what_a_script_may_not_do_is_said_as_json(browser: httpx.AsyncClient) -> None:
+    answer = await browser.post("/bots/none/turns", json={"text": "x"}, headers={"accept": "application/json"})
+    assert answer.status_code in (404, 202)
+    browser.cookies.clear()
+    answer = await browser.get("/bots/x/turns/y", headers={"accept": "application/json"})
+    assert answer.json()["error"]["code"] == "unauthenticated"
+
+
+async def test_a_recording_becomes_text_and_a_long_one_is_refused(browser: httpx.AsyncClient, store: Store) -> None:
+    path = f"/bots/{bot_of(store)}/transcriptions"
+    headers = {"content-type": "audio/wav", "accept": "application/json"}
+    assert (await browser.post(path, content=b"RIFF", headers=headers)).json() == {
+        "text": "what is the capital of france"
+    }
+    assert (await browser.post(path, content=bytes(11 * 1024 * 1024), headers=headers)).status_code == 413
+
+
+async def test_an_answer_can_be_heard(browser: httpx.AsyncClient, store: Store) -> None:
+    sound = await browser.get(f"/bots/{bot_of(store)}/turns/t1/audio")
+    assert sound.headers["content-type"] == "audio/wav"
+    assert sound.content.startswith(b"RIFF")
+
+
+async def test_logs_are_filtered_by_the_address_and_downloaded_so(browser: httpx.AsyncClient, store: Store) -> None:
+    page = (await browser.get(f"/bots/{bot_of(store)}/logs?q=429&stream=stderr")).text
+    assert "gateway answered 429" in page
+    assert "bot ready" not in page
+    file = await browser.get(f"/bots/{bot_of(store)}/logs/download?q=ready")
+    assert "attachment" in file.headers["content-disposition"]
+    assert len(file.text.splitlines()) == 8
+
+
+async def test_payments_lead_to_the_payment_page_and_back(browser: httpx.AsyncClient, store: Store) -> None:
+    answer = await browser.post("/billing/top-up", data={"amount_cents": "1000"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "http://127.0.0.1:4101/c/pay/cs_1")
+    assert "Waiting for the payment" in (await browser.get("/billing/return?session_id=cs_1")).text
+    assert "Your payment arrived." in (await browser.get("/billing/return/state?session_id=cs_1")).text
+
+
+async def test_an_unknown_payment_page_is_asked_about_rather_than_followed(
+    browser: httpx.AsyncClient, store: Store
+) -> None:
+    store.payment_origin = "https://pay.example"
+    answer = await browser.post("/billing/subscribe")
+    assert answer.status_code == 200
+    assert 'href="https://pay.example/c/pay/cs_1"' in answer.text
+    store.payment_origin = "javascript:alert(1)//"
+    assert (await browser.post("/billing/portal")).status_code == 503
+
+
+async def test_a_key_is_shown_once_with_snippets_that_use_it(browser: httpx.AsyncClient) -> None:
+    answer = await browser.post("/keys", data={"name": "CI", "scope": "write", "expires": "30"})
+    assert answer.text.count("wopr_write_k3Jd82hQpXv7LmN4tYs9RbWc") >= 2
+    assert answer.headers["cache-control"] == "private, no-store"
+    assert "k3Jd82hQpXv7LmN4tYs9RbWc" not in (await browser.get("/keys")).text
+
+
+async def test_a_revoked_key_leaves_the_list(browser: httpx.AsyncClient, store: Store) -> None:
+    key = store.keys[0]
+    assert "It was last used" in (await browser.get("/keys")).text
+    answer = await browser.post(f"/keys/{key['id']}/revoke")
+    assert "The key is revoked." in (await browser.get(answer.headers["location"])).text
+    assert key["revoked_at"]
+
+
+async def test_the_account_changes_in_place(browser: httpx.AsyncClient, store: Store) -> None:
+    assert (await browser.post("/account/name", data={"name": "Ada L."})).headers["location"].endswith("name-saved")
+    assert store.name == "Ada L."
+    wrong = await browser.post("/account/password", data={"current": "x", "new": "another long one"})
+    assert wrong.status_code == 403
+    assert "The current password is wrong." in wrong.text
+    await browser.post("/account/sessions/s2/revoke")
+    assert [one["id"] for one in store.sessions] == ["s1"]
+
+
+async def test_preferences_stay_in_this_browser(browser: httpx.AsyncClient) -> None:
+    await browser.post("/account/preferences", data={"theme": "dark", "shortcuts": "on"})
+    page = (await browser.get("/dashboard")).text
+    assert 'data-theme="dark"' in page
+    answer = await browser.post("/theme", data={"theme": "light", "back": "//evil.example"})
+    assert answer.headers["location"] == "/"
+    assert 'data-theme="light"' in (await browser.get("/dashboard")).text
+
+
+@pytest.mark.parametrize("state", ["warning", "grace", "suspended", "archived"])
+async def test_every_page_warns_with_dates_before_credit_ends(
+    browser: httpx.AsyncClient, store: Store, state: str
+) -> None:
+    dates = {"suspends_at": "2027-01-02T00:00:00Z", "deletes_at": "2027-03-04T00:00:00Z"}
+    store.entitlement = {"state": state} | dates
+    for path in ("/dashboard", "/keys", f"/bots/{bot_of(store)}"):
+        page = (await browser.get(path)).text
+        assert "2 Jan 2027" in page
+        assert "4 Mar 2027" in page
+        assert "Top up" in page
+
+
+async def test_credit_is_granted_with_a_reason(browser: httpx.AsyncClient, store: Store) -> None:
+    await browser.post("/admin/tenants/t1/credit", data={"amount_usd": "$1,000.50", "reason": "Sorry"})
+    assert store.credits == [("t1", {"amount_usd": "1000.50", "reason": "Sorry"})]
+    for wrong in ("much", "0", "NaN", ""):
+        answer = await browser.post("/admin/tenants/t1/credit", data={"amount_usd": wrong, "reason": "x"})
+        assert answer.status_code == 422
+
+
+async def test_administrators_retry_payments_and_care_for_machines(browser: httpx.AsyncClient) -> None:
+    retried = await browser.post("/admin/inbox/evt_1/retry")
+    assert "applied again" in (await browser.get(retried.headers["location"])).text
+    added = await browser.post("/admin/nodes", data={"id": "gpu-1", "host": "10.0.0.1"})
+    assert added.headers["location"] == "/admin/nodes?done=node-registered"
+    assert (await browser.post("/admin/nodes/gpu-1/remove")).headers["location"].endswith("node-removed")
+
+
+async def test_an_api_that_is_away_is_a_page_that_tries_again(browser: httpx.AsyncClient, store: Store) -> None:
+    store.down = True
+    page = await browser.get("/dashboard")
+    assert page.status_code == 503
+    assert 'http-equiv="refresh"' in page.text
+    assert (await browser.get("/")).status_code == 200
+    assert "A part is down" in (await browser.get("/status")).text
+    assert (await browser.get("/health")).json() == {"status": "ok"}
+
+
+async def test_words_in_the_address_are_never_shown_as_ours(browser: httpx.AsyncClient) -> None:
+    page = (await browser.get("/dashboard?done=Your+account+was+hacked")).text
+    assert "hacked" not in page
