@@ -89,14 +89,14 @@ async def test_while_it_loads_health_says_so_and_requests_are_put_off(
 
 
 async def test_a_key_is_demanded_where_one_is_set_but_not_for_health(plain: EngineOptions) -> None:
-    async with serving(Echo(), replace(plain, api_key="secret")) as (address, _):
-        async with httpx.AsyncClient(base_url=address) as client:
-            assert (await client.get("/health")).status_code == 200
-            for headers in ({}, {"authorization": "Bearer wrong"}):
-                refused = await client.post("/v1/echo", json={}, headers=headers)
-                assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
-            right = {"authorization": "Bearer secret"}
-            assert (await client.post("/v1/echo", json={}, headers=right)).status_code == 200
+    options = replace(plain, api_key="secret")
+    async with serving(Echo(), options) as (address, _), httpx.AsyncClient(base_url=address) as client:
+        assert (await client.get("/health")).status_code == 200
+        for headers in ({}, {"authorization": "Bearer wrong"}):
+            refused = await client.post("/v1/echo", json={}, headers=headers)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        right = {"authorization": "Bearer secret"}
+        assert (await client.post("/v1/echo", json={}, headers=right)).status_code == 200
 
 
 async def test_bodies_that_are_too_large_or_no_json_are_refused(plain: EngineOptions) -> None:

@@ -154,7 +154,7 @@ def _identity(messages: Sequence[Message]) -> str:
     line = persona_line(messages)
     if not line:
         return f"{WHAT_I_AM} {LARGER}"
-    return f"{line.rstrip('.')}. {WHAT_I_AM} {LARGER}"
+    return f"{line} {WHAT_I_AM} {LARGER}"
 
 
 def _noted(statements: Sequence[str]) -> str:

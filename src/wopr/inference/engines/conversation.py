@@ -10,6 +10,8 @@ from enum import Enum
 
 SENTENCES_MAX = 60
 SENTENCE_CHARACTERS_MAX = 400
+PERSONA_SENTENCES_MAX = 2
+HEADING = "#"
 
 _SENTENCE = re.compile(r"(?<=[.!?…])\s+|\n+")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
@@ -40,7 +42,8 @@ _ORDERS = re.compile(
     r"^(?:please |always |never |do not |don't |you (?:must|should|always|never|can|may)\b|be |use |keep |speak |"
     r"reply |respond |answer |write |say |repeat |sing |tell |explain |show |give |list |help |make |"
     r"create |translate |summari[sz]e |stop |start |let's |thanks|thank you|i want to know|i would like to|i'd like to|"
-    r"i wonder|here is what|here are|what you remember|things you|relevant|earlier messages|the following)",
+    r"i wonder|here is what|here are|what you remember|things you|relevant|earlier messages|the following|"
+    r"notes from your memory|they are what was said|use them)",
     re.IGNORECASE,
 )
 _SWAP_TO_YOU = {
@@ -130,13 +133,15 @@ def persona_name(messages: Sequence[Message]) -> str:
 
 
 def persona_line(messages: Sequence[Message]) -> str:
-    """How the instructions describe the bot, in the first person: `I am Luna, a tutor.`; empty when they do not."""
-    for message in messages:
-        if message.role in ("system", "developer"):
-            for sentence in _sentences(message.text):
-                if re.match(r"you(?: are|'re)\b", sentence, re.IGNORECASE):
-                    return _sentence_case(re.sub(r"\bI are\b", "I am", _swap(sentence, _SWAP_TO_I)))
-    return ""
+    """How the instructions describe the bot, in the first person: `I am Luna. I am a tutor.`; empty without any."""
+    described = [
+        _sentence_case(re.sub(r"\bI are\b", "I am", _swap(sentence, _SWAP_TO_I)))
+        for message in messages
+        if message.role in ("system", "developer")
+        for sentence in _sentences(message.text)
+        if re.match(r"you(?: are|'re)\b", sentence, re.IGNORECASE)
+    ]
+    return " ".join(f"{line.rstrip('.')}." for line in described[:PERSONA_SENTENCES_MAX])
 
 
 def is_question(sentence: str) -> bool:
@@ -159,7 +164,8 @@ def _facts_of(message: Message) -> Iterator[Fact]:
                 yield Fact(statement, Source.PERSON)
     elif message.role in ("system", "developer"):
         for line in message.text.splitlines():
-            yield from _facts_of_line(_BULLET.sub("", line))
+            if not line.startswith(HEADING):
+                yield from _facts_of_line(_BULLET.sub("", line))
 
 
 def _facts_of_line(line: str) -> Iterator[Fact]:
