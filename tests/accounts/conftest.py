@@ -9,22 +9,22 @@ from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse
+from argon2 import PasswordHasher
+from fastapi import APIRouter, FastAPI
 from sqlalchemy import select, text
 
-from wopr.accounts import admin, keys
+from wopr.accounts import admin, keys, passwords
 from wopr.accounts.api import router
 from wopr.accounts.guard import PlatformAdmin, Reader, Service, TenantAdmin, Writer
 from wopr.accounts.models import Mail
 from wopr.accounts.principal import Scope
 from wopr.core.clock import ManualClock
 from wopr.core.db import Database
-from wopr.core.errors import WoprError
 from wopr.core.ids import TenantId, UserId, new_id
 from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
+from wopr.main import install_error_handlers
 
 UI = "http://localhost:3000"
 PASSWORD = "violet anchor tundra biscuit"
@@ -56,15 +56,10 @@ async def service(_passed: Service) -> str:
     return "ok"
 
 
-async def known_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, WoprError)
-    return JSONResponse(error.body(), error.status, error.headers())
-
-
 def application(platform: Platform) -> FastAPI:
     app = FastAPI()
     app.state.platform = platform
-    app.add_exception_handler(WoprError, known_error)
+    install_error_handlers(app)
     app.include_router(router)
     app.include_router(guarded)
     return app
@@ -167,7 +162,11 @@ def settings_with(**changes: object) -> Settings:
 
 
 @pytest.fixture
-async def world(db: Database) -> AsyncIterator[World]:
+async def world(db: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    # The same algorithm with the least work: hundreds of sign-ups are about everything but the cost of guessing.
+    cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(passwords, "_hasher", cheap)
+    monkeypatch.setattr(passwords, "_DECOY", cheap.hash("no account has this password"))
     # Ahead of the database's own clock, so that what is due from now on is due here.
     clock = ManualClock(datetime.now(UTC) + timedelta(hours=1))
     async with AsyncExitStack() as stack, httpx.AsyncClient() as http:
