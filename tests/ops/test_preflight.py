@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from wopr.core.settings import Settings, ensure_own_secrets, load_settings
+from wopr.core.files import ensure_own_secrets
+from wopr.core.settings import Settings, load_settings
 from wopr.ops import preflight
 from wopr.ops.checks import Check, Finding, Verdict, ok, run_checks
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wopr.cli.processes import Ports, Process
+from wopr.core.errors import Unavailable
+from wopr.core.files import ensure_own_secrets
 from wopr.core.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from wopr.cli.supervisor import Report, RunFile
-    from wopr.core.settings import Settings
 
 RESTART_SECONDS = 0.5
 DATABASE_CHECK_SECONDS = 0.5
-ADMINISTRATOR = "admin@localhost.test"
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Local:
     ports: Ports
     environment: Mapping[str, str]
     _database: "subprocess.Popen[bytes] | None" = field(default=None)
+    _preparing: "asyncio.subprocess.Process | None" = field(default=None)
 
     @property
     def external(self) -> bool:
@@ -38,84 +41,86 @@ class Local:
 
     def prepare(self) -> None:
         """Make the folder, and the secrets that are ours alone."""
-        from wopr.core.settings import ensure_own_secrets
-
         self.home.mkdir(parents=True, exist_ok=True)
         ensure_own_secrets(self.home)
         (self.home / "models").mkdir(exist_ok=True)
+        (self.home / "logs").mkdir(exist_ok=True)
 
     async def start_database(self, record: "RunFile") -> float:
-        """Start PostgreSQL, wait for it and migrate it; the seconds it took."""
+        """Start PostgreSQL, wait for it and for the migrations; the seconds it took."""
         started = time.monotonic()
-        url = self.environment.get("DATABASE_URL", "")
+        self._preparing = await self._start_preparation()
         if not self.external:
-            server = EmbeddedPostgres(self.home)
-            url = await asyncio.to_thread(self._launch, server)
+            await asyncio.to_thread(self._launch, EmbeddedPostgres(self.home))
             assert self._database is not None
             record.add("postgres", self._database.pid)
-        from wopr.migrations.run import upgrade
-
-        await upgrade(url)
+        await self._told("migrated")
         return time.monotonic() - started
+
+    async def finish(self) -> str:
+        """The administrator's one-time link, once this machine is registered as a node."""
+        return (await self._told("registered"))["link"]
 
     async def keep_database(self, record: "RunFile", report: "Report") -> None:
         """Start the embedded server again when it dies."""
-        process = Process("postgres", (), 0, "", "database")
         while self._database is not None:
             await asyncio.sleep(DATABASE_CHECK_SECONDS)
             if (code := self._database.poll()) is None:
                 continue
-            report("died", process, RESTART_SECONDS, f"exit code {code}")
+            report("died", self.database(), RESTART_SECONDS, f"exit code {code}")
             await asyncio.sleep(RESTART_SECONDS)
             begun = time.monotonic()
-            await asyncio.to_thread(self._launch, EmbeddedPostgres(self.home))
+            try:
+                await asyncio.to_thread(self._launch, EmbeddedPostgres(self.home))
+            except Unavailable as error:
+                report("slow", self.database(), time.monotonic() - begun, error.remedy)
+                continue
             record.add("postgres", self._database.pid)
-            report("back", Process("postgres", (), self.database_port(), "", "database"), time.monotonic() - begun, "")
+            report("back", self.database(), time.monotonic() - begun, "")
 
-    def database_port(self) -> int:
-        from urllib.parse import urlsplit
-
-        from wopr.core.db import database_url
-
-        return urlsplit(database_url(self._settings())).port or 5432
-
-    async def finish(self) -> str:
-        """Register this machine's services as a node, make the administrator's one-time link; the link."""
-        from wopr.accounts.admin import one_time_link
-        from wopr.core.db import Database, database_url
-        from wopr.core.ids import NodeId
-        from wopr.inference.nodes import Node, register
-
-        settings = self._settings()
-        db = Database(database_url(settings), pool_size=2)
-        try:
-            async with db.begin() as session:
-                ports = {name: getattr(self.ports, name) for name in ("llama", "chatterbox", "whisper", "qwen")}
-                key = settings.engine_api_key.get_secret_value() if settings.engine_api_key else None
-                node = Node(NodeId(settings.gpu_node_id), settings.engine_host, ports=ports, api_key=key)
-                await register(session, node)
-                return await one_time_link(session, settings, ADMINISTRATOR)
-        finally:
-            await db.dispose()
+    def database(self) -> Process:
+        """The database as a line of the table of processes."""
+        return Process("postgres", (), 5432 if self.external else EmbeddedPostgres(self.home).port, "", "database")
 
     def stop(self) -> None:
         """End the bots and the database, in this order: a bot may still write what it said."""
-        from wopr.fleet.runtimes.process import stop_all
+        from wopr.fleet.runtimes.ending import stop_all
 
         stop_all(self.home)
+        if self._preparing is not None and self._preparing.returncode is None:
+            self._preparing.kill()
         if self._database is not None:
             EmbeddedPostgres(self.home).stop(self._database)
             self._database = None
+
+    async def _start_preparation(self) -> asyncio.subprocess.Process:
+        with (self.home / "logs" / "prepare.log").open("ab") as errors:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "wopr.cli.prepare",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=dict(self.environment),
+            )
+
+    async def _told(self, what: str) -> dict[str, str]:
+        """The preparation's line about `what`; Unavailable when it ended without it."""
+        assert self._preparing is not None
+        assert self._preparing.stdout is not None
+        while line := await self._preparing.stdout.readline():
+            told: dict[str, str] = json.loads(line)
+            if told["done"] == what:
+                return told
+        raise Unavailable(
+            "The database could not be prepared.", remedy=f"Read the end of {self.home / 'logs' / 'prepare.log'}."
+        )
 
     def _launch(self, server: EmbeddedPostgres) -> str:
         server.prepare()
         self._database = server.start()
         return server.wait_ready(self._database)
-
-    def _settings(self) -> "Settings":
-        from wopr.core.settings import load_settings
-
-        return load_settings()
 
 
 def holder_of_port(port: int) -> str | None:
@@ -134,11 +139,7 @@ def _named_holder(port: int) -> str:
 
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if (
-                connection.laddr
-                and connection.laddr.port == port
-                and connection.status == psutil.CONN_LISTEN
-                and connection.pid
-            ):
+            listens = connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+            if listens and connection.pid:
                 return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return ""

@@ -76,8 +76,7 @@ def table_of_processes(ports: Ports, *, stripe: bool, resend: bool) -> Sequence[
 
 
 def environment(home: Path, ports: Ports, *, stripe: bool, resend: bool) -> Mapping[str, str]:
-    """The children's environment: ours, the addresses of this machine, and the stand-ins' keys where they are used."""
-    base = dict(os.environ)
+    """What `up` adds to the children's environment: addresses of this machine, and the stand-ins' keys where used."""
     ours = {
         "WOPR_HOME": str(home),
         "API_PORT": str(ports.api),
@@ -87,12 +86,10 @@ def environment(home: Path, ports: Ports, *, stripe: bool, resend: bool) -> Mapp
         "CHATTERBOX_PORT": str(ports.chatterbox),
         "WHISPER_PORT": str(ports.whisper),
         "QWEN_PORT": str(ports.qwen),
-        "LOG_FORMAT": "json",
-        "PYTHONUNBUFFERED": "1",
     }
-    if "BETTER_AUTH_URL" not in base and "API_URL" not in base:
+    if "BETTER_AUTH_URL" not in os.environ and "API_URL" not in os.environ:
         ours["BETTER_AUTH_URL"] = f"http://localhost:{ports.api}"
-    if "UI_URL" not in base:
+    if "UI_URL" not in os.environ:
         ours["UI_URL"] = f"http://localhost:{ports.ui}"
     if stripe:
         ours |= {
@@ -103,4 +100,4 @@ def environment(home: Path, ports: Ports, *, stripe: bool, resend: bool) -> Mapp
         }
     if resend:
         ours |= {"RESEND_API_KEY": STAND_IN_RESEND_KEY, "RESEND_API_BASE": f"http://localhost:{ports.resend}"}
-    return base | ours
+    return ours

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from wopr.cli.processes import Process
+from wopr.core.files import RUNNING_FILE, replace_text
 
 STOP_SECONDS = 3.5
 READY_SECONDS = 60.0
@@ -136,9 +137,11 @@ class RunFile:
     def path(self) -> Path:
         return self.home / "run" / "up.json"
 
-    def begin(self, ui_url: str) -> None:
-        """Begin a run of this process."""
+    def begin(self, ui_url: str, environment: Mapping[str, str]) -> None:
+        """Begin a run of this process, and leave its addresses where commands in another shell find them."""
         self._write({"supervisor": _identity(os.getpid()), "ui_url": ui_url, "children": {}})
+        lines = "".join(f"{name}={value}\n" for name, value in environment.items() if name != "WOPR_HOME")
+        replace_text(self.home / RUNNING_FILE, lines)
 
     def add(self, name: str, pid: int) -> None:
         """Remember a child. A child that is gone already needs no remembering."""
@@ -150,6 +153,7 @@ class RunFile:
     def end(self) -> None:
         """Forget the run: everything was stopped."""
         self.path.unlink(missing_ok=True)
+        (self.home / RUNNING_FILE).unlink(missing_ok=True)
 
     def running(self) -> dict[str, Any] | None:
         """The state of a supervisor that is alive now, else None."""
@@ -176,10 +180,7 @@ class RunFile:
         return state
 
     def _write(self, state: Mapping[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".new")
-        temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
-        temporary.replace(self.path)
+        replace_text(self.path, json.dumps(state, indent=1))
 
 
 async def answers(port: int, path: str) -> bool:

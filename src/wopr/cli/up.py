@@ -103,19 +103,20 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
     if not plan.as_json:
         say(f"{bold('WOPR')} on this machine, data in {plan.home}\n")
     # This process reads its settings as the children do.
-    os.environ.update(plan.environment())
-    local = Local(plan.home, plan.ports, plan.environment())
+    added = plan.environment()
+    os.environ.update(added, LOG_FORMAT="json", PYTHONUNBUFFERED="1")
+    local = Local(plan.home, plan.ports, dict(os.environ))
     local.prepare()
-    record.begin(f"http://localhost:{plan.ports.ui}")
+    record.begin(f"http://localhost:{plan.ports.ui}", added)
     supervisor = Supervisor(plan.home, local.environment, plan.processes, plan.report, record)
     database_ready = asyncio.Event()
     try:
         await supervisor.start({"postgres": database_ready})
         seconds = await _or_stop(local.start_database(record), stop)
-        if seconds is None:
-            return output.INTERRUPTED
+        if seconds is _STOPPED:
+            return 0
         database_ready.set()
-        plan.report("ready", Process("postgres", (), local.database_port(), "", "database"), seconds, "")
+        plan.report("ready", local.database(), seconds, "")
         keeper = asyncio.create_task(local.keep_database(record, plan.report))
         try:
             if await _or_stop(supervisor.all_ready(), stop) is not _STOPPED:
@@ -140,7 +141,7 @@ _STOPPED = object()
 
 
 async def _or_stop(work: Any, stop: asyncio.Event) -> Any:  # Any: whatever the work returns
-    """The result of the work, None or the stop mark when a signal came first."""
+    """The result of the work, or the stop mark when a signal came first."""
     task, signalled = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
     signalled.cancel()
@@ -205,7 +206,7 @@ def _end_leftovers(record: Any, folder: Path) -> None:  # Any: the class is impo
 
 
 def _wipe(folder: Path, *, yes: bool) -> None:
-    from wopr.fleet.runtimes.process import stop_all
+    from wopr.fleet.runtimes.ending import stop_all
 
     if not folder.exists():
         return

@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import DeclarativeBase
 
 from wopr.core.errors import Unavailable
+from wopr.core.files import DATABASE_URL_FILE
 from wopr.core.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS = 5
 STATEMENT_TIMEOUT_MILLISECONDS = 30_000
-URL_FILE = "postgres.url"
 
 
 class Base(DeclarativeBase):
@@ -94,7 +94,7 @@ def database_url(settings: Settings) -> str:
     """DATABASE_URL, or the address that the embedded server left under WOPR_HOME when it started."""
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
-    file: Path = settings.wopr_home / URL_FILE
+    file: Path = settings.wopr_home / DATABASE_URL_FILE
     if file.exists():
         return file.read_text(encoding="utf-8").strip()
     raise Unavailable(

@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
-from wopr.core.db import URL_FILE
 from wopr.core.errors import Unavailable
+from wopr.core.files import DATABASE_URL_FILE, replace_text
 
 DATABASE_NAME = "wopr_platform"
 USER_NAME = "wopr"
@@ -41,7 +41,7 @@ class EmbeddedPostgres:
 
     @property
     def url_file(self) -> Path:
-        return self.home / URL_FILE
+        return self.home / DATABASE_URL_FILE
 
     def prepare(self) -> None:
         """Create the cluster when there is none. A cluster half made by a killed process is made again."""
@@ -65,6 +65,11 @@ class EmbeddedPostgres:
         password_file.unlink()
         self._write_url(f"postgresql://{USER_NAME}:{password}@127.0.0.1:{port}/{DATABASE_NAME}")
         making.rename(self.data)
+
+    @property
+    def port(self) -> int:
+        """The port on loopback, as the address file says."""
+        return _port_of(self.url_file.read_text(encoding="utf-8").strip())
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server as a child in its own process group; returns before it is ready (see `wait_ready`)."""
@@ -150,10 +155,7 @@ class EmbeddedPostgres:
             )
 
     def _write_url(self, url: str) -> None:
-        temporary = self.url_file.with_suffix(".new")
-        temporary.touch(mode=0o600)
-        temporary.write_text(url + "\n", encoding="utf-8")
-        temporary.replace(self.url_file)
+        replace_text(self.url_file, url + "\n")
 
     def _ensure_database(self, url: str) -> None:
         known = self._psql(url, "postgres", f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE_NAME}'")  # noqa: S608

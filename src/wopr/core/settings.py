@@ -4,7 +4,6 @@ Nothing is required to start. A feature that needs a setting asks for it when it
 missing `DO_API_TOKEN` never stops the API. `docs/settings.md` is compared with this file by a test.
 """
 
-import secrets
 from functools import cached_property
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wopr.core.errors import NotConfigured
-
-SECRETS_FILE = "secrets.env"
+from wopr.core.files import RUNNING_FILE, SECRETS_FILE
 
 
 def _home_default() -> Path:
@@ -160,30 +158,10 @@ class Settings(BaseSettings):
 
 
 def load_settings(home: Path | None = None) -> Settings:
-    """Settings from the environment, then from `secrets.env` under WOPR_HOME, then the defaults."""
+    """Settings from the environment, then from `run/up.env` and `secrets.env` under WOPR_HOME, then the defaults."""
     settings = Settings() if home is None else Settings(wopr_home=home)
     home_path = settings.wopr_home.expanduser().resolve()
-    secrets_file = home_path / SECRETS_FILE
+    files = [home_path / name for name in (SECRETS_FILE, RUNNING_FILE)]  # the later one wins
     overrides: dict[str, object] = {"wopr_home": home_path}
-    # The file's folder is itself a setting, hence the second reading; the environment keeps precedence.
-    return Settings(_env_file=secrets_file if secrets_file.exists() else None, **overrides)  # type: ignore[call-arg, arg-type]
-
-
-def ensure_own_secrets(home: Path) -> None:
-    """Generate the secrets that are ours alone, once, into `secrets.env` (mode 0600) under the home folder.
-
-    Written to a temporary file and renamed, so that a crash leaves either the old file or the new one.
-    """
-    home.mkdir(parents=True, exist_ok=True)
-    path = home / SECRETS_FILE
-    present = path.read_text(encoding="utf-8") if path.exists() else ""
-    names = {line.partition("=")[0].strip() for line in present.splitlines()}
-    missing = [n for n in ("BETTER_AUTH_SECRET", "PLATFORM_SECRET", "GPU_NODE_SECRET") if n not in names]
-    if not missing:
-        return
-    if present and not present.endswith("\n"):
-        present += "\n"
-    temporary = path.with_suffix(".new")
-    temporary.touch(mode=0o600)
-    temporary.write_text(present + "".join(f"{name}={secrets.token_hex(32)}\n" for name in missing), encoding="utf-8")
-    temporary.replace(path)
+    # The files' folder is itself a setting, hence the second reading; the environment keeps precedence.
+    return Settings(_env_file=[file for file in files if file.exists()], **overrides)  # type: ignore[call-arg, arg-type]

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from wopr.core.settings import SECRETS_FILE, Settings
+from wopr.core.files import SECRETS_FILE
+from wopr.core.settings import Settings
 from wopr.ops.checks import Check, Finding, failed, ok, skipped, warning
 from wopr.ops.journal import Journal
 

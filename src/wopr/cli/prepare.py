@@ -1,0 +1,66 @@
+"""A short-lived child of `wopr up`: migrates the database, registers this machine's services, makes the sign-in link.
+
+It is a process of its own so that the supervisor, which lives for weeks, never loads what only this needs; and it loads
+that while the database is still starting. It writes one JSON line for each thing done.
+"""
+
+import asyncio
+import json
+import sys
+
+import asyncpg
+
+from wopr.accounts.admin import one_time_link
+from wopr.core.db import Database, database_url
+from wopr.core.errors import Unavailable
+from wopr.core.ids import NodeId
+from wopr.core.settings import Settings, load_settings
+from wopr.inference.nodes import Node, register
+from wopr.migrations.run import head_revision, upgrade
+from wopr.ops.journal import Journal
+
+ADMINISTRATOR = "admin@localhost.test"
+POLL_SECONDS = 0.05
+DATABASE_SECONDS_MAX = 60.0
+
+
+async def prepare(settings: Settings) -> None:
+    """Do all of it; each part is safe to do again."""
+    url = await _database(settings)
+    db = Database(url, pool_size=2)
+    try:
+        at, head = await db.revision(), head_revision()
+        if at != head:
+            with Journal(settings.wopr_home).operation("migrate.apply", database_at=at, code_at=head):
+                await upgrade(url)
+        _tell({"done": "migrated"})
+        async with db.begin() as session:
+            names = ("llama", "chatterbox", "whisper", "qwen")
+            ports = {name: int(getattr(settings, f"{name}_port")) for name in names}
+            await register(session, Node(NodeId(settings.gpu_node_id), settings.engine_host, ports=ports))
+            link = await one_time_link(session, settings, ADMINISTRATOR)
+        _tell({"done": "registered", "link": link})
+    finally:
+        await db.dispose()
+
+
+async def _database(settings: Settings) -> str:
+    """The address once the database answers."""
+    async with asyncio.timeout(DATABASE_SECONDS_MAX):
+        while True:
+            try:
+                url = database_url(settings)
+                await (await asyncpg.connect(url, timeout=2)).close()
+            except (Unavailable, OSError, TimeoutError, asyncpg.PostgresError):
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                return url
+
+
+def _tell(what: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(prepare(load_settings()))
