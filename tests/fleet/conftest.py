@@ -12,10 +12,12 @@ from uuid import UUID
 
 import httpx
 import pytest
+import uvicorn
 from aiohttp import web
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import CursorResult, text
+from structlog.testing import capture_logs
 
 from wopr.accounts import keys
 from wopr.accounts.models import Membership, Tenant, User
@@ -77,6 +79,7 @@ class Customer:
     """A tenant with a client that shows its write key."""
 
     tenant_id: TenantId
+    key: str
     http: httpx.AsyncClient
 
     async def create(self, name: str = "Ada", **more: object) -> dict[str, Any]:
@@ -143,7 +146,7 @@ class World:
         transport = httpx.ASGITransport(self.application())
         headers = {"authorization": f"Bearer {key.secret}"}
         http = httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers, timeout=30)
-        return Customer(tenant_id, await self.stack.enter_async_context(http))
+        return Customer(tenant_id, key.secret, await self.stack.enter_async_context(http))
 
     def application(self) -> FastAPI:
         app = FastAPI()
@@ -153,6 +156,22 @@ class World:
         install_error_handlers(app)
         app.include_router(router)
         return app
+
+    async def serve(self) -> str:
+        """The routes over real HTTP, for what streams and for the command line; their address."""
+        config = uvicorn.Config(self.application(), port=0, log_level="warning", lifespan="off")
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve())
+
+        async def end() -> None:
+            server.should_exit = True
+            await task
+
+        self.stack.push_async_callback(end)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+                await asyncio.sleep(0.01)
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
     async def sql(self, statement: str, **values: object) -> Any:
         async with self.platform.db.begin() as session:
@@ -185,6 +204,7 @@ def until() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
 async def world(db: Database, tmp_path: Path) -> AsyncIterator[World]:
     gateway = Gateway()
     async with AsyncExitStack() as stack:
+        stack.enter_context(capture_logs())
         runner = web.AppRunner(gateway.application())
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
