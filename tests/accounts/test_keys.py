@@ -5,8 +5,6 @@ import hashlib
 import re
 from datetime import datetime, timedelta
 
-import pytest
-
 from wopr.accounts import keys
 from wopr.accounts.principal import Scope
 from wopr.core.ids import BotId, new_id
@@ -144,19 +142,15 @@ async def test_an_administrators_admin_key_administers_the_platform_and_lesser_k
         assert (await program.get("/guarded/platform-admin")).status_code == status
 
 
-@pytest.mark.parametrize(
-    "header",
-    ["Bearer wopr_read_nonsense", "Bearer sk-other", "Basic d29wcjp4", "Bearer", "", "Bearer wopr_" + "x" * 999],
-)
-async def test_a_header_that_is_no_key_of_ours_is_refused_even_beside_a_cookie(world, header: str) -> None:
+async def test_a_header_that_is_no_key_of_ours_is_refused_even_beside_a_cookie(world) -> None:
     client = await world.person("ada@example.com")
-    answer = await client.get("/api/auth/session", headers={"authorization": header})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "bad_key")
+    for header in ("Bearer wopr_read_x", "Bearer sk-other", "Basic d29wcjp4", "Bearer", "", "Bearer wopr_" + "x" * 999):
+        answer = await client.get("/api/auth/session", headers={"authorization": header})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "bad_key"), header
 
 
-@pytest.mark.parametrize(
-    "change", [{"scope": "root"}, {"expires_in_days": 0}, {"expires_in_days": 99_999}, {"name": ""}, {"extra": 1}]
-)
-async def test_a_key_that_makes_no_sense_is_refused(world, change: dict[str, object]) -> None:
+async def test_a_key_that_makes_no_sense_is_refused(world) -> None:
     client = await world.person("ada@example.com")
-    assert (await client.post("/api/keys", json={"name": "k", "scope": "read"} | change)).status_code == 422
+    for change in ({"scope": "root"}, {"expires_in_days": 0}, {"expires_in_days": 99_999}, {"name": ""}, {"extra": 1}):
+        answer = await client.post("/api/keys", json={"name": "k", "scope": "read"} | change)
+        assert answer.status_code == 422, change

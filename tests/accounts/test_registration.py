@@ -3,8 +3,6 @@
 import asyncio
 import hashlib
 
-import pytest
-
 PASSWORD = "violet anchor tundra biscuit"
 OTHER = "quarry lantern oboe mustard"
 
@@ -140,23 +138,20 @@ async def test_the_link_is_sent_again_only_to_those_who_wait_for_it(world) -> No
     assert await world.mails("unknown@example.com") == []
 
 
-@pytest.mark.parametrize(
-    ("password", "code"),
-    [("short", "weak_password"), ("password1234", "weak_password"), ("x" * 300, "weak_password")],
-)
-async def test_a_weak_password_is_refused_with_what_to_do(world, password: str, code: str) -> None:
+async def test_a_weak_password_is_refused_with_what_to_do(world) -> None:
     client = await world.client()
-    answer = await client.post("/api/auth/sign-up", json={"email": "ada@example.com", "password": password})
-    assert answer.status_code == 422
-    assert answer.json()["error"]["code"] == code
-    assert answer.json()["error"]["remedy"]
+    for password in ("short", "password1234", "x" * 300):
+        answer = await client.post("/api/auth/sign-up", json={"email": "ada@example.com", "password": password})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "weak_password")
+        assert answer.json()["error"]["remedy"]
+    assert await world.scalar("SELECT count(*) FROM users") == 0
 
 
-@pytest.mark.parametrize("email", ["ada", "ada@", "@example.com", "a b@example.com", "ada@exa\nmple.com", "ada@-x.com"])
-async def test_what_is_no_address_is_refused(world, email: str) -> None:
+async def test_what_is_no_address_is_refused(world) -> None:
     client = await world.client()
-    answer = await client.post("/api/auth/sign-up", json={"email": email, "password": PASSWORD})
-    assert answer.status_code == 422
+    for email in ("ada", "ada@", "@example.com", "a b@example.com", "ada@exa\nmple.com", "ada@-x.com"):
+        answer = await client.post("/api/auth/sign-up", json={"email": email, "password": PASSWORD})
+        assert answer.status_code == 422, email
 
 
 async def test_an_unproven_person_may_sign_in_and_is_told_so_but_gets_no_key(world) -> None:
