@@ -19,7 +19,6 @@ def smoke(
     as_json: JsonOption = False,
 ) -> None:
     """Walk the happy path (sign up, pay, bot, answer) and print each step with its time."""
-    from wopr.cli.processes import RESEND_PORT
     from wopr.core.settings import load_settings
     from wopr.ops.smoke import Target
 
@@ -31,7 +30,7 @@ def smoke(
             remedy="Make a key as a paying customer and run: wopr smoke --url … --key wopr_admin_…",
             code=2,
         )
-    target = Target(url or settings.api_url, mail_url or f"http://localhost:{RESEND_PORT}", key)
+    target = Target(url or settings.api_url, mail_url or settings.resend_api_base, key)
     if key and not as_json:
         say(dim("  sign-up and payment are skipped: a key was given"))
     raise typer.Exit(asyncio.run(_walk(target, as_json)))
