@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,10 +161,30 @@ async def serve_upstream(port: int) -> None:
         await server.serve_forever()
 
 
-async def serve_gateway(port: int) -> None:
-    """The gateway on the settings of the environment."""
+async def serve_application(application: Any, port: int) -> None:
+    """uvicorn until SIGTERM, leaving the end of the process to us."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, setattr, self, "should_exit", True)
+            yield
+
+    config = uvicorn.Config(
+        application,
+        "127.0.0.1",
+        port,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+    )
+    await Server(config).serve()
+
+
+async def serve_gateway(port: int) -> None:
+    """The gateway on the settings of the environment."""
     from wopr.core.platform import build_platform
     from wopr.core.settings import load_settings
     from wopr.inference.gateway import build_gateway
@@ -173,8 +193,7 @@ async def serve_gateway(port: int) -> None:
     gateway = build_gateway(platform)
     await platform.notifier.start()
     await gateway.startup()
-    config = uvicorn.Config(gateway, "127.0.0.1", port, lifespan="off", log_level="warning", access_log=False)
-    await uvicorn.Server(config).serve()
+    await serve_application(gateway, port)
     await gateway.shutdown(1.0)
     await platform.close()
 
@@ -182,7 +201,6 @@ async def serve_gateway(port: int) -> None:
 async def serve_bare(port: int, upstream: int) -> None:
     """What a gateway can be at best with these libraries: aiohttp behind a raw ASGI application, and nothing else."""
     import aiohttp
-    import uvicorn
 
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
     url = f"http://127.0.0.1:{upstream}/v1/chat/completions"
@@ -198,8 +216,7 @@ async def serve_bare(port: int, upstream: int) -> None:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    config = uvicorn.Config(app, "127.0.0.1", port, lifespan="off", log_level="warning", access_log=False)
-    await uvicorn.Server(config).serve()
+    await serve_application(app, port)
     await session.close()
 
 

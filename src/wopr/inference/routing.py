@@ -96,9 +96,9 @@ def failed(target: Target, now: float) -> float:
     return seconds
 
 
-def affinity_of(model: str, prefix: str) -> int:
+def affinity_of(model: str, prefix: bytes) -> int:
     """The hash under which requests with the same beginning meet, the same in every process."""
-    return zlib.crc32(prefix.encode("utf-8", "surrogatepass"), zlib.crc32(model.encode()))
+    return zlib.crc32(prefix, zlib.crc32(model.encode()))
 
 
 def _weight(target: Target, affinity: int) -> int:

@@ -1,6 +1,6 @@
 """The server's side of a request: types, reading a bounded body, and answering in one piece or in many."""
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from wopr.core.errors import TooLarge
@@ -19,9 +19,11 @@ class ClientLeft(Exception):
     """The client closed the connection: nobody is there to be answered."""
 
 
-async def read_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes:
-    """The whole request body. Raises TooLarge beyond the limit, and ClientLeft when the client gives up."""
-    declared = header(scope, b"content-length")
+async def read_body(declared: bytes | None, receive: Receive, bytes_max: int) -> bytes:
+    """The whole request body. `declared` is its Content-Length header.
+
+    Raises TooLarge beyond the limit, and ClientLeft when the client gives up.
+    """
     if declared is not None and declared.isdigit() and int(declared) > bytes_max:
         raise _too_large(bytes_max)
     message = await receive()
@@ -49,15 +51,6 @@ async def respond(send: Send, status: int, headers: list[Header], body: bytes) -
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def header(scope: Scope, name: bytes) -> bytes | None:
-    """The first header of that lower-case name."""
-    headers: Iterable[Header] = scope["headers"]
-    for key, value in headers:
-        if key == name:
-            return value
-    return None
 
 
 def _too_large(bytes_max: int) -> TooLarge:

@@ -14,8 +14,6 @@ from wopr.accounts.principal import Scope
 from wopr.core.errors import Forbidden, Unauthenticated, WoprError
 from wopr.core.notify import LOST
 from wopr.core.platform import Platform
-from wopr.inference.gateway.asgi import Scope as AsgiScope
-from wopr.inference.gateway.asgi import header
 
 TENANTS_CHANNEL = "wopr_tenants"
 KNOWN_SECONDS = 60.0
@@ -100,9 +98,8 @@ class Authenticator:
                 del self._callers[digest]
 
 
-def digest_of(scope: AsgiScope) -> bytes:
-    """SHA-256 of the bearer key. Raises Unauthenticated when the request carries none."""
-    value = header(scope, b"authorization")
+def digest_of(value: bytes | None) -> bytes:
+    """SHA-256 of the bearer key in an Authorization header. Raises Unauthenticated when there is none."""
     if value is None:
         raise _wrong_key("You didn't provide an API key.")
     scheme, _, token = value.partition(b" ")

@@ -6,7 +6,7 @@ Only the top level is looked at: each value keeps its position, so that replacin
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from wopr.inference.gateway.errors import BadParameter
@@ -18,12 +18,19 @@ Span = tuple[int, int]
 
 @dataclass(slots=True)
 class JsonObject:
-    """An object's text with the values of its members (the last of a name wins) and where each of them stands."""
+    """An object's text and the values of its members (the last of a name wins). `start` is where it begins."""
 
     text: str
     start: int
-    values: dict[str, Any] = field(default_factory=dict)  # whatever JSON holds
-    spans: dict[str, list[Span]] = field(default_factory=dict)
+    values: dict[str, Any]  # whatever JSON holds
+    _spans: dict[str, list[Span]] | None = None
+
+    @property
+    def spans(self) -> dict[str, list[Span]]:
+        """Where the values of each member stand; found when it is asked for, since most requests need no edit."""
+        if self._spans is None:
+            self._spans = _find_spans(self.text, self.start)
+        return self._spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,40 +50,12 @@ def parse_body(raw: bytes) -> JsonObject:
             f"The body is not UTF-8: {error.reason} at byte {error.start}.", None, "invalid_json"
         ) from None
     try:
-        found, end = scan_object(text, _skip(text, 0))
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadParameter(f"The body is not a JSON object: {error}.", None, "invalid_json") from None
-    if _skip(text, end) != len(text):
-        raise BadParameter("The body goes on after the JSON object.", None, "invalid_json")
-    return found
-
-
-def scan_object(text: str, start: int) -> tuple[JsonObject, int]:
-    """The object that begins at `start`, and the position after it. ValueError when there is none."""
-    found = JsonObject(text, start)
-    if text[start : start + 1] != "{":
-        raise ValueError("it does not begin with {")
-    position = _skip(text, start + 1)
-    if text[position : position + 1] == "}":
-        return found, position + 1
-    while True:
-        if text[position : position + 1] != '"':
-            raise ValueError(f"a name is expected at character {position}")
-        name, position = _DECODER.raw_decode(text, position)
-        position = _skip(text, position)
-        if text[position : position + 1] != ":":
-            raise ValueError(f"a colon is expected at character {position}")
-        begin = _skip(text, position + 1)
-        value, end = _DECODER.raw_decode(text, begin)
-        found.values[name] = value
-        found.spans.setdefault(name, []).append((begin, end))
-        position = _skip(text, end)
-        mark = text[position : position + 1]
-        if mark == "}":
-            return found, position + 1
-        if mark != ",":
-            raise ValueError(f"a comma or }} is expected at character {position}")
-        position = _skip(text, position + 1)
+        raise BadParameter(f"The body is not JSON: {error}.", None, "invalid_json") from None
+    if not isinstance(values, dict):
+        raise BadParameter("The body is not a JSON object.", None, "invalid_json")
+    return JsonObject(text, _skip(text, 0), values)
 
 
 def model_edits(body: JsonObject, model: str) -> list[Edit]:
@@ -86,13 +65,13 @@ def model_edits(body: JsonObject, model: str) -> list[Edit]:
 
 def usage_edits(body: JsonObject) -> list[Edit]:
     """Ask for the usage chunk; nothing when the client did, or when `stream_options` is something we don't know."""
-    if "stream_options" not in body.spans:
+    if "stream_options" not in body.values:
         return [_insertion(body, '"stream_options":{"include_usage":true}')]
     edits: list[Edit] = []
     for begin, end in body.spans["stream_options"]:
         if body.text[begin] == "{":
-            inner, _ = scan_object(body.text, begin)
-            if "include_usage" in inner.spans:
+            inner = JsonObject(body.text, begin, json.loads(body.text[begin:end]))
+            if "include_usage" in inner.values:
                 edits += [Edit(span, "true") for span in inner.spans["include_usage"]]
             else:
                 edits.append(_insertion(inner, '"include_usage":true'))
@@ -129,7 +108,22 @@ def positive_int(body: JsonObject, *names: str) -> int | None:
 
 def _insertion(target: JsonObject, member: str) -> Edit:
     first = target.start + 1
-    return Edit((first, first), member + ("," if target.spans else ""))
+    return Edit((first, first), member + ("," if target.values else ""))
+
+
+def _find_spans(text: str, start: int) -> dict[str, list[Span]]:
+    """Where each member's value stands in an object that is known to be right."""
+    spans: dict[str, list[Span]] = {}
+    position = _skip(text, start + 1)
+    while text[position] != "}":
+        name, position = _DECODER.raw_decode(text, position)
+        begin = _skip(text, _skip(text, position) + 1)
+        _, end = _DECODER.raw_decode(text, begin)
+        spans.setdefault(name, []).append((begin, end))
+        position = _skip(text, end)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
+    return spans
 
 
 def _skip(text: str, position: int) -> int:

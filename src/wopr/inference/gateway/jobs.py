@@ -32,7 +32,7 @@ OUTPUT_TOKENS_WHOLE = 4_096
 OUTPUT_TOKENS_STREAM = 256
 OUTPUT_TOKENS_LEAST = 16
 PROMPT_TOKENS_MAX = 262_144  # no engine of ours reads more
-PREFIX_CHARACTERS = 1_024
+PREFIX_BYTES = 1_024
 CHARACTERS_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 
@@ -118,10 +118,10 @@ def read_chat(endpoint: Endpoint, raw: bytes, _content_type: bytes) -> Job:
     if limit is None:
         limit = OUTPUT_TOKENS_STREAM if job.stream else OUTPUT_TOKENS_WHOLE
     job.output_bound = limit * job.choices
-    for name in ("messages", "prompt"):
-        if name in body.spans:
-            begin, end = body.spans[name][-1]
-            job.affinity = affinity_of(job.model, body.text[begin : min(end, begin + PREFIX_CHARACTERS)])
+    for name, mark in (("messages", b'"messages"'), ("prompt", b'"prompt"')):
+        if name in body.values:
+            begin = raw.find(mark)
+            job.affinity = affinity_of(job.model, raw[begin : begin + PREFIX_BYTES])
             return job
     needed = "messages" if endpoint.kind == "chat" else "prompt"
     raise BadParameter(f"You must provide `{needed}`.", needed, "missing_required_parameter")

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 # A member name can't occur inside a JSON string, where its quotes are escaped: searching the bytes is exact.
-_TOKEN = re.compile(rb'"(?:content|text|reasoning_content|arguments|refusal)"\s*:\s*"(?!")')
+# One pattern for each member that carries text: a literal beginning is what the search is fast with.
+_TEXTS = tuple(
+    (b'"%b"' % name, re.compile(rb'"%b"\s*:\s*"(?!")' % name))
+    for name in (b"content", b"text", b"reasoning_content", b"arguments", b"refusal")
+)
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
 _COMMON = re.compile(rb"(?:data: ?\{[^\r\n]*\}\r?\n\r?\n)*")
 _BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_DECODER = json.JSONDecoder()
 EVENT_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -31,7 +35,7 @@ class Usage:
 class StreamScanner:
     """One for each stream. `feed` returns what may be sent on."""
 
-    __slots__ = ("_keep_usage", "_tail", "done", "finished", "last_event", "malformed", "tokens", "usage")
+    __slots__ = ("_keep_usage", "_tail", "done", "last_event", "malformed", "tokens", "usage")
 
     def __init__(self, *, keep_usage: bool) -> None:
         self._keep_usage = keep_usage
@@ -39,7 +43,6 @@ class StreamScanner:
         self.tokens = 0  # events that carried text, the count when the engine tells none
         self.usage: Usage | None = None
         self.done = False  # [DONE] was seen
-        self.finished = False  # a finish_reason was seen
         self.malformed = 0  # events that are not JSON; passed on as they are
         self.last_event = b""  # the last buffer of events: a model for those that we write ourselves
 
@@ -63,14 +66,17 @@ class StreamScanner:
         return self._pass(rest) if rest else b""
 
     def _pass(self, events: bytes) -> bytes:
-        common = _COMMON.fullmatch(events) is not None
-        if common and _USAGE.search(events) is None:
-            self.tokens += len(_TOKEN.findall(events))
-            if not self.finished and _FINISH.search(events) is not None:
-                self.finished = True
-            self.last_event = events
-            return events
-        return b"".join([self._event(event) for event in split_events(events)])
+        match = _COMMON.match(events)
+        end = match.end() if match is not None else 0
+        usage = _USAGE.search(events, 0, end)
+        if usage is not None:
+            end = _last_boundary(events[: usage.start()])
+        if end:
+            self.last_event = events[:end] if end < len(events) else events
+            self.tokens += count_tokens(self.last_event)
+            if end == len(events):
+                return events
+        return events[:end] + b"".join([self._event(event) for event in split_events(events[end:])])
 
     def _event(self, event: bytes) -> bytes:
         data = event_data(event)
@@ -83,8 +89,7 @@ class StreamScanner:
         if document is None:
             self.malformed += 1
             return event
-        self.tokens += len(_TOKEN.findall(data))
-        self.finished = self.finished or _FINISH.search(data) is not None
+        self.tokens += count_tokens(data)
         self.last_event = event
         usage = read_usage(document)
         if usage is None:
@@ -92,6 +97,11 @@ class StreamScanner:
         self.usage = usage
         only_usage = not document.get("choices")
         return b"" if only_usage and not self._keep_usage else event
+
+
+def count_tokens(events: bytes) -> int:
+    """How many times an event brings text: engines send one token at a time."""
+    return sum(len(pattern.findall(events)) for name, pattern in _TEXTS if name in events)
 
 
 def split_events(events: bytes) -> list[bytes]:
@@ -110,7 +120,7 @@ def split_after(events: bytes, tokens: int) -> bytes:
     """The events up to and with so many tokens."""
     kept: list[bytes] = []
     for event in split_events(events):
-        tokens -= len(_TOKEN.findall(event))
+        tokens -= count_tokens(event)
         if tokens < 0:
             break
         kept.append(event)
@@ -140,13 +150,12 @@ def read_usage(document: dict[str, Any]) -> Usage | None:
 
 def find_usage(answer: bytes) -> Usage | None:
     """The usage of a whole answer without parsing all of it: embeddings can be megabytes."""
-    last = None
-    for match in _USAGE.finditer(answer):
-        last = match
-    if last is None:
+    at = answer.rfind(b'"usage"')
+    match = _USAGE.match(answer, at) if at >= 0 else None
+    if match is None:
         return None
     try:
-        found, _ = json.JSONDecoder().raw_decode(answer[last.end() - 1 :].decode())
+        found, _ = _DECODER.raw_decode(answer[match.end() - 1 :].decode())
     except ValueError:
         return None
     return read_usage({"usage": found})
