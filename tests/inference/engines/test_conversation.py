@@ -1,5 +1,9 @@
 """What a conversation says: facts, questions, persons; and tokens that always add up."""
 
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +19,9 @@ from wopr.inference.engines.conversation import (
     to_second_person,
 )
 from wopr.inference.engines.openai_text import parse, tokenize, write
-from wopr.inference.engines.pages import parse_page, read_handbook
+from wopr.inference.engines.pages import fingerprint, packaged_vectors, parse_page, read_handbook, wordings_of
 from wopr.inference.engines.search import Searcher
+from wopr.inference.engines.vectors import unpack
 
 
 @pytest.mark.parametrize(
@@ -97,3 +102,29 @@ def test_limits_cut_a_prefix_and_say_why(text: str, most: int, stops: list[str])
 def test_no_message_breaks_the_handbook(text: str) -> None:
     handbook = Handbook(read_handbook()[:3], Searcher(None))
     assert handbook.answer([Message("system", text), Message("user", text)])
+
+
+def test_the_packaged_vectors_are_of_the_packaged_pages() -> None:
+    texts = wordings_of(read_handbook())
+    vectors = unpack(packaged_vectors(), fingerprint(texts, "minilm"), len(texts))
+    assert vectors is not None, "the pages changed: run python -m wopr.inference.engines.pack_handbook"
+    assert all(0.98 < sum(number * number for number in vector) < 1.02 for vector in vectors)
+    assert unpack(packaged_vectors(), "0" * 32, len(texts)) is None
+    assert unpack(packaged_vectors()[:-1], fingerprint(texts, "minilm"), len(texts)) is None
+
+
+def test_without_packaged_vectors_they_are_made_once_and_kept(tmp_path: Path) -> None:
+    class Counting:
+        name = "counting"
+        calls = 0
+
+        def vectors(self, texts: Sequence[str]) -> "list[array[float]]":
+            self.calls += 1
+            return [array("f", [1.0, len(text) / 100]) for text in texts]
+
+    embeds, cache = Counting(), tmp_path / "models" / "vectors"
+    Searcher(embeds).prepare(["one", "three"], b"", cache)
+    Searcher(embeds).prepare(["one", "three"], b"", cache)
+    assert embeds.calls == 1
+    Searcher(embeds).prepare(["one", "four"], cache.read_bytes(), cache)
+    assert embeds.calls == 2

@@ -21,7 +21,7 @@ from wopr.inference.engines.llama import Embedder
 from wopr.inference.engines.minilm import ensure_minilm
 from wopr.inference.engines.openai_text import Envelope, Json, Wanted, Written, parse, write
 from wopr.inference.engines.options import EngineOptions
-from wopr.inference.engines.pages import read_handbook
+from wopr.inference.engines.pages import packaged_vectors, read_handbook, wordings_of
 from wopr.inference.engines.search import Searcher
 from wopr.inference.engines.server import Gate, epoch_seconds, read_json
 
@@ -51,11 +51,10 @@ class HandbookEngine:
         self._one_at_a_time = asyncio.Lock()
 
     def load(self) -> str:
-        """Read the handbook and its vectors, from the file of an earlier start when the pages are the same."""
+        """Read the handbook and its vectors, which come with the package and are made anew only for changed pages."""
         passages = read_handbook()
         searcher = Searcher(self._embeds())
-        texts = list(dict.fromkeys(text for passage in passages for text in passage.wordings))
-        searcher.prepare(texts, self._options.models_path / VECTORS_FILE)
+        searcher.prepare(wordings_of(passages), packaged_vectors(), self._options.models_path / VECTORS_FILE)
         self._handbook = Handbook(passages, searcher)
         return MODEL
 

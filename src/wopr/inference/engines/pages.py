@@ -11,6 +11,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 PAGES_FOLDER = "handbook_pages"
+VECTORS_FILE = "vectors.bin"
 ALSO = "also:"
 
 
@@ -45,6 +46,17 @@ def parse_page(markdown: str) -> list[Passage]:
             lines = lines[1:]
         passages.append(Passage(question.strip(), also, "\n".join(lines).strip()))
     return passages
+
+
+def wordings_of(passages: Sequence[Passage]) -> list[str]:
+    """Every text by which some passage may be found, each once, in a fixed order."""
+    return list(dict.fromkeys(text for passage in passages for text in passage.wordings))
+
+
+def packaged_vectors() -> bytes:
+    """The file of the wordings' vectors that comes with the pages; empty when there is none."""
+    file = resources.files("wopr.inference.engines") / PAGES_FOLDER / VECTORS_FILE
+    return file.read_bytes() if file.is_file() else b""
 
 
 def fingerprint(texts: Sequence[str], model: str) -> str:

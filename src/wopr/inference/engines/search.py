@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wopr.inference.engines.pages import fingerprint
+from wopr.inference.engines.vectors import pack, unpack
 
 LEXICAL_SHARE = 0.15
 REMEMBERED_MAX = 2000
@@ -49,14 +50,19 @@ class Searcher:
         self._fixed: Mapping[str, array[float]] = {}
         self._known: OrderedDict[str, array[float]] = OrderedDict()
 
-    def prepare(self, texts: Sequence[str], cache: Path | None) -> None:
-        """Know these texts from now on, from the file `cache` if it is of the same texts and model."""
+    def prepare(self, texts: Sequence[str], packaged: bytes, cache: Path) -> None:
+        """Know these texts from now on: from the package, else from the cache, else worked out now and kept there.
+
+        Whichever it is, the numbers are the same to the last bit, and so are the answers.
+        """
         if self._embeds is None:
             return
-        kept = None if cache is None else _read(cache, fingerprint(texts, self._embeds.name), len(texts))
-        vectors = kept or self._vectors(texts)
-        if cache is not None and kept is None:
-            _write(cache, fingerprint(texts, self._embeds.name), vectors)
+        mark = fingerprint(texts, self._embeds.name)
+        vectors = unpack(packaged, mark, len(texts)) or unpack(_read(cache), mark, len(texts))
+        if vectors is None:
+            data = pack(mark, self._vectors(texts))
+            _write(cache, data)
+            vectors = unpack(data, mark, len(texts)) or []
         self._fixed = dict(zip(texts, vectors, strict=True))
 
     def scores(self, question: str, texts: Sequence[str], rarity: Mapping[str, float]) -> list[float]:
@@ -121,25 +127,19 @@ def _stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 4 else word
 
 
-def _read(cache: Path, mark: str, count: int) -> list[array[float]] | None:
-    """The kept vectors, or None when there are none or they are of something else."""
+def _read(cache: Path) -> bytes:
     try:
-        data = cache.read_bytes()
+        return cache.read_bytes()
     except OSError:
-        return None
-    head, body = data[:32], data[32:]
-    if head != mark.encode() or not count or len(body) % (4 * count):
-        return None
-    width = len(body) // count
-    return [array("f", body[i * width : (i + 1) * width]) for i in range(count)]
+        return b""
 
 
-def _write(cache: Path, mark: str, vectors: Sequence[array[float]]) -> None:
+def _write(cache: Path, data: bytes) -> None:
     temporary = cache.with_name(f"{cache.name}.new")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(mark.encode() + b"".join(vector.tobytes() for vector in vectors))
+        temporary.write_bytes(data)
         temporary.replace(cache)
     except OSError:
-        # A read-only folder costs a second at each start and nothing else.
+        # A read-only folder costs some seconds at each start and nothing else.
         temporary.unlink(missing_ok=True)
