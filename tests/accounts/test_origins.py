@@ -17,6 +17,9 @@ def settings(**changes: str | None) -> Settings:
 ORIGINS: list[tuple[dict[str, str], int]] = [
     ({"origin": "http://localhost:3000"}, 200),
     ({"origin": "http://localhost:3100"}, 200),
+    ({"origin": "http://127.0.0.1:3000"}, 200),
+    ({"origin": "http://[::1]:3000"}, 200),
+    ({"origin": "http://127.0.0.1:3001"}, 403),
     ({"origin": "http://localhost:3001"}, 403),
     ({"origin": "https://localhost:3000"}, 403),
     ({"origin": "http://localhost:3000.evil.test"}, 403),
@@ -60,8 +63,10 @@ async def test_a_foreign_page_cannot_sign_its_visitor_in(world) -> None:
 
 
 def test_origins_are_compared_in_one_spelling() -> None:
-    ours = origins.allowed_origins(settings(allowed_origins=" https://App.Example:443 , http://[::1]:8000/ ,,nonsense"))
-    assert ours == {"https://api.wopr.bot", "https://wopr.bot", "https://app.example", "http://[::1]:8000"}
+    ours = origins.allowed_origins(
+        settings(allowed_origins=" https://App.Example:443 , http://10.0.0.1:80/ ,,nonsense")
+    )
+    assert ours == {"https://api.wopr.bot", "https://wopr.bot", "https://app.example", "http://10.0.0.1"}
     assert origins.is_allowed({"origin": "https://WOPR.bot:443"}, ours)
     assert not origins.is_allowed({"origin": "https://wopr.bot:444"}, ours)
 

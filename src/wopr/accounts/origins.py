@@ -7,6 +7,7 @@ a request that says nothing about where it comes from is refused.
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from wopr.accounts.cookies import LOCAL_HOSTS
 from wopr.core.settings import Settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -14,9 +15,9 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def allowed_origins(settings: Settings) -> frozenset[str]:
-    """The origins of API_URL, UI_URL and ALLOWED_ORIGINS."""
+    """The origins of API_URL, UI_URL and ALLOWED_ORIGINS; on a laptop under each of its three names."""
     given = [settings.api_url, settings.ui_url, *settings.allowed_origins.split(",")]
-    return frozenset(origin for origin in map(origin_of, given) if origin)
+    return frozenset(name for origin in map(origin_of, given) if origin for name in _names(origin))
 
 
 def is_allowed(headers: Mapping[str, str], allowed: frozenset[str]) -> bool:
@@ -53,3 +54,11 @@ def origin_of(address: str) -> str:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     shown = "" if port in (None, DEFAULT_PORTS[parts.scheme]) else f":{port}"
     return f"{parts.scheme}://{host}{shown}"
+
+
+def _names(origin: str) -> list[str]:
+    parts = urlsplit(origin)
+    if parts.hostname not in LOCAL_HOSTS:
+        return [origin]
+    port = "" if parts.port is None else f":{parts.port}"
+    return [f"{parts.scheme}://{host}{port}" for host in ("localhost", "127.0.0.1", "[::1]")]
