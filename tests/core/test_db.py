@@ -5,7 +5,8 @@ from sqlalchemy import text
 
 from wopr.core.db import Database, sqlalchemy_url
 from wopr.core.errors import Unavailable
-from wopr.migrations.run import head_revision, upgrade
+from wopr.migrations.head import head_revision
+from wopr.migrations.run import upgrade
 
 
 async def test_a_migrated_database_stands_at_the_head(db: Database) -> None:

@@ -19,7 +19,7 @@ def api(
 
     from wopr.core.settings import load_settings
     from wopr.main import build_api
-    from wopr.migrations.run import head_revision
+    from wopr.migrations.head import head_revision
 
     settings = load_settings()
     application = build_api(settings, head_revision())

@@ -57,7 +57,7 @@ class LiveChecks:
         return ok(f"PostgreSQL {version}")
 
     async def _migrated(self) -> Finding:
-        from wopr.migrations.run import head_revision
+        from wopr.migrations.head import head_revision
 
         at, head = await self._database().revision(), head_revision()
         return ok(str(at)) if at == head else failed(f"database at {at}, code at {head}", "wopr migrate apply")

@@ -45,7 +45,7 @@ def apply(dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
 async def _standing() -> tuple[str | None, str]:
     from wopr.core.db import Database, database_url
     from wopr.core.settings import load_settings
-    from wopr.migrations.run import head_revision
+    from wopr.migrations.head import head_revision
 
     db = Database(database_url(load_settings()), pool_size=2)
     try:

@@ -16,7 +16,8 @@ from wopr.core.errors import Unavailable
 from wopr.core.ids import NodeId
 from wopr.core.settings import Settings, load_settings
 from wopr.inference.nodes import Node, register
-from wopr.migrations.run import head_revision, upgrade
+from wopr.migrations.head import head_revision
+from wopr.migrations.run import upgrade
 from wopr.ops.journal import Journal
 
 ADMINISTRATOR = "admin@localhost.test"

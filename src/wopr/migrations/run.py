@@ -4,7 +4,6 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -12,13 +11,6 @@ from wopr.core.db import sqlalchemy_url
 
 # Two processes that start at once must not migrate at once: the second waits, then finds nothing to do.
 MIGRATION_LOCK = 0x574F5052
-
-
-def head_revision() -> str:
-    """The newest migration that this code knows."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None, "the chain of migrations is empty"
-    return head
 
 
 async def upgrade(url: str, target: str = "head") -> None:
