@@ -10,6 +10,7 @@ import pytest
 from wopr.client.billing import DaySpend
 from wopr.web import formats
 from wopr.web.chart import nice_top, spend_chart
+from wopr.web.logwords import log_words
 from wopr.web.pages.chat import unanswered
 from wopr.web.pages.usage import by_turn
 from wopr.web.prices import Prices, parse_prices
@@ -40,6 +41,34 @@ def test_money_shows_cents_and_more_only_where_cents_would_hide_it(amount: str, 
 )
 def test_receipts_show_every_digit(amount: str, words: str) -> None:
     assert formats.usd_exact(Decimal(amount)) == words
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [("4.99993798", "$4.9999"), ("5", "$5.00"), ("0.00001", "$0.00"), ("1234.5678", "$1,234.5678"), ("-0.5", "−$0.50")],
+)
+def test_a_balance_is_never_rounded_up_and_shows_cheap_answers(amount: str, words: str) -> None:
+    assert formats.usd_balance(Decimal(amount)) == words
+
+
+def test_a_persona_is_told_in_a_line() -> None:
+    assert formats.persona("You are a calm helper. You never flatter.") == "A calm helper."
+    assert formats.persona("Terse") == "Terse."
+    assert formats.persona(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"at": "x", "level": "info", "event": "started", "bot_id": "b", "ms": 85, "code": null}', "started  ms=85"),
+        ('{"event": "ready"}', "ready"),
+        ("plain words", "plain words"),
+        ("{broken", "{broken"),
+        ('{"no": "event"}', '{"no": "event"}'),
+    ],
+)
+def test_lines_of_the_log_are_told_in_words(line: str, words: str) -> None:
+    assert log_words(line) == words
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 CENT = Decimal("0.01")
+TENTH_OF_A_MILL = Decimal("0.0001")
 BROWSERS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
 SYSTEMS = (
     ("iPhone", "iPhone"),
@@ -27,6 +28,22 @@ def usd(amount: Decimal | None) -> str:
     if size == 0 or size >= CENT:
         return f"{sign}${size.quantize(CENT, ROUND_HALF_UP):,}"
     return f"{sign}${_significant(size)}"
+
+
+def usd_balance(amount: Decimal | None) -> str:
+    """A balance: rounded down, and to four places, so that even a cheap answer is seen to cost something."""
+    if amount is None:
+        return "–"
+    text = format(abs(amount).quantize(TENTH_OF_A_MILL, ROUND_DOWN).normalize(), "f")
+    whole, _, places = text.partition(".")
+    return f"{'−' if amount < 0 else ''}${int(whole):,}.{places.ljust(2, '0')}"
+
+
+def persona(text: str | None) -> str:
+    """Whom a persona describes, in a line: its first sentence, no longer addressed to the bot."""
+    first = (text or "").strip().partition(". ")[0].partition("\n")[0].rstrip(".")
+    told = first.removeprefix("You are ")
+    return f"{told[:1].upper()}{told[1:]}." if told else ""
 
 
 def usd_exact(amount: Decimal | None) -> str:

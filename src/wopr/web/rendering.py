@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from wopr.web import formats, icons, markdown
+from wopr.web.logwords import log_words
 from wopr.web.preferences import preferences_of
 from wopr.web.results import result_of
 
@@ -36,6 +37,7 @@ def environment() -> Environment:
     env.globals |= {"icon": icons.icon, "now": _now}
     env.filters |= {
         "usd": formats.usd,
+        "usd_balance": formats.usd_balance,
         "usd_exact": formats.usd_exact,
         "usd_price": formats.usd_price,
         "signed_usd": formats.signed_usd,
@@ -47,6 +49,8 @@ def environment() -> Environment:
         "seconds": formats.seconds,
         "period": formats.period,
         "count": formats.count,
+        "log_words": log_words,
+        "persona": formats.persona,
         "browser_name": formats.browser_name,
         "markdown": markdown.to_html,
     }

@@ -14,7 +14,7 @@ from wopr.web.rendering import redirect
 from wopr.web.visit import Administrator, Visit
 
 router = APIRouter()
-BOTS_SHOWN = 200
+BOTS_SHOWN = 100
 INBOX_STATES = ("", "pending", "failed", "unmatched", "applied")
 Field = Annotated[str, Form()]
 

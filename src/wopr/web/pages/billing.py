@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form
 from starlette.responses import RedirectResponse, Response
 
 from wopr.client import ApiError
-from wopr.web.visit import Member, Visit
+from wopr.web.visit import Member, Visit, member
 
 router = APIRouter()
 TRANSACTIONS_SHOWN = 25
@@ -24,7 +24,9 @@ async def billing(visit: Member, cursor: str = "") -> Response:
 @router.get("/billing/return")
 async def back(visit: Member, session_id: str = "") -> Response:
     """After a payment: wait, visibly, until the credit is there."""
-    return visit.page("pages/billing_return.html", await _arrival(visit, session_id))
+    values = await _arrival(visit, session_id)
+    fresh = await member(visit.request) if values["arrived"] else visit  # The frame shows the new balance, too.
+    return fresh.page("pages/billing_return.html", values)
 
 
 @router.get("/billing/return/state")

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from wopr.client import ApiError
 from wopr.client.fleet import LogLine
 from wopr.web.formats import iso
+from wopr.web.logwords import log_words
 from wopr.web.proxy import pass_stream
 from wopr.web.visit import Guest, Member
 
@@ -50,6 +51,6 @@ async def download(visit: Guest, bot_id: str, q: str = "", stream: str = "") -> 
 
 
 def chosen(lines: Sequence[LogLine], query: str, stream: str) -> list[LogLine]:
-    """The lines that contain the query, of one stream or of both."""
+    """The lines whose words contain the query, of one stream or of both."""
     wanted = query.strip().lower()
-    return [line for line in lines if wanted in line.text.lower() and stream in ("", line.stream)]
+    return [line for line in lines if wanted in log_words(line.text).lower() and stream in ("", line.stream)]

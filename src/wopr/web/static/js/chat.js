@@ -65,6 +65,7 @@ class Chat extends HTMLElement {
     if (!words || this.busy) return;
     this.silence();
     this.problems.replaceChildren();
+    document.querySelector(".chat-page > .inner > .banner.good")?.remove(); // It spoke of what came before.
     const turn = randomId();
     this.showQuestion(turn, words);
     this.showAnswer(turn);
@@ -73,7 +74,7 @@ class Chat extends HTMLElement {
       const started = await this.post("/turns", { text: words, conversation_id: this.conversation, turn_id: turn });
       this.field.value = "";
       sessionStorage.removeItem(this.draftKey);
-      this.setConversation(started.conversation_id, turn);
+      this.setConversation(started.conversation_id, turn, words);
       this.channel.postMessage({ turn, conversation: started.conversation_id, words });
       this.attach(turn);
     } catch (problem) {
@@ -88,10 +89,26 @@ class Chat extends HTMLElement {
     return this.dataset.conversation === "new" ? null : this.dataset.conversation;
   }
 
-  setConversation(id, turn) {
+  setConversation(id, turn, words) {
     this.dataset.conversation = id;
     this.form.elements.conversation_id.value = id;
+    this.listConversation(id, words);
     history.replaceState(null, "", `${this.base}?c=${encodeURIComponent(id)}&turn=${encodeURIComponent(turn)}`);
+  }
+
+  // A conversation begun on this page appears in the list at once.
+  listConversation(id, words) {
+    const list = document.querySelector(".thread-list");
+    const address = `${this.base}?c=${encodeURIComponent(id)}`;
+    if (!list || [...list.querySelectorAll("a")].some((link) => link.getAttribute("href") === address)) return;
+    const link = document.createElement("a");
+    link.href = address;
+    link.setAttribute("aria-current", "page");
+    link.textContent = words;
+    const item = document.createElement("li");
+    item.append(link);
+    list.querySelector("li.muted")?.remove();
+    list.prepend(item);
   }
 
   async post(path, body) {
@@ -195,7 +212,7 @@ class Chat extends HTMLElement {
   fromOtherTab({ turn, conversation, words }) {
     if (this.turns.has(turn)) return;
     if (this.conversation !== null && conversation !== this.conversation) return;
-    if (this.conversation === null) this.setConversation(conversation, turn);
+    if (this.conversation === null) this.setConversation(conversation, turn, words);
     this.showQuestion(turn, words);
     this.attach(turn);
   }

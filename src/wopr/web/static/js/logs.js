@@ -64,7 +64,7 @@ class Logs extends HTMLElement {
   }
 
   matches(line) {
-    return line.text.toLowerCase().includes(this.query) && (!this.stream || line.stream === this.stream);
+    return words(line.text).toLowerCase().includes(this.query) && (!this.stream || line.stream === this.stream);
   }
 
   draw(lines) {
@@ -88,6 +88,23 @@ class Logs extends HTMLElement {
   }
 }
 
+// The same as log_words on the server: a JSON line becomes its event and its fields.
+const LEFT_OUT = new Set(["at", "level", "event", "bot_id"]);
+
+function words(text) {
+  if (!text.startsWith("{")) return text;
+  let fields;
+  try {
+    fields = JSON.parse(text);
+  } catch {
+    return text;
+  }
+  if (typeof fields.event !== "string") return text;
+  const rest = Object.entries(fields).filter(([name, value]) => !LEFT_OUT.has(name) && value !== null);
+  const shown = rest.map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);
+  return [fields.event, shown.join(" ")].join("  ").trimEnd();
+}
+
 function row(line) {
   const item = document.createElement("li");
   item.className = line.stream === "stderr" ? "stderr" : "stdout";
@@ -97,10 +114,10 @@ function row(line) {
   const from = document.createElement("span");
   from.className = "from";
   from.textContent = line.stream === "stderr" ? "err" : "out";
-  const words = document.createElement("span");
-  words.className = "words";
-  words.textContent = line.text;
-  item.append(time, from, words);
+  const told = document.createElement("span");
+  told.className = "words";
+  told.textContent = words(line.text);
+  item.append(time, from, told);
   return item;
 }
 
