@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,6 +27,8 @@ from wopr.core.notify import Notifier
 
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
+CLAIM_AGAIN_SECONDS = 3.0
+RECORD_AGAIN_SECONDS = 3.0
 PASS_SECONDS_MAX = 600.0
 ERROR_CHARACTERS_MAX = 2_000
 
@@ -71,6 +74,8 @@ class LoopRunner:
     loops: Sequence[Loop]
     holder: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{new_id().hex[-8:]}")
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _held_until: dict[str, float] = field(default_factory=dict)
+    _recorded: dict[str, tuple[tuple[dict[str, int], str | None] | None, float]] = field(default_factory=dict)
 
     async def start(self) -> None:
         """Start one task a loop."""
@@ -96,18 +101,21 @@ class LoopRunner:
     async def _forever(self, loop: Loop, wakeup: asyncio.Event) -> None:
         while True:
             wakeup.clear()
+            pause = loop.period_seconds
             try:
-                await self._pass(loop)
+                if not await self._pass(loop):
+                    pause = max(pause, CLAIM_AGAIN_SECONDS)
             except Exception as error:
                 # The one place where everything is caught: a loop that died silently would be worse than any error.
                 LOOP_FAILURES.labels(loop.name).inc()
                 log.error("loop.failed", loop=loop.name, error=f"{type(error).__name__}: {error}", exc_info=True)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wakeup.wait(), loop.period_seconds)
+                await asyncio.wait_for(wakeup.wait(), pause)
 
-    async def _pass(self, loop: Loop) -> None:
-        if not await self._claim(loop.name):
-            return
+    async def _pass(self, loop: Loop) -> bool:
+        """One pass; False when another process holds the lease."""
+        if not self._surely_held(loop.name) and not await self._claim(loop.name):
+            return False
         work = asyncio.ensure_future(asyncio.wait_for(_timed(loop), PASS_SECONDS_MAX))
         counts: Counts = {}
         failure = None
@@ -125,6 +133,11 @@ class LoopRunner:
                 await asyncio.gather(work, return_exceptions=True)
             if failure is not None or (work.done() and not work.cancelled()):
                 await self._record(loop.name, counts, failure)
+        return True
+
+    def _surely_held(self, name: str) -> bool:
+        """Whether the lease taken by an earlier pass has so much time left that asking the database is needless."""
+        return self._held_until.get(name, 0.0) - time.monotonic() > LEASE_SECONDS / 2
 
     async def _claim(self, name: str) -> bool:
         async with self.db.begin() as session:
@@ -142,6 +155,7 @@ class LoopRunner:
     async def _take(self, session: AsyncSession, name: str, condition: str, *, started: bool) -> bool:
         # `condition` is one of two constants above, never a value from outside.
         first = ", last_started_at = now()" if started else ""
+        begun = time.monotonic()
         row = await session.execute(
             text(
                 "UPDATE loop_leases SET holder = :holder, expires_at = now() + make_interval(secs => :seconds)"  # noqa: S608
@@ -149,9 +163,17 @@ class LoopRunner:
             ),
             {"name": name, "holder": self.holder, "seconds": LEASE_SECONDS},
         )
-        return row.first() is not None
+        taken = row.first() is not None
+        self._held_until[name] = begun + LEASE_SECONDS if taken else 0.0
+        return taken
 
     async def _record(self, name: str, counts: Counts, failure: str | None) -> None:
+        """Write how the pass went; a loop that passes often and says the same is written every few seconds only."""
+        said, at = self._recorded.get(name, (None, 0.0))
+        now = time.monotonic()
+        if said == (dict(counts), failure) and now - at < RECORD_AGAIN_SECONDS:
+            return
+        self._recorded[name] = ((dict(counts), failure), now)
         async with self.db.begin() as session:
             lease = await session.get(LoopLease, name)
             if lease is None or lease.holder != self.holder:
