@@ -28,7 +28,8 @@ from wopr.inference.engines.server import Gate, epoch_seconds, read_json
 MODEL = "handbook"
 VECTORS_FILE = "handbook.vectors"
 CONTEXT_TOKENS = 256
-SLOTS = 8
+# A slot is mostly held by writing at a reader's pace, which costs next to nothing.
+SLOTS = 32
 BODY_BYTES_MAX = 4 * 1024 * 1024
 # A pace that an eye can follow, and that leaves something to cancel: 100 words a second.
 TOKEN_SECONDS = 0.01
@@ -94,7 +95,12 @@ class HandbookEngine:
         texts = []
         for conversation in wanted.conversations:
             async with self._one_at_a_time:
-                texts.append(await asyncio.to_thread(self._handbook.answer, conversation))
+                work = asyncio.ensure_future(asyncio.to_thread(self._handbook.answer, conversation))
+                try:
+                    texts.append(await asyncio.shield(work))
+                finally:
+                    # A client that leaves must not let the next one in while the thread is still at it.
+                    await asyncio.wait([work])
         return [write(text, wanted) for text in texts for _ in range(wanted.choices)]
 
     async def _stream(
