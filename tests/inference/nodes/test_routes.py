@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi import FastAPI
-
 from tests.inference.nodes.conftest import FakeService
+
 from wopr.accounts import guard
 from wopr.core.platform import Platform
 from wopr.inference.api import router

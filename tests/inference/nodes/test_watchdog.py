@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.inference.nodes.conftest import FakeService
+
 from wopr.core.clock import ManualClock
 from wopr.core.ids import NodeId
 from wopr.core.platform import Platform
