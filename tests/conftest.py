@@ -14,6 +14,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from tests.live import administrator, customer, live  # noqa: F401 (fixtures for all)
 
 from wopr.core.db import Database
 from wopr.core.postgres import EmbeddedPostgres
@@ -42,7 +43,8 @@ def postgres_url() -> Iterator[str]:
         yield given
         return
     folder = Path(tempfile.mkdtemp(prefix="wopr-test-"))
-    server = EmbeddedPostgres(folder)
+    # Nothing here must survive a power cut, and waiting for the disk is most of a test's time.
+    server = EmbeddedPostgres(folder, {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
     server.prepare()
     process = server.start()
     try:

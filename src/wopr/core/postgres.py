@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class EmbeddedPostgres:
     """A server whose data lives in `home/postgres` and whose address is written to `home/postgres.url`."""
 
     home: Path
+    # Server parameters beyond ours, by name.
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
@@ -86,7 +89,7 @@ class EmbeddedPostgres:
             "shared_buffers": "64MB",
             "wal_level": "replica",
         }
-        for name, value in options.items():
+        for name, value in (options | dict(self.options)).items():
             command += ["-c", f"{name}={value}"]
         (self.home / "logs").mkdir(exist_ok=True)
         with (self.home / "logs" / "postgres.log").open("ab") as logfile:
