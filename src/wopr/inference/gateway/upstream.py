@@ -156,9 +156,10 @@ class Upstreams:
         served = self.catalog.served_name(target, job.model)
         try:
             response = await self._send(target, job, job.body_for(served), request_id)
-            error = await self._error(response)
+            error = self._error(response)
             if error is None:
-                head, whole = await _first(response, whole=job.wants_whole(response))
+                whole = job.wants_whole(response)
+                head = await _first(response, whole=whole)
                 routing.succeeded(target)
                 return Reply(target, served, response, head, whole)
         except CONNECTION_ERRORS as failure:
@@ -190,7 +191,7 @@ class Upstreams:
         data = body if len(body) < BYTES_AT_ONCE_MAX else io.BytesIO(body)
         return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
 
-    async def _error(self, response: aiohttp.ClientResponse) -> WoprError | None:
+    def _error(self, response: aiohttp.ClientResponse) -> WoprError | None:
         """The error that lets another backend be asked; None for an answer that the client should see."""
         status = response.status
         if status < 500 and status not in (401, 403, 408, 429):
@@ -240,23 +241,28 @@ class Upstreams:
         return _ids(document)
 
 
-async def _first(response: aiohttp.ClientResponse, *, whole: bool) -> tuple[bytes, bool]:
-    """The first bytes of the body, or all of it; and whether it is all."""
-    if not whole:
+async def _first(response: aiohttp.ClientResponse, *, whole: bool) -> bytes:
+    """The first bytes of the body, or all of it. Whatever keeps us from having them cuts the connection."""
+    try:
+        if whole:
+            return await _all(response)
         head = await response.content.readany()
-        return head, False
-    declared = response.content_length
-    if declared is not None and declared > ANSWER_BYTES_MAX:
+        if not head:
+            raise aiohttp.ClientPayloadError("the answer is empty")
+        return head
+    except BaseException:
         response.close()
-        raise aiohttp.ClientPayloadError("the answer is too large")
+        raise
+
+
+async def _all(response: aiohttp.ClientResponse) -> bytes:
     parts, size = [], 0
     while part := await response.content.readany():
         parts.append(part)
         size += len(part)
         if size > ANSWER_BYTES_MAX:
-            response.close()
             raise aiohttp.ClientPayloadError("the answer is too large")
-    return b"".join(parts) if len(parts) != 1 else parts[0], True
+    return b"".join(parts) if len(parts) != 1 else parts[0]
 
 
 def _ids(document: object) -> frozenset[str] | None:

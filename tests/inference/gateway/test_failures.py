@@ -1,0 +1,238 @@
+"""When something fails: another backend, an honest end, and a bill for what was delivered."""
+
+import asyncio
+import json
+from typing import Any
+
+import openai
+import pytest
+from aiohttp import web
+from sqlalchemy import text
+
+from wopr.core.ids import NodeId
+from wopr.inference import nodes
+
+HELLO: Any = [{"role": "user", "content": "hello"}]
+BODY: Any = {"model": "handbook", "messages": HELLO, "max_tokens": 5}
+
+
+def answering(status: int) -> Any:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "no"}}, status=status, headers={"Retry-After": "7"})
+
+    return answer
+
+
+async def resetting(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+@pytest.mark.parametrize("answer", [answering(500), answering(503), answering(429), answering(401), resetting])
+async def test_a_failure_before_the_first_byte_goes_to_the_next_backend(stage: Any, answer: Any) -> None:
+    first, second = await stage.backend(), await stage.backend()
+    # Whoever is asked first fails; a reset may be a connection that was closed meanwhile, so it is tried once more.
+    first.answers = second.answers = [answer] * (2 if answer is resetting else 1)
+    customer = await stage.customer()
+    response = await stage.http(customer).post("/v1/chat/completions", json=BODY)
+    assert response.status_code == 200
+    assert first.answers == []
+    assert {len(first.bodies), len(second.bodies)} == {1, 2 if answer is resetting else 1}
+    assert len(await stage.usage(customer)) == 1
+
+
+async def test_a_dead_backend_is_left_out_at_once(stage: Any) -> None:
+    dead, alive = await stage.backend(), await stage.backend()
+    await dead.stop()
+    http = stage.http(await stage.customer())
+    for _ in range(6):
+        response = await http.post("/v1/chat/completions", json=BODY)
+        assert (response.status_code, response.headers["x-wopr-node"]) == (200, "node-2")
+    assert len(alive.bodies) == 6
+
+
+async def test_a_backend_that_comes_back_is_used_again(stage: Any) -> None:
+    backend = await stage.backend()
+    port = backend.port
+    await backend.stop()
+    http = stage.http(await stage.customer())
+    response = await http.post("/v1/chat/completions", json=BODY)
+    assert response.status_code == 502
+    assert response.headers["retry-after"] == "1"
+    await backend.start(port)
+    assert (await http.post("/v1/chat/completions", json=BODY)).status_code == 200
+
+
+async def test_when_all_are_busy_the_client_hears_when_to_come_back(stage: Any) -> None:
+    backend = await stage.backend()
+    backend.answers += [answering(429)]
+    with pytest.raises(openai.RateLimitError) as caught:
+        await stage.openai(await stage.customer()).chat.completions.create(**BODY)
+    assert caught.value.response.headers["retry-after"] == "7"
+
+
+async def test_a_model_whose_nodes_are_away_is_503(stage: Any) -> None:
+    await stage.backend()
+    async with stage.platform.db.begin() as session:
+        await nodes.remove(session, NodeId("node-1"))
+    await stage.gateway.refresh()
+    with pytest.raises(openai.InternalServerError) as caught:
+        await stage.openai(await stage.customer()).chat.completions.create(**BODY)
+    assert caught.value.status_code == 503
+    assert caught.value.code == "no_backend"
+
+
+async def test_a_new_node_is_found_by_its_notification(make_stage: Any) -> None:
+    stage, other = await make_stage(), await make_stage()
+    await stage.backend()  # only the first gateway is asked to look
+    http = other.http(await stage.customer())
+    for _ in range(100):
+        response = await http.post("/v1/chat/completions", json=BODY)
+        if response.status_code == 200:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(response.text)
+
+
+async def test_an_outside_provider_serves_when_none_of_ours_can(make_stage: Any) -> None:
+    first = await make_stage()
+    provider = await first.backend()
+    async with first.platform.db.begin() as session:
+        await nodes.remove(session, NodeId("node-1"))
+    stage = await make_stage(
+        fallback_api_base=f"http://127.0.0.1:{provider.port}/v1", fallback_api_key="sk-out", fallback_model="big"
+    )
+    customer = await stage.customer()
+    response = await stage.http(customer).post("/v1/chat/completions", json=BODY)
+    assert response.status_code == 200
+    assert response.headers["x-wopr-node"] == "fallback"
+    assert json.loads(provider.bodies[-1])["model"] == "big"
+    assert provider.headers[-1]["Authorization"] == "Bearer sk-out"
+    assert (await stage.usage(customer))[0].node_id == "fallback"
+
+
+async def test_a_stream_that_breaks_ends_with_an_error_and_a_bill_for_what_came(stage: Any) -> None:
+    backend = await stage.backend()
+
+    async def breaking(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for word in ("one ", "two "):
+            chunk = {"id": "c", "choices": [{"index": 0, "delta": {"content": word}}]}
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    backend.answers.append(breaking)
+    customer = await stage.customer()
+    seen = []
+    stream = await stage.openai(customer).chat.completions.create(**BODY, stream=True)
+    with pytest.raises(openai.APIError) as caught:  # noqa: PT012
+        async for chunk in stream:
+            seen.append(chunk.choices[0].delta.content)
+    assert seen == ["one ", "two "]
+    assert "middle of the answer" in str(caught.value)
+    [row] = await stage.usage(customer)
+    assert (row.status, row.completion_tokens) == ("failed", 2)
+
+
+async def test_a_stream_that_ends_before_its_first_byte_goes_to_the_next_backend(stage: Any) -> None:
+    first, second = await stage.backend(), await stage.backend()
+
+    async def headers_only(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    first.answers = second.answers = [headers_only]
+    customer = await stage.customer()
+    stream = await stage.openai(customer).chat.completions.create(**BODY, stream=True)
+    words = [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
+    assert words.count("word ") == 5
+    assert len(first.bodies) + len(second.bodies) == 2
+
+
+async def test_a_stream_without_usage_is_charged_by_its_deltas(stage: Any) -> None:
+    backend = await stage.backend()
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n' * 3)
+        await response.write(b": note\n\ndata: {bad\n\ndata: [DONE]\n\n")
+        return response
+
+    backend.answers.append(silent)
+    customer = await stage.customer()
+    response = await stage.http(customer).post("/v1/chat/completions", json=BODY | {"stream": True})
+    assert response.text.count('"content":"a"') == 3
+    assert "data: {bad\n\n" in response.text
+    [row] = await stage.usage(customer)
+    assert (row.status, row.completion_tokens) == ("ok", 3)
+    assert row.prompt_tokens > 0
+
+
+async def test_when_the_client_leaves_the_engine_stops_and_what_was_delivered_is_charged(stage: Any) -> None:
+    backend = await stage.backend()
+    backend.token_seconds = 0.01
+    customer = await stage.customer()
+    stream = await stage.openai(customer).chat.completions.create(
+        model="handbook", messages=HELLO, max_tokens=1000, stream=True
+    )
+    received = 0
+    async for chunk in stream:
+        received += chunk.choices[0].delta.content == "word "
+        if received == 5:
+            break
+    await stream.close()
+    await asyncio.wait_for(backend.cut.wait(), 1.0)
+    [row] = await stage.usage(customer)
+    assert row.status == "cut"
+    assert 5 <= row.completion_tokens <= backend.sent
+    await _nothing_held(stage, customer)
+
+
+async def test_when_the_client_leaves_before_an_answer_nothing_is_charged(stage: Any) -> None:
+    backend = await stage.backend()
+    backend.gate = asyncio.Event()
+    customer = await stage.customer("1")
+    asking = asyncio.create_task(stage.http(customer).post("/v1/chat/completions", json=BODY))
+    while not backend.bodies:  # noqa: ASYNC110  # the backend records what it got
+        await asyncio.sleep(0.005)
+    asking.cancel()
+    await asyncio.wait_for(backend.cut.wait(), 1.0)
+    await _nothing_held(stage, customer)
+    async with stage.platform.db.begin() as session:
+        assert await session.scalar(text("SELECT count(*) FROM usage_records")) == 0
+
+
+async def test_shutdown_ends_streams_with_a_bill_and_returns_the_lease(stage: Any) -> None:
+    backend = await stage.backend()
+    backend.gate = asyncio.Event()
+    customer = await stage.customer("1")
+    http = stage.http(customer)
+    async with http.stream("POST", "/v1/chat/completions", json=BODY | {"stream": True}) as response:
+        lines = response.aiter_lines()
+        async for line in lines:
+            if "word" in line:
+                break
+        await stage.gateway.shutdown(0.0)
+        rest = [line async for line in lines if line]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "restarting"
+    [row] = await stage.usage(customer)
+    assert (row.status, row.completion_tokens) == ("cut", 1)
+    assert (await stage.balance(customer)).held == 0
+    assert list((stage.platform.settings.wopr_home / "wal").iterdir()) == []
+
+
+async def _nothing_held(stage: Any, customer: Any) -> None:
+    """The lease of an idle customer goes back by itself."""
+    for _ in range(500):
+        if (await stage.balance(customer)).held == 0:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the lease was not returned")
