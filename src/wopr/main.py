@@ -36,8 +36,13 @@ from wopr.inference.gateway import Gateway, build_gateway
 from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
 
 DATABASE_ANSWER_SECONDS = 3.0
+DATABASE_AGAIN_SECONDS = 0.1
 DATABASE_REMEDY = "Is PostgreSQL running? `wopr status` shows it; the API goes on by itself when it is back."
 VERSION = version("wopr")
+
+NOT_BEGUN = {
+    "error": {"message": "The service is starting.", "type": "server_error", "param": None, "code": "starting"}
+}
 
 log = structlog.get_logger(__name__)
 router = APIRouter()
@@ -63,6 +68,9 @@ class Api:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            if not self.routes.state.begun:
+                await JSONResponse(NOT_BEGUN, 503, {"retry-after": "1"})(scope, receive, send)
+                return
             await self._gateway(scope, receive, send)
         else:
             await self._edge(scope, receive, send)
@@ -85,6 +93,7 @@ def build_api(settings: Settings, head_revision: str) -> Api:
     routes.state.platform = platform
     routes.state.head_revision = head_revision
     routes.state.draining = False
+    routes.state.begun = False
     install_error_handlers(routes)
     for part in (router, accounts_api.router, billing_api.router, inference_api.router, fleet_api.router):
         routes.include_router(part)
@@ -94,16 +103,27 @@ def build_api(settings: Settings, head_revision: str) -> Api:
 @contextlib.asynccontextmanager
 async def _running(app: FastAPI, platform: Platform, gateway: Gateway) -> AsyncIterator[None]:
     await platform.notifier.start()
-    await gateway.startup()
     runner = LoopRunner(platform.db, platform.notifier, table_of_loops(platform))
-    await runner.start()
+    beginning = asyncio.create_task(_begin(app, platform, gateway, runner), name="begin")
     try:
         yield
     finally:
         app.state.draining = True
+        beginning.cancel()
+        await asyncio.gather(beginning, return_exceptions=True)
         await runner.stop()
-        await gateway.shutdown()
+        if app.state.begun:
+            await gateway.shutdown()
         await platform.close()
+
+
+async def _begin(app: FastAPI, platform: Platform, gateway: Gateway, runner: LoopRunner) -> None:
+    """Start gateway and loops once no migration is pending: nothing may write to tables that are about to change."""
+    while await _database_reasons(platform, app.state.head_revision):  # noqa: ASYNC110 - another process migrates
+        await asyncio.sleep(DATABASE_AGAIN_SECONDS)
+    await gateway.startup()
+    app.state.begun = True
+    await runner.start()
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -167,8 +187,9 @@ async def health() -> dict[str, str]:
 @router.get("/readyz", include_in_schema=False)
 async def ready(request: Request, platform: PlatformDep) -> JSONResponse:
     """Whether requests should be sent here: 503 with the reasons when not."""
-    reasons = ["draining"] if request.app.state.draining else []
-    reasons += await _database_reasons(platform, request.app.state.head_revision)
+    state = request.app.state
+    reasons = ["draining"] if state.draining else [] if state.begun else ["starting"]
+    reasons += await _database_reasons(platform, state.head_revision)
     return JSONResponse({"status": "ok" if not reasons else "unready", "reasons": reasons}, 503 if reasons else 200)
 
 

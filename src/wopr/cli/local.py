@@ -46,14 +46,21 @@ class Local:
         (self.home / "models").mkdir(exist_ok=True)
         (self.home / "logs").mkdir(exist_ok=True)
 
-    async def start_database(self, record: "RunFile") -> float:
-        """Start PostgreSQL, wait for it and for the migrations; the seconds it took."""
+    async def start_database(self, record: "RunFile", launched: asyncio.Event) -> float:
+        """Start PostgreSQL, wait for it and for the migrations; the seconds it took.
+
+        `launched` is set when its address is known: who needs it may load meanwhile.
+        """
         started = time.monotonic()
         self._preparing = await self._start_preparation()
         if not self.external:
-            await asyncio.to_thread(self._launch, EmbeddedPostgres(self.home))
-            assert self._database is not None
+            server = EmbeddedPostgres(self.home)
+            await asyncio.to_thread(server.prepare)
+            self._database = server.start()
             record.add("postgres", self._database.pid)
+            launched.set()
+            await asyncio.to_thread(server.wait_ready, self._database)
+        launched.set()
         await self._told("migrated")
         return time.monotonic() - started
 

@@ -38,7 +38,8 @@ async def prepare(settings: Settings) -> None:
         async with db.begin() as session:
             names = ("llama", "chatterbox", "whisper", "qwen")
             ports = {name: int(getattr(settings, f"{name}_port")) for name in names}
-            await register(session, Node(NodeId(settings.gpu_node_id), settings.engine_host, ports=ports))
+            key = settings.engine_api_key.get_secret_value() if settings.engine_api_key else None
+            await register(session, Node(NodeId(settings.gpu_node_id), settings.engine_host, ports=ports, api_key=key))
             link = await one_time_link(session, settings, ADMINISTRATOR)
         _tell({"done": "registered", "link": link})
     finally:

@@ -30,7 +30,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Process:
-    """One child. It is ready when `ready_path` on its port answers 200; it starts once those in `after` are ready."""
+    """One child. It is ready when `ready_path` on its port answers 200; it starts once those in `after` are there."""
 
     name: str
     arguments: tuple[str, ...]

@@ -109,13 +109,12 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
     local.prepare()
     record.begin(f"http://localhost:{plan.ports.ui}", added)
     supervisor = Supervisor(plan.home, local.environment, plan.processes, plan.report, record)
-    database_ready = asyncio.Event()
+    launched = asyncio.Event()
     try:
-        await supervisor.start({"postgres": database_ready})
-        seconds = await _or_stop(local.start_database(record), stop)
+        await supervisor.start({"postgres": launched})
+        seconds = await _or_stop(local.start_database(record, launched), stop)
         if seconds is _STOPPED:
             return 0
-        database_ready.set()
         plan.report("ready", local.database(), seconds, "")
         keeper = asyncio.create_task(local.keep_database(record, plan.report))
         try:
