@@ -144,9 +144,7 @@ async def test_what_was_spent_is_shown_by_day_and_by_request_and_the_movements_s
     assert int(view.spend_30d_usd * USD) == spent
     assert sum(int(day.total_usd * USD) for day in view.spend[-2:]) == spent
     assert view.lasts_days is not None
-    page = Transactions.model_validate(await web.get("/api/billing/transactions", limit=2))
-    rest = Transactions.model_validate(await web.get("/api/billing/transactions", cursor=page.next_cursor))
-    movements = [*page.transactions, *rest.transactions]
+    movements = Transactions.model_validate(await web.get("/api/billing/transactions", limit=2)).transactions
     assert [m.kind for m in movements] == ["runtime", "inference", "grant"]
     assert sum(m.amount_usd for m in movements) == view.balance.available_usd
     of_turn = UsagePage.model_validate(await web.get("/api/billing/usage", turn_id=str(turn)))

@@ -12,7 +12,7 @@ from wopr.billing.grants import grant_credit
 from wopr.billing.invariants import invariants
 from wopr.billing.leases import Lease, LeaseRoll, lease_roll, settle_batch
 from wopr.billing.prices import load_prices
-from wopr.billing.usage import BotRuntime, UsageRecord, charge_runtime, uncovered
+from wopr.billing.usage import BotRuntime, UsageRecord, by_day, charge_runtime, uncovered
 from wopr.core.db import Database
 from wopr.core.ids import BotId, TenantId
 from wopr.core.money import Nanos
@@ -184,3 +184,25 @@ def test_gaps_are_what_no_period_covers() -> None:
     assert uncovered(at(0), at(10), [(at(0), at(10))]) == []
     assert uncovered(at(0), at(10), [(at(2), at(4)), (at(6), at(12))]) == [(at(0), at(2)), (at(4), at(6))]
     assert uncovered(at(5), at(10), [(at(0), at(7))]) == [(at(7), at(10))]
+
+
+async def test_a_day_of_running_is_one_row_and_midnight_begins_another(db: Database) -> None:
+    tenant_id, bot, sheet = await funded(db, USD), BotId(uuid4()), load_prices()
+    start = NOW.replace(hour=23, minute=0, second=0, microsecond=300_000)
+    total = 0
+    for minute in range(1, 121):
+        stretch = BotRuntime(tenant_id, bot, "standard", start, start + timedelta(minutes=minute))
+        async with db.begin() as session:
+            total += await charge_runtime(session, stretch, sheet)
+    async with db.begin() as session:
+        rows = (await session.execute(text("SELECT ended_at - started_at, cost FROM runtime_periods"))).all()
+    assert sorted(row[0] for row in rows) == [timedelta(minutes=60), timedelta(minutes=60)]
+    assert sum(row[1] for row in rows) == total == USD - (await state(db, tenant_id))[0]
+    assert 0 <= sheet.bot_runtime("standard", 7200) - total < 130
+
+
+def test_pieces_end_at_midnight_and_lose_no_second() -> None:
+    start = NOW.replace(hour=23, minute=59, second=58, microsecond=500_000)
+    pieces = by_day([(start, start + timedelta(days=2))])
+    assert [round((end - begin).total_seconds()) for begin, end in pieces] == [2, 86_400, 86_398]
+    assert [begin.date() for begin, _ in pieces] == [NOW.date() + timedelta(days=n) for n in range(3)]

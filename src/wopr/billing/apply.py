@@ -53,16 +53,17 @@ class Facts:
 
 
 async def apply_due(platform: Platform) -> Mapping[str, int]:
-    """One pass over the events whose turn it is."""
+    """Apply the events whose turn it is, until there are none."""
     counts = {"applied": 0, "failed": 0, "unmatched": 0}
-    async with platform.db.begin() as session:
-        events = await inbox.due(session, platform.clock.now(), BATCH)
+    events = await _due(platform)
     if not events:
         return counts
     async with connect(platform.settings) as api:
-        for event in events:
-            state = await apply_event(platform, api, event)
-            counts["failed" if state == "pending" else state] += 1
+        while events:
+            for event in events:
+                state = await apply_event(platform, api, event)
+                counts["failed" if state == "pending" else state] += 1
+            events = await _due(platform)
     return counts
 
 
@@ -111,6 +112,11 @@ async def record(session: AsyncSession, facts: Facts, plan: PlanPrice) -> None:
         await _record_invoice(session, invoice, plan)
     for takeback in facts.takebacks:
         await _record_takeback(session, takeback)
+
+
+async def _due(platform: Platform) -> list[EventHead]:
+    async with platform.db.begin() as session:
+        return await inbox.due(session, platform.clock.now(), BATCH)
 
 
 async def _about_session(api: StripeApi, session: Session) -> Facts:

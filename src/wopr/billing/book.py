@@ -88,9 +88,14 @@ class Book:
     accounts: Mapping[str, Account]
     known: Mapping[UUID, Row] = field(default_factory=dict)
     holds: dict[UUID, Hold] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
+    new: dict[UUID, Row] = field(default_factory=dict)
     opened: dict[UUID, Hold] = field(default_factory=dict)
     closed: list[UUID] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[Row]:
+        """What is to be written, in the order of the decisions."""
+        return list(self.new.values())
 
     def post(self, transfer: Transfer) -> bool:
         """Move at once; False when this id did so before. InsufficientCredit, or Conflict for another content."""
@@ -141,9 +146,7 @@ class Book:
         return True
 
     def _seen(self, row: Row) -> bool:
-        earlier = self.known.get(row.transfer.id) or next(
-            (r for r in self.rows if r.transfer.id == row.transfer.id), None
-        )
+        earlier = self.known.get(row.transfer.id) or self.new.get(row.transfer.id)
         if earlier is None:
             return False
         if not same_content(earlier, row):
@@ -175,7 +178,7 @@ class Book:
             raise Invalid(f"The account {code} was not locked.", code="accounts") from None
 
     def _add(self, row: Row) -> None:
-        self.rows.append(row)
+        self.new[row.transfer.id] = row
 
 
 def same_content(one: Row, other: Row) -> bool:

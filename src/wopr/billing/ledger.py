@@ -204,10 +204,10 @@ async def open_book(
 
 async def write(session: AsyncSession, book: Book) -> None:
     """Write what the book decided: transfers, holds and sums, in one statement."""
-    if not book.rows:
+    if not book.new:
         return
     moved = await session.scalar(WRITE, _columns(book))
-    if moved != len(book.rows):
+    if moved != len(book.new):
         # Only possible when the same id went through other accounts at the same moment: their locks did not meet.
         raise Conflict("A transfer with this id exists with other content.", code="transfer_exists")
 
@@ -245,12 +245,13 @@ def _row(found: Any) -> Row:  # a database row of KNOWN
 
 
 def _columns(book: Book) -> dict[str, list[object]]:
-    transfers = [row.transfer for row in book.rows]
+    rows = book.rows
+    transfers = [row.transfer for row in rows]
     accounts = list(book.accounts.values())
     opened = list(book.opened.values())
     return {
         "ids": [t.id for t in transfers],
-        "phases": [row.phase for row in book.rows],
+        "phases": [row.phase for row in rows],
         "debits": [t.debit for t in transfers],
         "credits": [t.credit for t in transfers],
         "amounts": [t.amount for t in transfers],

@@ -54,8 +54,18 @@ class LedgerTransfer(Base):
             unique=True,
             postgresql_where=text("pending_id IS NOT NULL"),
         ),
-        Index("ix_ledger_transfers_debit", "debit", "seq", postgresql_where=text("phase IN ('immediate', 'posted')")),
-        Index("ix_ledger_transfers_credit", "credit", "seq", postgresql_where=text("phase IN ('immediate', 'posted')")),
+        Index(
+            "ix_ledger_transfers_debit",
+            "debit",
+            "created_at",
+            postgresql_where=text("phase IN ('immediate', 'posted')"),
+        ),
+        Index(
+            "ix_ledger_transfers_credit",
+            "credit",
+            "created_at",
+            postgresql_where=text("phase IN ('immediate', 'posted')"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,8 +16,9 @@ from wopr.core.money import Nanos
 
 PAGE_MAX = 200
 SPEND_DAYS = 30
+WINDOW_DAYS = 31
 RATE_DAYS = 7
-DAY_SECONDS = 86_400
+DAILY = {"inference": "Inference", "runtime": "Running bots"}
 PLAN_STATES = {
     "active": "active",
     "trialing": "active",
@@ -30,21 +31,25 @@ PLAN_STATES = {
 
 def _side(own: str, other: str, mine: str, sign: str) -> str:
     return (
-        f"(SELECT id, created_at, kind, description, {sign}amount AS amount, seq FROM ledger_transfers "  # noqa: S608
+        f"SELECT id, created_at, kind, description, {sign}amount AS amount, seq FROM ledger_transfers "  # noqa: S608
         f"WHERE {own} = :{mine} AND {other} <> :{'debt' if mine == 'customer' else 'customer'} "
-        "AND phase IN ('immediate', 'posted') AND seq < :before ORDER BY seq DESC LIMIT :limit)"
+        "AND phase IN ('immediate', 'posted') AND created_at < :before"
     )
 
 
 # One index scan for each side of each account. Settling a debt moves money between the tenant's two accounts: neither
 # less nor more is there afterwards, so it is no movement.
+SIDES = " UNION ALL ".join(
+    _side(own, other, mine, sign)
+    for mine in ("customer", "debt")
+    for own, other, sign in (("debit", "credit", "-"), ("credit", "debit", ""))
+)
+LATEST = text(f"SELECT max(created_at) FROM ({SIDES}) m")  # noqa: S608
+# What is charged every few seconds is one line a day; everything else is a line of its own.
 MOVEMENTS = text(
-    " UNION ALL ".join(
-        _side(own, other, mine, sign)
-        for mine in ("customer", "debt")
-        for own, other, sign in (("debit", "credit", "-"), ("credit", "debit", ""))
-    )
-    + " ORDER BY seq DESC LIMIT :limit"
+    "SELECT (array_agg(id ORDER BY seq DESC))[1], max(created_at), kind, max(description), sum(amount)::bigint, "  # noqa: S608
+    f"day FROM (SELECT *, (created_at AT TIME ZONE 'UTC')::date AS day FROM ({SIDES} ) s WHERE created_at >= :since) m "
+    "GROUP BY day, kind, CASE WHEN kind IN ('inference', 'runtime') THEN NULL ELSE id END ORDER BY max(seq) DESC"
 )
 
 
@@ -88,20 +93,27 @@ class PlanView:
 async def list_movements(
     session: AsyncSession, tenant_id: TenantId, cursor: str | None = None, limit: int = 50
 ) -> tuple[list[Movement], str | None]:
-    """Movements newest first, and the cursor of the next page. Their sum is credit (held included) minus debt."""
-    size = max(1, min(limit, PAGE_MAX))
-    found = await session.execute(
-        MOVEMENTS,
-        {
-            "customer": codes.customer(tenant_id),
-            "debt": codes.debt(tenant_id),
-            "before": _before(cursor),
-            "limit": size + 1,
-        },
-    )
-    rows = found.all()
-    page = [Movement(*row[:-1]) for row in rows[:size]]
-    return page, str(rows[size - 1].seq) if len(rows) > size else None
+    """Movements newest first, inference and running time summed by day, and the cursor of the next page.
+
+    A page ends with a whole day, so it may hold a few more than `limit`. The sum over all pages is credit (held
+    included) minus debt.
+    """
+    accounts = {"customer": codes.customer(tenant_id), "debt": codes.debt(tenant_id)}
+    before = _day_before(cursor)
+    latest = await session.scalar(LATEST, {**accounts, "before": before})
+    if latest is None:
+        return [], None
+    since = _midnight(latest.astimezone(UTC).date() - timedelta(days=WINDOW_DAYS - 1))
+    rows = (await session.execute(MOVEMENTS, {**accounts, "before": before, "since": since})).all()
+    days = sorted({row.day for row in rows}, reverse=True)
+    kept, first = 0, days[0]
+    for day in days:
+        if kept >= max(1, min(limit, PAGE_MAX)):
+            break
+        kept, first = kept + sum(row.day == day for row in rows), day
+    page = [_movement(tenant_id, row) for row in rows if row.day >= first]
+    older = await session.scalar(LATEST, {**accounts, "before": _midnight(first)})
+    return page, first.isoformat() if older is not None else None
 
 
 async def list_usage(
@@ -153,7 +165,7 @@ async def spend_by_day(session: AsyncSession, tenant_id: TenantId, now: datetime
             "  WHERE tenant_id = :tenant AND started_at >= :first"
             ") s GROUP BY day"
         ),
-        {"tenant": tenant_id, "first": datetime(first.year, first.month, first.day, tzinfo=UTC)},
+        {"tenant": tenant_id, "first": _midnight(first)},
     )
     known = {row[0]: DaySpend(row[0], Nanos(row[1]), Nanos(row[2])) for row in found}
     days = [first + timedelta(days=offset) for offset in range(SPEND_DAYS)]
@@ -187,6 +199,26 @@ async def plan_of(session: AsyncSession, tenant_id: TenantId) -> PlanView:
     views = [PlanView(PLAN_STATES.get(row.status, "none"), row.renews_at, row.cancels_at) for row in found]
     ranked = sorted(views, key=lambda view: ("active", "past_due", "canceled", "none").index(view.status))
     return ranked[0] if ranked else PlanView("none")
+
+
+def _movement(tenant_id: TenantId, row: Any) -> Movement:  # a row of MOVEMENTS
+    transfer_id, created_at, kind, description, amount, day = row
+    if kind in DAILY:
+        return Movement(uuid5(tenant_id, f"{day}:{kind}"), created_at, kind, DAILY[kind], amount)
+    return Movement(transfer_id, created_at, kind, description, amount)
+
+
+def _day_before(cursor: str | None) -> datetime:
+    if cursor is None:
+        return datetime.max.replace(tzinfo=UTC)
+    try:
+        return _midnight(date.fromisoformat(cursor))
+    except ValueError as error:
+        raise BadRequest("The cursor can't be read.", remedy="Use `next_cursor` of the page before.") from error
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _before(cursor: str | None) -> int:

@@ -5,6 +5,8 @@ The library takes half a second to import and is therefore loaded when a payment
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -130,6 +132,7 @@ class StripeApi:
 async def connect(settings: Settings) -> AsyncIterator[StripeApi]:
     """Stripe's API for one piece of work; NotConfigured without STRIPE_SECRET_KEY."""
     key = settings.require("stripe_secret_key", "Payment")
+    await asyncio.to_thread(_load)
     import aiohttp
     import stripe
 
@@ -144,6 +147,11 @@ async def connect(settings: Settings) -> AsyncIterator[StripeApi]:
         yield StripeApi(client)
     finally:
         await http.close_async()  # type: ignore[no-untyped-call]
+
+
+def _load() -> None:
+    """Import the library in a thread: half a second in which the event loop would stand still."""
+    importlib.import_module("stripe")
 
 
 async def _ask(call: Awaitable[Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What was used: one record a request, one period a stretch of running time, each charged once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from math import ceil
 from typing import Literal
 from uuid import UUID, uuid5
 
@@ -55,38 +56,48 @@ class BotRuntime:
     end: datetime
 
 
+@dataclass(frozen=True)
+class _Period:
+    """A stored stretch; `cost` is what it was charged with so far."""
+
+    start: datetime
+    end: datetime
+    size: str = ""
+    cost: int = 0
+
+
+KEEP_PERIOD = text(
+    "INSERT INTO runtime_periods (bot_id, started_at, ended_at, tenant_id, size, cost) "
+    "VALUES (:bot, :start, :end, :tenant, :size, :cost) "
+    "ON CONFLICT (bot_id, started_at) DO UPDATE SET ended_at = :end, cost = :cost"
+)
+
+
 async def charge_runtime(session: AsyncSession, runtime: BotRuntime, sheet: PriceSheet) -> Nanos:
     """Charge the seconds of the stretch that were not charged before; what they cost in nano-dollars.
 
-    Whole seconds are charged; the rest of a second belongs to the next call, so keep `end` of one call as `start` of
-    the next, or simply pass the bot's start each time: what is stored is never charged again. What the balance can't
-    bear becomes debt. KeyError for a size that the sheet does not have.
+    Whole seconds are charged; the rest of a second belongs to the next call, so pass the bot's start (or the end of
+    what was charged last) each time: what is stored is never charged again. What the balance can't bear becomes debt.
+    KeyError for a size that the sheet does not have.
     """
     tenant, bot = runtime.tenant_id, runtime.bot_id
     touched = [codes.customer(tenant), codes.debt(tenant), codes.revenue("runtime", tenant)]
     book = await open_book(session, touched)
-    stored = await session.execute(
-        text(
-            "SELECT started_at, ended_at FROM runtime_periods WHERE bot_id = :bot AND ended_at > :start "
-            "AND started_at < :end ORDER BY started_at"
-        ),
-        {"bot": bot, "start": runtime.start, "end": runtime.end},
-    )
-    gaps = whole_seconds(uncovered(runtime.start, runtime.end, [(row[0], row[1]) for row in stored]))
+    stored = await _stored_periods(session, runtime)
+    gaps = by_day(whole_seconds(uncovered(runtime.start, runtime.end, [(p.start, p.end) for p in stored])))
     total, was_out = 0, is_out(book, tenant)
+    by_end = {period.end: period for period in stored if period.size == runtime.size}
     for start, end in gaps:
-        seconds = round((end - start).total_seconds())
+        # A period grows through its day, so that a bot that runs for a year has a row a day and not one a minute.
+        earlier = by_end.get(start)
+        grown = earlier if earlier is not None and _day(earlier.start) == _day(start) else _Period(start, start)
+        seconds = _seconds(start, end)
         cost = sheet.bot_runtime(runtime.size, seconds)
-        await session.execute(
-            text(
-                "INSERT INTO runtime_periods (bot_id, started_at, ended_at, tenant_id, size, cost) "
-                "VALUES (:bot, :start, :end, :tenant, :size, :cost)"
-            ),
-            {"bot": bot, "start": start, "end": end, "tenant": tenant, "size": runtime.size, "cost": cost},
-        )
-        what = f"{seconds} s of a {runtime.size} bot"
+        period = _Period(grown.start, end, runtime.size, grown.cost + cost)
+        await session.execute(KEEP_PERIOD, {**asdict(period), "bot": bot, "tenant": tenant})
+        by_end[end] = period
         cause = uuid5(bot, f"runtime:{start.isoformat()}")
-        charge(book, Charge(cause, tenant, "runtime", cost, f"bot:{bot}", what))
+        charge(book, Charge(cause, tenant, "runtime", cost, f"bot:{bot}", f"{seconds} s of a {runtime.size} bot"))
         total += cost
     await write(session, book)
     await tell_when_out(session, book, tenant, was_out)
@@ -109,3 +120,37 @@ def whole_seconds(gaps: Sequence[Interval]) -> list[Interval]:
     """The gaps shortened to whole seconds, those under one second left out."""
     cut = [(start, start + timedelta(seconds=int((end - start).total_seconds()))) for start, end in gaps]
     return [(start, end) for start, end in cut if end > start]
+
+
+def by_day(gaps: Sequence[Interval]) -> list[Interval]:
+    """The gaps cut at midnight UTC, at a whole second after their start, so that each piece belongs to one day."""
+    pieces: list[Interval] = []
+    for start, end in gaps:
+        while True:
+            midnight = datetime.combine(_day(start) + timedelta(days=1), time.min, UTC)
+            cut = start + timedelta(seconds=ceil((midnight - start).total_seconds()))
+            if cut >= end:
+                break
+            pieces.append((start, cut))
+            start = cut
+        pieces.append((start, end))
+    return pieces
+
+
+async def _stored_periods(session: AsyncSession, runtime: BotRuntime) -> list[_Period]:
+    found = await session.execute(
+        text(
+            "SELECT started_at, ended_at, size, cost FROM runtime_periods WHERE bot_id = :bot AND ended_at >= :start "
+            "AND started_at < :end ORDER BY started_at"
+        ),
+        {"bot": runtime.bot_id, "start": runtime.start, "end": runtime.end},
+    )
+    return [_Period(*row) for row in found]
+
+
+def _day(moment: datetime) -> date:
+    return moment.astimezone(UTC).date()
+
+
+def _seconds(start: datetime, end: datetime) -> int:
+    return round((end - start).total_seconds())

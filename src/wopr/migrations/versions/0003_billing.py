@@ -115,7 +115,7 @@ def _transfers() -> None:
     )
     for side in ("debit", "credit"):
         name = f"ix_ledger_transfers_{side}"
-        op.create_index(name, "ledger_transfers", [side, "seq"], postgresql_where=sa.text(MOVING))
+        op.create_index(name, "ledger_transfers", [side, "created_at"], postgresql_where=sa.text(MOVING))
     op.execute(IMMUTABLE)
     op.execute(
         "CREATE TRIGGER ledger_transfers_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger_transfers "
