@@ -11,7 +11,9 @@ import pytest
 from wopr.accounts.tenants import set_suspended
 from wopr.billing.grants import grant_credit
 from wopr.core.money import from_usd
+from wopr.fleet.build import build_fleet
 from wopr.fleet.plan import CRASHES_MAX
+from wopr.fleet.probe import Probe
 
 World = Any  # of conftest.py, which can't be imported
 
@@ -238,6 +240,56 @@ async def test_a_bot_that_ends_again_and_again_is_left_alone_until_somebody_star
         return bool((await customer.bot(bot["id"]))["state"] == "running")
 
     await until(is_running)
+
+
+async def test_a_bot_that_hangs_is_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wopr.fleet.probe.ANSWER_SECONDS_MAX", 0.2)
+    customer = await world.customer()
+    bot = await customer.create()
+    reconciler, fleet = world.reconciler(), build_fleet(world.platform)
+    await reconciler.settle()
+    hung = world.record(bot["id"])
+    probe = Probe(world.platform, fleet.runtime, fleet.http)
+    assert await probe.run_pass() == {"asked": 1, "silent": 0, "given_up": 0}
+    os.kill(hung.pid, signal.SIGSTOP)
+    assert await probe.run_pass() == {"asked": 1, "silent": 1, "given_up": 0}
+    assert await probe.run_pass() == {"asked": 1, "silent": 1, "given_up": 1}
+    await fleet.close()
+    for module in ("plan", "executor"):
+        monkeypatch.setattr(f"wopr.fleet.{module}.READY_SECONDS_MAX", 0.3)
+    monkeypatch.setattr("wopr.fleet.plan.BACKOFF_SECONDS_FIRST", 20.0)  # so that the next one has its time to start
+    monkeypatch.setattr("wopr.fleet.executor.READY_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr("wopr.fleet.runtimes.ending.GRACE_SECONDS", 0.2)
+    await reconciler.settle()
+    assert world.processes() == []
+    ended = await customer.bot(bot["id"])
+    assert (ended["state"], ended["restarts"]) == ("starting", 1)
+    assert "did not answer" in ended["last_error"]
+    monkeypatch.undo()
+    monkeypatch.setattr("wopr.fleet.plan.BACKOFF_SECONDS_FIRST", 0.0)
+    await reconciler.settle()
+    assert world.record(bot["id"]).pid != hung.pid
+    assert (await customer.bot(bot["id"]))["state"] == "running"
+
+
+async def test_a_bot_that_was_only_slow_for_a_moment_is_left_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wopr.fleet.probe.ANSWER_SECONDS_MAX", 0.2)
+    customer = await world.customer()
+    bot = await customer.create()
+    reconciler, fleet = world.reconciler(), build_fleet(world.platform)
+    await reconciler.settle()
+    slow = world.record(bot["id"])
+    probe = Probe(world.platform, fleet.runtime, fleet.http)
+    os.kill(slow.pid, signal.SIGSTOP)
+    await probe.run_pass()
+    await probe.run_pass()
+    os.kill(slow.pid, signal.SIGCONT)
+    await fleet.close()
+    await reconciler.settle()
+    assert world.record(bot["id"]) == slow
+    assert (await customer.bot(bot["id"]))["state"] == "running"
 
 
 async def test_a_process_that_belongs_to_no_bot_is_ended(world: World) -> None:

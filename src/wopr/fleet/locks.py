@@ -58,9 +58,13 @@ class BotLocks:
         async with self._turn:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._db.connect_raw()
-            return bool(
-                await self._connection.fetchval(f"SELECT {function}($1)", _number(bot_id), timeout=LOCK_SECONDS_MAX)
-            )
+            query = f"SELECT {function}($1)"
+            try:
+                return bool(await self._connection.fetchval(query, _number(bot_id), timeout=LOCK_SECONDS_MAX))
+            except (TimeoutError, asyncio.CancelledError):
+                # Whether the lock was taken is unknown now; without the connection it is free for sure.
+                self._connection.terminate()
+                raise
 
 
 def _number(bot_id: UUID) -> int:

@@ -135,6 +135,16 @@ async def mark_ready(session: AsyncSession, instance: Instance, now: datetime) -
     )
 
 
+async def mark_silent(session: AsyncSession, instance: Instance) -> None:
+    """The instance does not answer any more; it must answer again before it counts as ready."""
+    await session.execute(
+        update(BotObserved)
+        .where(BotObserved.bot_id == instance.bot_id, BotObserved.instance_id == instance.id)
+        .values(ready_at=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
 async def mark_stopped(session: AsyncSession, bot_id: UUID, now: datetime) -> None:
     """We ended the instance, so that its absence is no crash."""
     await session.execute(

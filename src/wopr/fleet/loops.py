@@ -7,6 +7,7 @@ from wopr.core.loops import Loop
 from wopr.core.platform import Platform
 from wopr.fleet.bots import BOTS_CHANNEL
 from wopr.fleet.build import Fleet, build_fleet
+from wopr.fleet.probe import Probe
 from wopr.fleet.reconcile import Reconciler
 from wopr.fleet.runs import charge_runs
 
@@ -17,7 +18,7 @@ def loops(platform: Platform) -> Sequence[Loop]:
     return (
         Loop(
             name="reconcile_bots",
-            period_seconds=0.2,
+            period_seconds=1.0,
             why="Bots that should run are started, restarted and adopted; others are stopped; strays are ended.",
             run=worker.reconcile,
             wake=(BOTS_CHANNEL,),
@@ -27,6 +28,12 @@ def loops(platform: Platform) -> Sequence[Loop]:
             period_seconds=60.0,
             why="Running time of bots is charged by the second, from the stretches that were observed.",
             run=worker.charge,
+        ),
+        Loop(
+            name="probe_bots",
+            period_seconds=15.0,
+            why="Bots that live but do not answer any more are found and replaced.",
+            run=worker.probe,
         ),
         Loop(
             name="tend_bots",
@@ -44,12 +51,19 @@ class _Worker:
         self._platform = platform
         self._fleet: Fleet | None = None
         self._reconciler: Reconciler | None = None
+        self._probe: Probe | None = None
 
     async def reconcile(self) -> Mapping[str, int]:
         if self._reconciler is None:
             fleet = self._built()
             self._reconciler = Reconciler(self._platform, fleet.runtime, fleet.http)
         return await self._reconciler.run_pass()
+
+    async def probe(self) -> Mapping[str, int]:
+        if self._probe is None:
+            fleet = self._built()
+            self._probe = Probe(self._platform, fleet.runtime, fleet.http)
+        return await self._probe.run_pass()
 
     async def charge(self) -> Mapping[str, int]:
         return {"charged": await charge_runs(self._platform.db, load_prices(self._platform.settings.wopr_prices))}

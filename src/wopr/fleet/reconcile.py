@@ -10,6 +10,7 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -34,6 +35,7 @@ PASS_SECONDS = 10.0
 DRAIN_SECONDS_MAX = 30.0
 STEPS_MAX = 8
 RETRY_SECONDS = 2.0
+STANDING_SECONDS = 30.0
 AT_ONCE_MAX = 16
 
 log = structlog.get_logger(__name__)
@@ -52,6 +54,7 @@ class Reconciler:
         self._all_dirty = True
         self._ended: dict[BotId, Ended] = {}
         self._asked: dict[BotId, tuple[UUID, float]] = {}
+        self._standings: dict[UUID, tuple[float, Standing]] = {}
         self._woken = asyncio.Event()
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._timers: dict[UUID, asyncio.TimerHandle] = {}
@@ -65,7 +68,8 @@ class Reconciler:
         return await self._pass(PASS_SECONDS)
 
     async def settle(self) -> Mapping[str, int]:
-        """Look at everything and work until nothing is left to do now."""
+        """Look at everything afresh and work until nothing is left to do now."""
+        self._standings.clear()
         return await self._pass(0.0)
 
     def mark(self, bot_id: UUID) -> None:
@@ -124,7 +128,9 @@ class Reconciler:
             try:
                 marked.add(UUID(payload))
             except ValueError:
-                self._all_dirty = self._all_dirty or payload == LOST
+                if payload == LOST:
+                    self._all_dirty = True
+                    self._standings.clear()
             self._woken.set()
 
         return handle
@@ -140,6 +146,7 @@ class Reconciler:
             self._dirty |= await self._look_at_all()
         while self._tenants:
             tenant_id = self._tenants.pop()
+            self._standings.pop(tenant_id, None)
             async with self._platform.db.begin() as session:
                 self._dirty |= set(await look.of_tenant(session, tenant_id))
         for bot_id in self._dirty - self._tasks.keys():
@@ -175,12 +182,13 @@ class Reconciler:
         instances = await self._runtime.observe()
         now = self._platform.clock.now()
         marked: set[UUID] = set()
-        known: dict[UUID, Standing] = {}
+        known = self._known_standings()
         async with self._platform.db.begin() as session:
             rows = await look.read_all(session)
             for bot, observed in rows:
                 if bot.desired == Desired.RUNNING.value and bot.tenant_id not in known:
                     known[bot.tenant_id] = await standing(session, bot.tenant_id, self._platform.settings, now)
+                    self._standings[bot.tenant_id] = (self._platform.clock.monotonic(), known[bot.tenant_id])
                 sight = Sight(bot, observed, instances.get(BotId(bot.id)))
                 step = plan(sight.wanted, sight.real, known.get(bot.tenant_id, Standing(True)), now)
                 if not sight.settled(step):
@@ -191,6 +199,12 @@ class Reconciler:
         self._counts["bots"], self._counts["running"] = len(rows), len(instances)
         await self._stop_strays(instances, {bot.id for bot, _ in rows})
         return marked
+
+    def _known_standings(self) -> dict[UUID, Standing]:
+        """What was found lately; a change is told by a notification, and this is only what the look at all needs."""
+        oldest = self._platform.clock.monotonic() - STANDING_SECONDS
+        self._standings = {tenant: entry for tenant, entry in self._standings.items() if entry[0] > oldest}
+        return {tenant: found for tenant, (_, found) in self._standings.items()}
 
     async def _stop_strays(self, instances: Mapping[BotId, Instance], known: set[UUID]) -> None:
         for bot_id in instances.keys() - known:
@@ -217,7 +231,7 @@ class Reconciler:
             if rows is None:
                 self._ended.pop(BotId(bot_id), None)
                 return False
-            sight = Sight(*rows, instance, self._waited(BotId(bot_id), instance))
+            sight = self._timed(Sight(*rows, instance))
             crashed = await look.record_end(session, sight, self._ended.pop(BotId(bot_id), None))
             allowed = await standing(session, sight.bot.tenant_id, self._platform.settings, now)
             step = plan(sight.wanted, sight.real, allowed, now)
@@ -234,16 +248,16 @@ class Reconciler:
         await self._executor.act(sight, step, spec)
         return True
 
-    def _waited(self, bot_id: BotId, instance: Instance | None) -> float:
-        """Seconds since this process first asked this instance whether it answers."""
-        if instance is None:
-            self._asked.pop(bot_id, None)
-            return 0.0
+    def _timed(self, sight: Sight) -> Sight:
+        """The sight with the seconds for which this process has been asking the instance whether it answers."""
+        if sight.instance is None or sight.ready:
+            self._asked.pop(sight.bot_id, None)
+            return sight
         now = self._platform.clock.monotonic()
-        known = self._asked.get(bot_id)
-        if known is None or known[0] != instance.id:
-            known = self._asked[bot_id] = (instance.id, now)
-        return now - known[1]
+        known = self._asked.get(sight.bot_id)
+        if known is None or known[0] != sight.instance.id:
+            known = self._asked[sight.bot_id] = (sight.instance.id, now)
+        return replace(sight, waited_seconds=now - known[1])
 
     def _wait_until(self, bot_id: UUID, moment: datetime, now: datetime) -> None:
         self._later(bot_id, (moment - now).total_seconds() + 0.01)

@@ -111,7 +111,7 @@ def _open(pid: int) -> int | None:
 
 def _explain(status: int | None) -> str:
     if status is None:
-        return "it ended"
+        return "it ended unexpectedly"
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         return f"it was killed by {signal.Signals(-code).name}"
