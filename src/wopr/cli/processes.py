@@ -38,6 +38,7 @@ class Process:
     ready_path: str
     purpose: str
     after: tuple[str, ...] = ()
+    also: tuple[int, ...] = ()  # further ports that it takes
 
     @property
     def address(self) -> str:
@@ -58,21 +59,28 @@ def table_of_processes(ports: Ports, *, stripe: bool, resend: bool) -> Sequence[
             ("qwen", ports.qwen, "embeddings", ()),
         )
     ]
-    stand_ins = []
-    if stripe:
-        hook = f"http://127.0.0.1:{ports.api}/api/billing/webhook"
-        hooked = ("--webhook-url", hook, "--webhook-secret", STAND_IN_WEBHOOK_SECRET)
-        command = ("emulators", "stripe", "--port", str(ports.stripe), *hooked)
-        stand_ins.append(Process("stripe", command, ports.stripe, "/health", "payments stand-in"))
-    if resend:
-        mail_command = ("emulators", "resend", "--port", str(ports.resend))
-        stand_ins.append(Process("resend", mail_command, ports.resend, "/health", "mail stand-in"))
     return [
         *engines,
-        *stand_ins,
+        *_stand_ins(ports, stripe=stripe, resend=resend),
         Process("api", ("api", "--port", str(ports.api)), ports.api, "/ready", "API, gateway, loops", ("postgres",)),
         Process("ui", ("ui", "--port", str(ports.ui)), ports.ui, "/health", "pages"),
     ]
+
+
+def _stand_ins(ports: Ports, *, stripe: bool, resend: bool) -> Sequence[Process]:
+    """One process for both where both are wanted: they are small, and a start costs more than they do."""
+    hook = f"http://127.0.0.1:{ports.api}/api/billing/webhook"
+    hooked = ("--webhook-url", hook, "--webhook-secret", STAND_IN_WEBHOOK_SECRET)
+    if stripe and resend:
+        command = ("emulators", "all", "--port", str(ports.stripe), *hooked)
+        return [Process("stand-ins", command, ports.stripe, "/health", "payments and mail", also=(ports.resend,))]
+    if stripe:
+        command = ("emulators", "stripe", "--port", str(ports.stripe), *hooked)
+        return [Process("stripe", command, ports.stripe, "/health", "payments stand-in")]
+    if resend:
+        mail_command = ("emulators", "resend", "--port", str(ports.resend))
+        return [Process("resend", mail_command, ports.resend, "/health", "mail stand-in")]
+    return []
 
 
 def environment(home: Path, ports: Ports, *, stripe: bool, resend: bool) -> Mapping[str, str]:

@@ -18,6 +18,10 @@ from wopr.cli.processes import Ports, Process, environment, table_of_processes
 
 EXAMPLES = "Examples: wopr up | wopr up --home ~/wopr --ui-port 8000 | wopr up --reset"
 
+PORT_OPTIONS = {"api": "--api-port", "ui": "--ui-port"} | dict.fromkeys(
+    ("stand-ins", "stripe", "resend"), "--stand-in-port"
+)
+
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 
 
@@ -223,11 +227,10 @@ def _wipe(folder: Path, *, yes: bool) -> None:
 def _require_free_ports(processes: list[Process]) -> None:
     from wopr.cli.local import holder_of_port
 
-    for process in processes:
-        if (holder := holder_of_port(process.port)) is not None:
-            options = {"api": "--api-port", "ui": "--ui-port", "stripe": "--stand-in-port", "resend": "--stand-in-port"}
-            option = options.get(process.name, "--engine-port")
+    for name, port in [(process.name, port) for process in processes for port in (process.port, *process.also)]:
+        if (holder := holder_of_port(port)) is not None:
+            option = PORT_OPTIONS.get(name, "--engine-port")
             fail(
-                f"Port {process.port}, which {process.name} needs, is in use{holder}.",
-                remedy=f"Stop that process, or choose another port: wopr up {option} {process.port + 1000}",
+                f"Port {port}, which {name} needs, is in use{holder}.",
+                remedy=f"Stop that process, or choose another port: wopr up {option} {port + 1000}",
             )
