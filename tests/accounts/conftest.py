@@ -74,6 +74,10 @@ class World:
     stack: AsyncExitStack
     clients: int = field(default=0)
 
+    def application(self, platform: Platform) -> FastAPI:
+        """The application as another process would run it."""
+        return application(platform)
+
     async def client(self, address: str | None = None, app: FastAPI | None = None) -> httpx.AsyncClient:
         """A browser of its own, at an address of its own unless one is given."""
         self.clients += 1

@@ -1,10 +1,12 @@
 """Signing in and out, sessions, and new passwords."""
 
 import asyncio
+import dataclasses
 import hashlib
 from http.cookies import SimpleCookie
 
 from wopr.accounts import passwords
+from wopr.core.db import Database
 
 PASSWORD = "violet anchor tundra biscuit"
 OTHER = "quarry lantern oboe mustard"
@@ -119,6 +121,26 @@ async def test_a_revoked_session_is_refused_on_the_next_request(world) -> None:
     assert (await first.delete(f"/api/account/sessions/{mine}")).status_code == 204
     assert (await second.get("/api/auth/session")).status_code == 401
     assert (await first.delete(f"/api/account/sessions/{mine}")).status_code == 404
+
+
+async def test_a_session_and_a_key_that_one_process_ends_are_refused_by_the_next_request_to_another(world) -> None:
+    owner = await world.person("ada@example.com")
+    made = (await owner.post("/api/keys", json={"name": "k", "scope": "read"})).json()
+    other = Database(world.platform.db.url, pool_size=2)
+    try:
+        elsewhere = await world.client(app=world.application(dataclasses.replace(world.platform, db=other)))
+        elsewhere.cookies = owner.cookies
+        bearer = {"authorization": f"Bearer {made['secret']}"}
+        for headers in ({}, bearer):
+            assert (await elsewhere.get("/api/auth/session", headers=headers)).status_code == 200
+        await owner.delete(f"/api/keys/{made['key']['id']}")
+        assert (await elsewhere.get("/api/auth/session", headers=bearer)).status_code == 401
+        kept = dict(owner.cookies)
+        await owner.post("/api/auth/sign-out-everywhere")
+        cookie = {"cookie": "; ".join(f"{name}={value}" for name, value in kept.items())}
+        assert (await elsewhere.get("/api/auth/session", headers=cookie)).status_code == 401
+    finally:
+        await other.dispose()
 
 
 async def test_a_session_ends_by_itself_after_thirty_days(world) -> None:
