@@ -1,6 +1,5 @@
 """Checks of the settings and of this machine: the runbook's known gotchas, each as a pure rule over the settings."""
 
-import os
 import shutil
 import stat
 from collections.abc import Callable, Sequence
@@ -121,10 +120,9 @@ def session_secret(settings: Settings) -> Finding:
 
 def absolute_paths(settings: Settings) -> Finding:
     """Relative paths break where the working directory differs, as in a container with a volume."""
+    given = {name: getattr(settings, name) for name in ("models_dir", "wopr_prices")}
     relative = [
-        f"{name.upper()}={given}"
-        for name in ("wopr_home", "models_dir", "wopr_prices")
-        if (given := os.environ.get(name.upper(), "")) and not Path(given).is_absolute() and not given.startswith("~")
+        f"{name.upper()}={path}" for name, path in given.items() if path and not path.expanduser().is_absolute()
     ]
     if relative:
         return failed(", ".join(relative), "Write the whole path, beginning with /.")
