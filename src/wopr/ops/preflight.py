@@ -3,7 +3,6 @@
 import shutil
 import stat
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
