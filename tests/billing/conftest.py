@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -76,18 +78,25 @@ async def customer(db: Database) -> Customer:
     return await make_customer(db)
 
 
-@pytest.fixture
-async def stripe_url() -> AsyncIterator[str]:
-    """The stand-in, in memory, on a free port."""
-    config = uvicorn.Config(build_stripe(StripeSettings()), port=0, log_level="error", lifespan="on")
-    server = uvicorn.Server(config)
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[str]:
+    """An application on a free port of loopback; its address."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on"))
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  # uvicorn tells it in no other way
         await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await task
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.fixture
+async def stripe_url() -> AsyncIterator[str]:
+    """The stand-in, in memory."""
+    async with serving(build_stripe(StripeSettings())) as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Payments through the official library against the stand-in: paid once, in any order, taken back, never dropped."""
 
+import asyncio
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -11,12 +12,13 @@ from sqlalchemy import text
 from tests.billing.conftest import USD, Customer, make_customer, money_of
 
 from wopr.billing import inbox
-from wopr.billing.apply import apply_due
+from wopr.billing.apply import apply_due, apply_event
 from wopr.billing.checkout import Payer, Wish, confirm_checkout, open_portal, start_checkout
 from wopr.billing.invariants import invariants
 from wopr.billing.loops import fetch_missed
 from wopr.billing.payments import EventHead
 from wopr.billing.statements import list_movements, plan_of
+from wopr.billing.stripe import connect
 from wopr.core.clock import ManualClock
 from wopr.core.errors import Conflict, Invalid, NotFound
 from wopr.core.platform import Platform
@@ -139,6 +141,7 @@ async def test_somebody_elses_payment_page_can_not_be_confirmed(shop: Shop) -> N
 
 async def test_a_payment_that_is_not_paid_grants_nothing(shop: Shop) -> None:
     session_id = await shop.buy("payment", 500, DECLINED_CARD)
+    assert await confirm_checkout(shop.platform, shop.customer.id, session_id) == "pending"
     await shop.deliver([EventHead("evt_early", "checkout.session.completed", session_id), *await shop.events()])
     assert await shop.money() == (0, 0)
     assert set((await shop.states()).values()) == {"applied"}
@@ -306,6 +309,17 @@ async def test_a_crash_between_effect_and_mark_changes_nothing(shop: Shop, monke
     assert await shop.money() == (0, 0)
     monkeypatch.setattr(apply, "record", original)
     await shop.deliver(events)
+    assert await shop.money() == (10 * USD, 0)
+
+
+async def test_workers_that_apply_the_same_event_at_once_credit_it_once(shop: Shop) -> None:
+    await shop.buy("payment", 1000)
+    event = next(e for e in await shop.events() if e.type == "checkout.session.completed")
+    async with shop.platform.db.begin() as session:
+        await inbox.store(session, [event], shop.platform.clock.now())
+    async with connect(shop.platform.settings) as stripe:
+        states = await asyncio.gather(*(apply_event(shop.platform, stripe, event) for _ in range(6)))
+    assert set(states) == {"applied"}
     assert await shop.money() == (10 * USD, 0)
 
 

@@ -83,7 +83,10 @@ async def open_portal(platform: Platform, payer: Payer, return_to: str | None) -
 
 
 async def confirm_checkout(platform: Platform, tenant_id: TenantId, session_id: str) -> inbox.State:
-    """Look at a payment now instead of waiting for its event; NotFound for a page of somebody else."""
+    """Look at a payment now instead of waiting for its event: `pending` while it is not paid.
+
+    NotFound for a page of somebody else. When Stripe does not answer, the inbox tries again later.
+    """
     event = EventHead(f"return:{session_id}", "checkout.session.completed", session_id)
     async with platform.db.begin() as session:
         owner = await session.scalar(
@@ -93,7 +96,9 @@ async def confirm_checkout(platform: Platform, tenant_id: TenantId, session_id: 
             raise NotFound("There is no such payment.", remedy="See the transactions under Billing.")
         await inbox.ask_again(session, event, platform.clock.now())
     async with connect(platform.settings) as api:
-        return await apply_event(platform, api, event)
+        state = await apply_event(platform, api, event)
+        paid = state == "applied" and (await api.session(session_id)).paid
+    return "pending" if state == "applied" and not paid else state
 
 
 async def _with_customer(platform: Platform, api: StripeApi, payer: Payer, use: Callable[[str], Awaitable[T]]) -> T:
