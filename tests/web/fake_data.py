@@ -316,7 +316,11 @@ class Store:
             for day in range(30)
         ]
         return {
-            "balance": {"available_usd": self.available_usd, "held_usd": "0.002", "debt_usd": "0"},
+            "balance": {
+                "available_usd": self.available_usd,
+                "held_usd": "0.01" if self.available_usd != "0" else "0",
+                "debt_usd": "0",
+            },
             "lasts_days": 24.6 if self.available_usd != "0" else 0,
             "plan": self.plan,
             "entitlement": self.entitlement,

@@ -7,6 +7,7 @@ import re
 import httpx
 import pytest
 from fake_data import Store
+from structlog.testing import capture_logs
 
 from wopr.core.settings import Settings
 from wopr.web import build_web
@@ -92,10 +93,12 @@ async def test_an_unexpected_error_is_a_page_without_details(store: Store, monke
 
     monkeypatch.setattr(app.state.site.prices, "current", broken)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost:3000") as client:
-        page = await client.get("/")
+        with capture_logs() as logs:
+            page = await client.get("/")
     await app.state.site.http.aclose()
     assert page.status_code == 500
     assert "secret detail" not in page.text
+    assert "secret detail" in logs[0]["error"]
     assert "content-security-policy" in page.headers
 
 

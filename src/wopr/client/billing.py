@@ -18,6 +18,11 @@ class Balance(Answer):
     held_usd: Decimal = ZERO
     debt_usd: Decimal = ZERO
 
+    @property
+    def total_usd(self) -> Decimal:
+        """What the customer has: also what is set aside for running requests, most of which comes back."""
+        return self.available_usd + self.held_usd
+
 
 class Plan(Answer):
     """The subscription: status none, active, past_due or canceled."""

@@ -69,7 +69,7 @@ async def balance(visit: Member) -> Response:
     if visit.billing is None:
         raise ApiError(503, "billing_away", "The balance can't be read at the moment.")
     lasts = environment().get_template("parts/lasts.html").render(billing=visit.billing)
-    return JSONResponse({"balance": usd_balance(visit.billing.balance.available_usd), "lasts": lasts.strip()})
+    return JSONResponse({"balance": usd_balance(visit.billing.balance.total_usd), "lasts": lasts.strip()})
 
 
 def bot_page(bots: Sequence[Bot], number: int, query: str) -> BotPage:
@@ -99,7 +99,7 @@ def first_steps(visit: Visit, bots: Sequence[Bot], talked: bool) -> list[Step]:
 def _has_paid(billing: Billing | None) -> bool:
     if billing is None:
         return False
-    return billing.plan.status in ("active", "past_due") or billing.balance.available_usd > 0
+    return billing.plan.status in ("active", "past_due") or billing.balance.total_usd > 0
 
 
 async def _has_talked(visit: Visit) -> bool:

@@ -55,6 +55,7 @@ class Chat extends HTMLElement {
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.silence();
     });
+    this.addEventListener("htmx:afterSwap", (event) => event.target.scrollIntoView?.({ block: "nearest" }));
     this.listenToVoice();
   }
 

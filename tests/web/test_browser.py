@@ -1,0 +1,292 @@
+"""What only a browser shows: streaming, reloading in mid-answer, two tabs, dialogs, keys, no scripts, narrow screens.
+
+Against the fake API over loopback; the whole story with real parts is in tests/e2e.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+import uvicorn
+from fake_api import build_fake_api
+from fake_data import Store, full_store
+
+from wopr.core.settings import Settings
+from wopr.web import build_web
+
+if TYPE_CHECKING:
+    from playwright.async_api import BrowserContext, Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
+NEEDED = os.environ.get("WOPR_REQUIRE", "") in ("all", "1") or "browser" in os.environ.get("WOPR_REQUIRE", "")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(not CHROMIUM and not NEEDED, reason="needs chromium"),
+]
+ARGUMENTS = ["--no-sandbox", "--disable-background-networking"]
+WAIT_MS = 15_000
+
+
+@dataclass
+class Stage:
+    """A UI on a real port, with the store behind it and a browser in front."""
+
+    url: str
+    store: Store
+    browser: Any
+    complaints: list[str]
+
+    async def context(self, **given: Any) -> BrowserContext:
+        """A browser profile that is signed in; errors on its console are collected."""
+        context = await self.browser.new_context(**given)
+        context.set_default_timeout(WAIT_MS)
+        await context.add_cookies([{"name": "wopr_session", "value": self.store.session, "url": self.url}])
+        context.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        context.on("weberror", lambda error: self.complaints.append(str(error.error)))
+        return context
+
+    async def page(self, path: str, **given: Any) -> Page:
+        page = await (await self.context(**given)).new_page()
+        await page.goto(self.url + path)
+        return page
+
+    @property
+    def bot(self) -> str:
+        return f"/bots/{self.store.bots[0]['id']}"
+
+
+def listening() -> socket.socket:
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Any]:
+    """One browser for all tests of this file; each test has a profile of its own."""
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(chromium: Any) -> AsyncIterator[Stage]:
+    api_socket, ui_socket = listening(), listening()
+    api_url, ui_url = (f"http://127.0.0.1:{one.getsockname()[1]}" for one in (api_socket, ui_socket))
+    store = full_store()
+    store.ui_origin = ui_url
+    settings = Settings(api_url=api_url, ui_url=ui_url)
+    servers = [(build_fake_api(store), api_socket), (build_web(settings), ui_socket)]
+    running = []
+    for app, held in servers:
+        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none")
+        server = uvicorn.Server(config)
+        running.append((server, asyncio.create_task(server.serve(sockets=[held]))))
+    stage = Stage(ui_url, store, chromium, [])
+    yield stage
+    for context in chromium.contexts:
+        await context.close()
+    for turn in store.turns.values():
+        turn.gate.set()
+    for server, task in reversed(running):
+        server.should_exit = True
+        await task
+
+
+async def say(page: Page, words: str) -> None:
+    await page.fill("#say", words)
+    await page.keyboard.press("Enter")
+
+
+async def until(page: Page, expression: str) -> None:
+    """Wait until an expression holds. Playwright's own way evaluates strings in the page, which the policy forbids."""
+    async with asyncio.timeout(WAIT_MS / 1000):
+        while not await page.evaluate(expression):  # noqa: ASYNC110 - the event is in another process
+            await asyncio.sleep(0.05)
+
+
+async def streamed(page: Page) -> str:
+    await until(page, "document.querySelector('.streaming')?.textContent.length > 80")
+    return await page.locator(".streaming").inner_text()
+
+
+async def test_an_answer_streams_survives_a_reload_and_a_second_tab_and_is_there_once(stage: Stage) -> None:
+    stage.store.gated = True
+    page = await stage.page(f"{stage.bot}?c=c1")
+    before = await page.locator(".message").count()
+    await say(page, "Plan it, please")
+    first = await streamed(page)
+    await page.reload()
+    assert await streamed(page) == first
+    second = await page.context.new_page()
+    await second.goto(stage.url + stage.bot)
+    assert await streamed(second) == first
+    next(iter(stage.store.turns.values())).gate.set()
+    for one in (page, second):
+        await one.wait_for_selector("[data-answer] .prose table")
+        assert await one.locator(".message").count() == before + 2
+        assert await one.locator("text=Plan it, please").count() == 1
+        assert await one.locator("[data-answer] .prose").inner_text() != ""
+    assert stage.complaints == []
+
+
+async def test_a_stream_that_breaks_off_goes_on_without_a_double_letter(stage: Stage) -> None:
+    stage.store.gated = True
+    page = await stage.page(f"{stage.bot}?c=c1")
+    started = stage.store.start_turn({"text": "Cut me off", "conversation_id": "c1"})
+    turn = stage.store.turns[started["turn_id"]]
+    turn.cut_after = 4
+    await page.reload()
+    await until(page, "document.querySelector('.streaming')?.textContent.length > 80")
+    assert await page.locator(".streaming").inner_text() == turn.answer[: 24 * 5].rstrip()
+    turn.gate.set()
+    await page.wait_for_selector("[data-answer] .prose table")
+
+
+async def test_a_hostile_answer_runs_nothing_while_it_streams_nor_afterwards(stage: Stage) -> None:
+    stage.store.answer = (
+        "<img src=x onerror=\"document.title='owned'\"> <script>document.title='owned'</script> done" * 5
+    )
+    page = await stage.page(f"{stage.bot}?c=c1")
+    await say(page, "Be evil")
+    await page.wait_for_selector("[data-answer] .prose")
+    assert await page.title() == "Marvin – WOPR"
+    assert await page.locator("[data-answer] img, [data-answer] script").count() == 0
+
+
+async def test_another_tab_sees_what_is_said_in_this_one(stage: Stage) -> None:
+    page = await stage.page(f"{stage.bot}?c=c1")
+    second = await page.context.new_page()
+    await second.goto(f"{stage.url}{stage.bot}?c=c1")
+    await say(page, "Can you hear me?")
+    for one in (page, second):
+        await one.wait_for_selector("[data-answer] .prose")
+        assert await one.locator("text=Can you hear me?").count() == 1
+
+
+async def test_without_streaming_the_answer_appears_once_and_whole(stage: Stage) -> None:
+    stage.store.gated = True
+    context = await stage.context()
+    await context.add_cookies([{"name": "wopr_streaming", "value": "off", "url": stage.url}])
+    page = await context.new_page()
+    await page.goto(f"{stage.url}{stage.bot}?c=c1")
+    await say(page, "Quietly")
+    await page.wait_for_selector("[data-answer][aria-busy]")
+    assert await page.locator("[data-answer] .streaming").inner_text() == ""
+    next(iter(stage.store.turns.values())).gate.set()
+    await page.wait_for_selector("[data-answer] .prose")
+    assert "week of dinners" in await page.locator("[data-announce]").inner_text()
+
+
+async def test_a_receipt_opens_below_its_answer_and_the_balance_is_renewed(stage: Stage) -> None:
+    page = await stage.page(f"{stage.bot}?c=c1")
+    await say(page, "How much?")
+    await page.wait_for_selector("[data-answer] .prose")
+    stage.store.available_usd = "4.1"
+    await until(page, "document.querySelector('.sidebar [data-balance]').textContent === '$4.11'")
+    await page.click("[data-answer] summary")
+    await page.wait_for_selector("[data-answer] .slip .total:has-text('$0.000412')")
+    assert stage.complaints == []
+
+
+async def test_destruction_asks_and_focus_comes_back(stage: Stage) -> None:
+    page = await stage.page(f"{stage.bot}/settings")
+    await page.click("[data-opens=delete-bot]")
+    await page.wait_for_selector("dialog[open]")
+    await page.keyboard.press("Escape")
+    await until(page, "document.activeElement.dataset.opens === 'delete-bot'")
+    await page.click("[data-opens=delete-bot]")
+    await page.click("dialog[open] button.danger")
+    await page.wait_for_url("**/dashboard?done=bot-deleted")
+    assert stage.store.bots[0]["name"] == "Kitchen"
+
+
+async def test_keys_save_a_walk_and_can_be_switched_off(stage: Stage) -> None:
+    page = await stage.page("/dashboard")
+    await page.keyboard.press("?")
+    assert await page.locator("#shortcuts[open]").count() == 1
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("g")
+    await page.keyboard.press("m")
+    await page.wait_for_url("**/billing")
+    await page.context.add_cookies([{"name": "wopr_shortcuts", "value": "off", "url": stage.url}])
+    await page.reload()
+    await page.keyboard.press("?")
+    assert await page.locator("#shortcuts[open]").count() == 0
+
+
+async def test_everything_that_matters_works_without_scripts(stage: Stage) -> None:
+    page = await stage.page(f"{stage.bot}?c=c1", java_script_enabled=False)
+    await page.fill("#say", "No scripts here")
+    await page.click("[data-send]")
+    await page.wait_for_selector("text=No scripts here")
+    await page.goto(f"{stage.url}{stage.bot}/settings")
+    await page.click("[data-opens=delete-bot]")
+    assert await page.locator("dialog#delete-bot").is_visible()
+    await page.click("dialog#delete-bot button.danger")
+    await page.wait_for_url("**/dashboard?done=bot-deleted")
+
+
+async def test_lines_of_the_log_arrive_once_and_the_filter_is_in_the_address(stage: Stage) -> None:
+    page = await stage.page(f"{stage.bot}/logs")
+    await page.wait_for_selector("text=heartbeat 2")
+    assert await page.locator(".lines li:has-text('bot ready')").count() == 8
+    await page.fill("[name=q]", "heartbeat")
+    assert await page.locator(".lines li").count() >= 3
+    assert page.url.endswith("?q=heartbeat")
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+async def test_no_page_is_wider_than_the_screen(stage: Stage, width: int) -> None:
+    page = await stage.page("/", viewport={"width": width, "height": 700})
+    bot = stage.bot
+    paths = [
+        "/",
+        "/sign-up",
+        "/status",
+        "/dashboard",
+        "/bots/new",
+        bot,
+        f"{bot}/logs",
+        f"{bot}/usage",
+        f"{bot}/settings",
+    ]
+    paths += [
+        "/billing",
+        "/keys",
+        "/account",
+        "/admin",
+        "/admin/tenants",
+        "/admin/nodes",
+        "/admin/inbox",
+        "/admin/loops",
+    ]
+    for path in paths:
+        await page.goto(stage.url + path)
+        over = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert over <= 0, f"{path} is {over} px too wide at {width}"
+    assert stage.complaints == []
+
+
+async def test_targets_are_large_enough_for_a_finger(stage: Stage) -> None:
+    page = await stage.page("/dashboard", viewport={"width": 390, "height": 800})
+    for path in ("/dashboard", "/billing", "/keys"):
+        await page.goto(stage.url + path)
+        small = await page.evaluate(
+            """[...document.querySelectorAll(".main .button, .main .input, .tabs a, .topbar .button")]
+            .filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 43.9)
+            .map((one) => one.outerHTML.slice(0, 80))"""
+        )
+        assert small == [], path
