@@ -21,6 +21,14 @@ from wopr.core.postgres import EmbeddedPostgres
 from wopr.migrations.run import upgrade
 
 TEMPLATE = "wopr_template"
+MEMORY_BYTES_MIN = 2 * 1024**3
+
+
+def _memory_folder() -> Path | None:
+    """A file system in memory where there is one with room: copying a database then takes 60 ms, not 800."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_BYTES_MIN
+    return memory if roomy else None
 
 
 def _sibling(url: str, name: str) -> str:
@@ -42,7 +50,7 @@ def postgres_url() -> Iterator[str]:
     if given := os.environ.get("WOPR_TEST_DATABASE_URL"):
         yield given
         return
-    folder = Path(tempfile.mkdtemp(prefix="wopr-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="wopr-test-", dir=_memory_folder()))
     # Nothing here must survive a power cut, and waiting for the disk is most of a test's time.
     server = EmbeddedPostgres(folder, {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
     server.prepare()
