@@ -146,11 +146,12 @@ def clean_environment() -> dict[str, str]:
 
 def _read(stack: Stack, noise: list[str]) -> None:
     assert stack.process.stdout is not None
-    for line in stack.process.stdout:
-        try:
-            stack.events.put(json.loads(line))
-        except ValueError:
-            noise.append(line)
+    with stack.process.stdout as lines:
+        for line in lines:
+            try:
+                stack.events.put(json.loads(line))
+            except ValueError:
+                noise.append(line)
 
 
 def _free_run(length: int) -> int:
