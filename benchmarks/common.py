@@ -42,6 +42,8 @@ CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
 STREAM_TOKENS = 64
 READY_SECONDS = 60.0
+# Where the upstream notes which streams were cut and when, for the benchmark of disconnects.
+CANCELS = os.environ.get("WOPR_BENCH_CANCELS", "")
 
 
 def request_bytes(port: int, body: dict[str, Any], key: str) -> bytes:
@@ -101,14 +103,18 @@ class UpstreamProtocol(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._body = b""
         self._url = b""
+        self._user = ""
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
     def connection_lost(self, _error: Exception | None) -> None:
-        if self._task is not None:
+        if self._task is not None and not self._task.done():
             self._task.cancel()
+            if CANCELS:
+                with Path(CANCELS).open("a", encoding="utf-8") as file:
+                    file.write(f"{self._user} {time.monotonic()}\n")
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
@@ -133,6 +139,7 @@ class UpstreamProtocol(asyncio.Protocol):
             self._transport.write(whole_answer(WHOLE))
 
     async def _paced(self, asked: dict[str, Any]) -> None:
+        self._user = asked.get("user", "")
         if not asked.get("stream"):
             await asyncio.sleep(asked.get("seconds", 0.05))
             self._transport.write(whole_answer(WHOLE))
@@ -227,6 +234,7 @@ class LoadConnection(asyncio.Protocol):
         self._parser: Any = None
         self._done: asyncio.Future[int] | None = None
         self.body = b""
+        self.request_id = ""
         self._parts: list[bytes] = []
 
     def connection_made(self, transport: Any) -> None:
@@ -238,6 +246,10 @@ class LoadConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name == b"x-request-id":
+            self.request_id = value.decode()
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
@@ -277,6 +289,23 @@ class Load:
         """Seconds under which this share of the requests was answered."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
+
+
+async def requests(server: "Server", data: bytes, connections: int, count: int) -> int:
+    """So many requests over so many connections; how many were not answered with 200."""
+    failures, left = 0, count
+
+    async def worker() -> None:
+        nonlocal failures, left
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(LoadConnection, "127.0.0.1", server.port)
+        while left > 0:
+            left -= 1
+            failures += await connection.request(data) != 200
+        connection.close()
+
+    await asyncio.gather(*(worker() for _ in range(connections)))
+    return failures
 
 
 async def load(server: "Server", data: bytes, connections: int, seconds: float, expect: bytes | None = None) -> Load:
@@ -394,7 +423,10 @@ class Lab:
 
 @contextlib.asynccontextmanager
 async def laboratory() -> AsyncIterator[Lab]:
-    """Start PostgreSQL (pinned beside the load) and the upstream; stop and remove everything at the end."""
+    """Start PostgreSQL (pinned beside the load) and the upstream; stop and remove everything at the end.
+
+    The upstream notes cut streams in `cancels` in the laboratory's folder.
+    """
     pin(LOAD_CORE)
     home = Path(tempfile.mkdtemp(prefix="wopr-bench-"))
     postgres = EmbeddedPostgres(home)
@@ -407,7 +439,13 @@ async def laboratory() -> AsyncIterator[Lab]:
         await upgrade(url)
         db = Database(url)
         lab = Lab(home, url, upstream, db)
-        lab.servers.append(Server("upstream", upstream, spawn(["upstream", "--port", str(upstream)], LOAD_CORE, {})))
+        lab.servers.append(
+            Server(
+                "upstream",
+                upstream,
+                spawn(["upstream", "--port", str(upstream)], LOAD_CORE, {"WOPR_BENCH_CANCELS": str(home / "cancels")}),
+            )
+        )
         await answering(lab.servers[0])
         node = nodes.Node(
             NodeId("bench"), "127.0.0.1", ports={"llama": upstream}, service_health={"llama": True}, api_key="secret"
