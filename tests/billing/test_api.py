@@ -188,9 +188,18 @@ async def test_the_operator_grants_credit_looks_for_trouble_and_retries(web: Web
     assert missing.status_code == 404
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "scope", "status"),
-    [
+async def test_the_same_key_grants_once_and_another_amount_under_it_is_refused(web: Web) -> None:
+    admin = await make_admin(web) | {"idempotency-key": "click-1"}
+    path = f"/api/admin/tenants/{web.customer.id}/credit"
+    for _ in range(2):
+        given = await web.http.post(path, json={"amount_usd": "2", "reason": "sorry"}, headers=admin)
+        assert given.json()["balance"]["available_usd"] == "2.00"
+    other = await web.http.post(path, json={"amount_usd": "3", "reason": "sorry"}, headers=admin)
+    assert other.status_code == 409
+
+
+async def test_who_may_not_is_told_so(web: Web) -> None:
+    for method, path, scope, status in (
         ("GET", "/api/billing", None, 401),
         ("POST", "/api/billing/checkout", Scope.WRITE, 403),
         ("POST", "/api/billing/portal", Scope.READ, 403),
@@ -200,15 +209,13 @@ async def test_the_operator_grants_credit_looks_for_trouble_and_retries(web: Web
         ("GET", "/api/admin/ledger", Scope.ADMIN, 403),
         ("POST", "/api/admin/inbox/evt_1/retry", Scope.ADMIN, 403),
         ("GET", "/api/billing/transactions?cursor=x", Scope.READ, 400),
+        ("GET", "/api/billing/usage?cursor=x", Scope.READ, 400),
         ("GET", "/api/billing/usage?limit=0", Scope.READ, 422),
         ("GET", "/api/billing/usage?what=1", Scope.READ, 422),
-    ],
-)
-async def test_who_may_not_is_told_so(web: Web, method: str, path: str, scope: Scope | None, status: int) -> None:
-    headers = await web.key(web.customer, scope) if scope else {}
-    body = {"mode": "subscription"} if path.endswith("checkout") else {}
-    if path.endswith("confirm"):
-        body = {"session_id": "cs_1"}
-    answer = await web.http.request(method, path, json=body if method == "POST" else None, headers=headers)
-    assert answer.status_code == status
-    assert answer.json()["error"]["message"]
+    ):
+        headers = await web.key(web.customer, scope) if scope else {}
+        body = {"session_id": "cs_1"} if path.endswith("confirm") else {}
+        body |= {"mode": "subscription"} if path.endswith("checkout") else {}
+        answer = await web.http.request(method, path, json=body if method == "POST" else None, headers=headers)
+        assert answer.status_code == status, path
+        assert answer.json()["error"]["message"]

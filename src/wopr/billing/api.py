@@ -1,11 +1,10 @@
 """Billing's routes: thin, one transaction each; the payment company is asked outside of any."""
 
 import json
-from decimal import Decimal
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 
 from wopr.accounts.guard import PlatformAdmin, Reader, TenantAdmin
 from wopr.accounts.tenants import get_tenant, list_tenants
@@ -26,6 +25,7 @@ from wopr.core.routing import PlatformDep
 WEBHOOK_BYTES_MAX = 1_000_000
 router = APIRouter()
 Cursor = Annotated[str | None, Query(max_length=64)]
+OnceKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 Limit = Annotated[int, Query(ge=1, le=200)]
 
 
@@ -140,13 +140,17 @@ async def tenants(
 
 @router.post("/api/admin/tenants/{tenant_id}/credit", operation_id="admin_tenants_credit", tags=["admin"])
 async def credit(
-    _admin: PlatformAdmin, platform: PlatformDep, tenant_id: UUID, body: bodies.CreditBody
+    _admin: PlatformAdmin,
+    platform: PlatformDep,
+    tenant_id: UUID,
+    body: bodies.CreditBody,
+    idempotency_key: OnceKey = None,
 ) -> bodies.CreditedBody:
-    """Grant credit (or take it away), with the reason in the ledger."""
+    """Grant credit (or take it away), with the reason in the ledger; the same Idempotency-Key does it once."""
     owner = TenantId(tenant_id)
     async with platform.db.begin() as session:
         await get_tenant(session, owner)
-        transfer_id = await grant_credit(session, owner, from_usd(Decimal(body.amount_usd)), body.reason)
+        transfer_id = await grant_credit(session, owner, from_usd(body.amount_usd), body.reason, once)
         money = await balance(session, owner)
     return bodies.CreditedBody(transfer_id=transfer_id, balance=present.balance_body(money))
 

@@ -96,19 +96,21 @@ async def reverse_payment(session: AsyncSession, reversal: Reversal) -> bool:
     return True
 
 
-async def grant_credit(session: AsyncSession, tenant_id: TenantId, amount: int, reason: str) -> UUID:
-    """The operator gives (or with a negative amount takes) credit; the transfer's id.
+async def grant_credit(
+    session: AsyncSession, tenant_id: TenantId, amount: int, reason: str, key: str | None = None
+) -> UUID:
+    """The operator gives (or with a negative amount takes) credit; the transfer's id. The same `key` gives it once.
 
-    InsufficientCredit when more is to be taken than is free.
+    InsufficientCredit when more is to be taken than is free, Conflict for a key that was used for something else.
     """
     if amount == 0:
         raise Invalid("Nothing would be granted.", remedy="Give an amount other than zero.")
-    book = await _open(session, tenant_id, codes.GRANTS, [])
+    transfer_id = uuid5(NAMESPACE, f"grant:{tenant_id}:{key}") if key else new_id()
+    book = await _open(session, tenant_id, codes.GRANTS, [transfer_id])
     sides = (codes.GRANTS, codes.customer(tenant_id)) if amount > 0 else (codes.customer(tenant_id), codes.GRANTS)
-    transfer = Transfer(new_id(), *sides, abs(amount), "grant", "", reason)
-    book.post(transfer)
-    await _finish(session, book, tenant_id, cause=str(transfer.id))
-    return transfer.id
+    if book.post(Transfer(transfer_id, *sides, abs(amount), "grant", "", reason)):
+        await _finish(session, book, tenant_id, cause=str(transfer_id))
+    return transfer_id
 
 
 async def _open(session: AsyncSession, tenant_id: TenantId, house: str, ids: Sequence[UUID]) -> Book:
