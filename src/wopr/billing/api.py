@@ -144,7 +144,7 @@ async def credit(
     platform: PlatformDep,
     tenant_id: UUID,
     body: bodies.CreditBody,
-    idempotency_key: OnceKey = None,
+    once: OnceKey = None,
 ) -> bodies.CreditedBody:
     """Grant credit (or take it away), with the reason in the ledger; the same Idempotency-Key does it once."""
     owner = TenantId(tenant_id)
