@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +41,12 @@ async def periods(world: World) -> list[tuple[float, float]]:
     return [(a - START.timestamp(), b - START.timestamp()) for a, b in rows or []]
 
 
+def covered(found: list[tuple[float, float]]) -> tuple[float, float]:
+    """The one stretch that periods without a gap or an overlap make together."""
+    assert all(end == start for (_, end), (start, _) in pairwise(found))
+    return found[0][0], found[-1][1]
+
+
 async def test_each_pass_charges_what_was_seen_since_the_last(world: World) -> None:
     customer = await world.customer()
     run = await running(world, customer.tenant_id, new_id(), at(0))
@@ -48,10 +55,9 @@ async def test_each_pass_charges_what_was_seen_since_the_last(world: World) -> N
         await seen(world, run, at(moment))
         assert await charge_runs(world.platform.db, SHEET) == 1
         assert await charge_runs(world.platform.db, SHEET) == 0
-    assert await periods(world) == [(0, 10), (10, 20), (20, 31)]
-    assert await world.sql("SELECT sum(cost)::bigint FROM runtime_periods") == sum(
-        SHEET.bot_runtime("standard", seconds) for seconds in (10, 10, 11)
-    )
+    assert covered(await periods(world)) == (0, 31)
+    cost = await world.sql("SELECT sum(cost)::bigint FROM runtime_periods")
+    assert 0 <= SHEET.bot_runtime("standard", 31) - cost <= 2  # less than a nano-dollar is dropped in each pass
 
 
 async def test_two_chargers_at_once_charge_once(world: World) -> None:

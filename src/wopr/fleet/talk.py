@@ -4,12 +4,14 @@ The bot's token never leaves this module, and a bot's refusal of it is our fault
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import httpx
 
+from wopr.bot import contract
 from wopr.core.errors import Conflict, Forbidden, PaymentRequired, TooLarge, UpstreamFailed
 from wopr.core.ids import BotId, TenantId
 from wopr.core.platform import Platform
@@ -142,7 +144,20 @@ async def _send(line: Line, message: Message) -> httpx.Response:
         if response.status_code in REFUSALS_OF_TOKEN:
             await response.aclose()
             raise UpstreamFailed("The bot refused the platform.", remedy="Restart the bot.")
-        return response
+        if asyncio.get_running_loop().time() >= deadline or not await _not_ready(response):
+            return response
+        await response.aclose()
+        await asyncio.sleep(WAIT_POLL_SECONDS)
+
+
+async def _not_ready(response: httpx.Response) -> bool:
+    """Whether the bot is between its first sign of life and its open database, or on its way out."""
+    if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+        return False
+    try:
+        return contract.ErrorBody.from_json(json.loads(await response.aread())).code == contract.ErrorCode.NOT_READY
+    except (ValueError, httpx.HTTPError):
+        return False
 
 
 def _request(line: Line, instance: Instance, message: Message) -> httpx.Request:
