@@ -152,7 +152,7 @@ async def test_changed_settings_reach_the_bot_by_a_restart(world: World) -> None
     reconciler = world.reconciler()
     await reconciler.settle()
     answer = await customer.http.patch(f"/fleet/bots/{bot['id']}", json={"persona": "You are quick.", "size": "small"})
-    assert (answer.status_code, answer.json()["price_month_usd"]) == (200, "1.50")
+    assert (answer.status_code, answer.json()["price_month_usd"], answer.json()["state"]) == (200, "1.50", "starting")
     await reconciler.settle()
     assert psutil.Process(world.record(bot["id"]).pid).environ()["WOPR_BOT_PERSONA"] == "You are quick."
     assert len(world.processes()) == 1

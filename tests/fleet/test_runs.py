@@ -47,17 +47,30 @@ def covered(found: list[tuple[float, float]]) -> tuple[float, float]:
     return found[0][0], found[-1][1]
 
 
-async def test_each_pass_charges_what_was_seen_since_the_last(world: World) -> None:
+async def test_a_charge_takes_what_was_seen_since_the_last_one(world: World) -> None:
     customer = await world.customer()
     run = await running(world, customer.tenant_id, new_id(), at(0))
     assert await charge_runs(world.platform.db, SHEET) == 0
-    for moment in (10.0, 20.4, 31.9):
+    for moment, charges in ((10.0, 0), (30.4, 1), (59.0, 0), (60.9, 1), (119.0, 0), (120.9, 1)):
         await seen(world, run, at(moment))
-        assert await charge_runs(world.platform.db, SHEET) == 1
+        assert await charge_runs(world.platform.db, SHEET) == charges, moment
         assert await charge_runs(world.platform.db, SHEET) == 0
-    assert covered(await periods(world)) == (0, 31)
+    assert covered(await periods(world)) == (0, 120)
     cost = await world.sql("SELECT sum(cost)::bigint FROM runtime_periods")
-    assert 0 <= SHEET.bot_runtime("standard", 31) - cost <= 2  # less than a nano-dollar is dropped in each pass
+    assert 0 <= SHEET.bot_runtime("standard", 120) - cost <= 2  # less than a nano-dollar is dropped in each charge
+
+
+async def test_a_bot_that_runs_for_long_is_charged_every_hour(world: World) -> None:
+    customer = await world.customer()
+    run = await running(world, customer.tenant_id, new_id(), at(0))
+    charges = 0
+    for minute in range(1, 24 * 60 + 1):
+        if minute % 15 == 0:
+            await seen(world, run, at(minute * 60))
+            charges += await charge_runs(world.platform.db, SHEET)
+    assert 24 <= charges <= 26
+    assert covered(await periods(world))[0] == 0
+    assert covered(await periods(world))[1] > 23 * 3600
 
 
 async def test_two_chargers_at_once_charge_once(world: World) -> None:

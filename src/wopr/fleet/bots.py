@@ -256,6 +256,13 @@ async def _touch(session: AsyncSession, bot: Bot, now: datetime, *, generation: 
     bot.updated_at = now
     if generation:
         bot.generation += 1
+        # Until the reconciler has looked, "running" would be said of a process that is about to be replaced.
+        await session.execute(
+            update(BotObserved)
+            .where(BotObserved.bot_id == bot.id, BotObserved.state == State.RUNNING.value)
+            .values(state=State.STARTING.value)
+            .execution_options(synchronize_session=False)
+        )
     await session.flush()
     await notify(session, BOTS_CHANNEL, str(bot.id))
 

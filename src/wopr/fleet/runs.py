@@ -21,6 +21,8 @@ from wopr.core.ids import BotId, TenantId
 from wopr.fleet.models import BotRun
 
 CHARGES_MAX = 10_000
+CHARGE_AFTER_MIN = timedelta(seconds=30)
+CHARGE_AFTER_MAX = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,21 @@ async def mark_seen(session: AsyncSession, instance_ids: Sequence[UUID], now: da
 
 
 async def charge_runs(db: Database, sheet: PriceSheet) -> int:
-    """Charge what was seen and not charged yet, one transaction a run; how many runs were charged."""
+    """Charge what was seen and not charged yet, one transaction a run; how many runs were charged.
+
+    A run that goes on is charged when as much again has passed as was charged before, at least once an hour: a new
+    customer sees at once what a bot costs, and a year of running is not half a million movements.
+    """
     async with db.begin() as session:
+        waiting = BotRun.seen_at - BotRun.charged_until
+        so_far = BotRun.charged_until - BotRun.started_at
         due = select(BotRun.id).where(
             or_(BotRun.ended_at.is_(None), BotRun.charged_until < BotRun.seen_at),
-            BotRun.seen_at >= BotRun.charged_until + timedelta(seconds=1),
+            waiting >= timedelta(seconds=1),
+            or_(
+                BotRun.ended_at.is_not(None),
+                waiting >= func.least(CHARGE_AFTER_MAX, func.greatest(CHARGE_AFTER_MIN, so_far)),
+            ),
         )
         ids = list(await session.scalars(due.order_by(BotRun.tenant_id).limit(CHARGES_MAX)))
     charged = 0
