@@ -292,6 +292,7 @@ class Store:
     confirmed: int = 0
     answer: str = ANSWER
     available_usd: str = "4.18203"
+    lasts_days: float = 24.6
     entitlement: Json = field(default_factory=lambda: {"state": "active"})
     plan: Json = field(default_factory=lambda: {"status": "active", "price_usd": "5", "renews_at": at(18)})
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -321,7 +322,7 @@ class Store:
                 "held_usd": "0.01" if self.available_usd != "0" else "0",
                 "debt_usd": "0",
             },
-            "lasts_days": 24.6 if self.available_usd != "0" else 0,
+            "lasts_days": self.lasts_days if self.available_usd != "0" else 0,
             "plan": self.plan,
             "entitlement": self.entitlement,
             "spend": spend if self.bots else [],

@@ -344,6 +344,15 @@ async def test_every_page_warns_with_dates_before_credit_ends(
         assert "Top up" in page
 
 
+async def test_a_date_is_named_before_credit_ends_unless_the_plan_renews_it(
+    browser: httpx.AsyncClient, store: Store
+) -> None:
+    store.lasts_days = 2.5
+    assert "Your credit runs out about" not in (await browser.get("/keys")).text
+    store.plan = {"status": "none"}
+    assert "Your credit runs out about" in (await browser.get("/keys")).text
+
+
 async def test_credit_is_granted_with_a_reason(browser: httpx.AsyncClient, store: Store) -> None:
     await browser.post("/admin/tenants/t1/credit", data={"amount_usd": "$1,000.50", "reason": "Sorry"})
     assert store.credits == [("t1", {"amount_usd": "1000.50", "reason": "Sorry"})]

@@ -63,6 +63,11 @@ async def test_a_form_without_origin_but_with_a_cookie_is_refused(browser: httpx
     assert store.name == "Ada"
 
 
+async def test_head_is_answered_like_get(browser: httpx.AsyncClient) -> None:
+    assert (await browser.head("/")).status_code == 200
+    assert (await browser.head("/nowhere")).status_code == 404
+
+
 async def test_the_ui_works_under_the_name_it_is_called_by(browser: httpx.AsyncClient, store: Store) -> None:
     headers = {"origin": "http://192.168.1.5:3000", "host": "192.168.1.5:3000"}
     assert (await browser.post("/account/name", data={"name": "Ada L."}, headers=headers)).status_code == 303

@@ -66,6 +66,12 @@ class Billing(Answer):
     spend: tuple[DaySpend, ...] = ()
     spend_30d_usd: Decimal = ZERO
 
+    @property
+    def runs_out_in_days(self) -> float | None:
+        """When credit ends at the present pace; None while it doesn't, or when an active plan renews it."""
+        renewed = self.plan.status == "active" and self.plan.cancels_at is None
+        return None if renewed or self.balance.total_usd <= 0 else self.lasts_days
+
 
 class Transaction(Answer):
     """One movement of credit; the amount is signed."""

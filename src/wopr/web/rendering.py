@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ def environment() -> Environment:
         "signed_usd": formats.signed_usd,
         "ago": lambda moment: formats.ago(moment, _now()),
         "ahead": lambda moment: formats.ahead(moment, _now()),
+        "in_days": lambda days: formats.day(_now() + timedelta(days=days)),
         "day": formats.day,
         "clock": formats.clock,
         "iso": formats.iso,

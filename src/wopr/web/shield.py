@@ -49,7 +49,9 @@ class Shield:
         if scope["method"] not in SAFE_METHODS and not same_origin(Headers(scope=scope), self._site.ui_origin):
             await HTMLResponse(REFUSED, 403)(scope, receive, shielded)
             return
-        await self._guarded(scope, receive, shielded)
+        # A copy, so that the server below still knows that HEAD wants no body.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        await self._guarded(asked, receive, shielded)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The outermost handler: an unexpected error becomes a page, with the headers, and a line in the log."""

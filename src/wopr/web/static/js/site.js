@@ -30,4 +30,4 @@ export function localTimes(root) {
 export const clockTime = (moment) => shortTime.format(moment);
 
 localTimes(document);
-for (const place of document.querySelectorAll("[data-focus]")) place.focus({ preventScroll: false });
+if (!document.querySelector("main [autofocus]:not(dialog *)")) document.querySelector("[data-focus]")?.focus();
