@@ -3,7 +3,8 @@
 import os
 import struct
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -111,37 +112,44 @@ def test_a_model_whose_backends_are_all_away_is_still_known() -> None:
 # --- limits
 
 
+def enter(limiter: Limiter, tenant: UUID, key: UUID, now: float) -> Any:
+    buckets = limiter.buckets(tenant, key, now)
+    limiter.enter(buckets)
+    return buckets
+
+
 def test_a_minutes_worth_may_come_at_once_then_the_rate_holds() -> None:
     limiter, tenant, key = Limiter(60, 100), uuid4(), uuid4()
     for _ in range(60):
-        limiter.leave(limiter.enter(tenant, key, 0.0))
+        limiter.leave(enter(limiter, tenant, key, 0.0))
     with pytest.raises(TooManyRequests) as caught:
-        limiter.enter(tenant, key, 0.5)
+        enter(limiter, tenant, key, 0.5)
     assert caught.value.retry_after_seconds == pytest.approx(0.5)
-    limiter.leave(limiter.enter(tenant, key, 1.0))
+    buckets = enter(limiter, tenant, key, 1.0)
+    assert [value for _, value in limiter.headers(buckets)] == [b"60", b"0", b"60000ms"]
 
 
 def test_running_requests_are_limited_too() -> None:
     limiter, tenant = Limiter(600, 2), uuid4()
-    buckets = limiter.enter(tenant, uuid4(), 0.0)
-    limiter.enter(tenant, uuid4(), 0.0)
+    buckets = enter(limiter, tenant, uuid4(), 0.0)
+    enter(limiter, tenant, uuid4(), 0.0)
     with pytest.raises(TooManyRequests) as caught:
-        limiter.enter(tenant, uuid4(), 0.0)
+        enter(limiter, tenant, uuid4(), 0.0)
     assert caught.value.code == "concurrency_limit_exceeded"
     limiter.leave(buckets)
-    limiter.enter(tenant, uuid4(), 0.0)
+    enter(limiter, tenant, uuid4(), 0.0)
 
 
 def test_what_one_process_lets_in_counts_in_the_others() -> None:
     here, there, tenant, key = Limiter(60, 100), Limiter(60, 100), uuid4(), uuid4()
     for _ in range(60):
-        here.leave(here.enter(tenant, key, 0.0))
+        here.leave(enter(here, tenant, key, 0.0))
     for payload in here.told():
         there.hear(payload, 0.0)
         here.hear(payload, 0.0)
     assert here.told() == []
     with pytest.raises(TooManyRequests):
-        there.enter(tenant, key, 0.0)
+        enter(there, tenant, key, 0.0)
     there.hear("nonsense", 0.0)
     there.hear('["x", {"y": 1}]', 0.0)
 

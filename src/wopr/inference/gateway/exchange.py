@@ -124,9 +124,12 @@ class Exchange:
             raise MethodNotAllowed("POST")
         key = await self._authenticate(writing=True)
         limiter = self._parts.limiter
-        buckets = limiter.enter(key.tenant_id, key.key_id, self._running.started)
+        buckets = limiter.buckets(key.tenant_id, key.key_id, self._running.started)
         try:
+            limiter.enter(buckets)
+        finally:
             self._limits = limiter.headers(buckets)
+        try:
             await self._metered(endpoint, key)
         finally:
             limiter.leave(buckets)

@@ -42,10 +42,13 @@ class Limiter:
         self._buckets: dict[UUID, Bucket] = {}
         self._limit_header: Header = (b"x-ratelimit-limit-requests", b"%d" % requests_per_minute)
 
-    def enter(self, tenant: UUID, key: UUID, now: float) -> tuple[Bucket, Bucket]:
-        """Let one request in, or raise TooManyRequests (429). Give both buckets to `leave` afterwards."""
-        whole, own = self._bucket(tenant, now), self._bucket(key, now)
-        for bucket in (whole, own):
+    def buckets(self, tenant: UUID, key: UUID, now: float) -> tuple[Bucket, Bucket]:
+        """The buckets of a tenant and of one of its keys, as they are now."""
+        return self._bucket(tenant, now), self._bucket(key, now)
+
+    def enter(self, buckets: tuple[Bucket, Bucket]) -> None:
+        """Let one request in, or raise TooManyRequests (429). Call `leave` afterwards."""
+        for bucket in buckets:
             if bucket.running >= self.concurrency_max:
                 raise TooManyRequests(
                     f"{self.concurrency_max} requests run already, which is the most at once.",
@@ -60,11 +63,10 @@ class Limiter:
                     remedy="Wait as long as Retry-After says.",
                     retry_after_seconds=(1 - bucket.left) / self._per_second,
                 )
-        for bucket in (whole, own):
+        for bucket in buckets:
             bucket.left -= 1
             bucket.running += 1
             bucket.told += 1
-        return whole, own
 
     def leave(self, buckets: tuple[Bucket, Bucket]) -> None:
         """A request that was let in has ended."""

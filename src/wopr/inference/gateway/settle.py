@@ -17,6 +17,7 @@ import structlog
 from wopr.billing.leases import Lease, LeaseRoll, lease_roll
 from wopr.billing.ledger import balance
 from wopr.billing.usage import UsageRecord
+from wopr.core.errors import WoprError
 from wopr.core.ids import TenantId
 from wopr.core.money import Nanos
 from wopr.core.platform import Platform
@@ -43,6 +44,7 @@ class Settler:
         self._purses: dict[TenantId, Purse] = {}
         self._wal = Wal(platform.settings.wopr_home / WAL_FOLDER, self._leases)
         self._dirty = False
+        self._more = False  # purses wait for a free place among the rolls
         self._wake = asyncio.Event()
         self._rolls: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
@@ -157,7 +159,9 @@ class Settler:
             now = self._now()
             plans = [(purse, plan) for purse in self._purses.values() if (plan := credit.plan_roll(purse, now))]
             plans.sort(key=lambda pair: not pair[1].urgent)
-            for purse, plan in plans[: max(0, ROLLS_AT_ONCE - len(self._rolls))]:
+            room = max(0, ROLLS_AT_ONCE - len(self._rolls))
+            self._more = len(plans) > room
+            for purse, plan in plans[:room]:
                 purse.rolling = True
                 task = asyncio.create_task(self._roll(purse, plan), name="gateway roll")
                 self._rolls.add(task)
@@ -168,7 +172,7 @@ class Settler:
 
     def _rolled(self, task: "asyncio.Task[None]") -> None:
         self._rolls.discard(task)
-        if any(purse.waiters for purse in self._purses.values()):
+        if self._more or any(purse.waiters for purse in self._purses.values()):
             self._wake.set()
 
     async def _roll(self, purse: Purse, plan: RollPlan) -> None:
@@ -179,17 +183,21 @@ class Settler:
         before = purse.amount
         if plan.want == 0:
             purse.amount = 0
+        done = False
         try:
             await self._roll_in_database(purse, plan, settling)
-        except DATABASE_ERRORS as error:
-            purse.records = settling + purse.records
-            purse.amount = before
-            purse.failing = True
-            meters.SETTLE_FAILURES.inc()
-            log.warning("gateway.settle.failed", error=str(error), records=len(settling))
-            await asyncio.sleep(FAILED_RETRY_SECONDS)
+            done = True
+        except (*DATABASE_ERRORS, WoprError) as error:
+            log.warning("gateway.settle.failed", error=f"{type(error).__name__}: {error}", records=len(settling))
         finally:
-            purse.rolling = False
+            if not done:  # nothing may be lost, whatever it was that failed
+                purse.records = settling + purse.records
+                purse.amount = before
+                meters.SETTLE_FAILURES.inc()
+            purse.failing = not done
+            purse.rolling = not done
+            if not done:
+                asyncio.get_running_loop().call_later(FAILED_RETRY_SECONDS, setattr, purse, "rolling", False)
             purse.rolled_at = self._now()
             for waiter in waiters:
                 if not waiter.done():
@@ -210,7 +218,6 @@ class Settler:
             granted = lease.amount if lease is not None else 0
             funds = await balance(session, purse.tenant_id) if granted < plan.want else None
         self._apply(purse, lease, settling)
-        purse.failing = False
         if funds is not None:
             purse.total = funds.available + funds.held
             purse.short_until = self._now() + credit.SHORT_SECONDS

@@ -105,12 +105,8 @@ class Upstreams:
             log.warning("gateway.backends.unread", error=f"{type(error).__name__}: {error}")
         else:
             self.catalog.replace(backends)
-        asked = list(self.catalog.targets)
-        answers = await asyncio.gather(*(self._models(target) for target in asked))
-        for target, models in zip(asked, answers, strict=True):
-            if models is not None:
-                target.models = models
-        self.catalog.index()
+            self.catalog.index()
+        await asyncio.gather(*(self._learn(target) for target in self.catalog.targets))
 
     async def open(self, job: Job, request_id: str) -> Reply:
         """An answer from the best backend that gives one. Raises the WoprError of the last one that was asked."""
@@ -223,6 +219,12 @@ class Upstreams:
                 await asyncio.wait_for(self._changed.wait(), REFRESH_SECONDS_UNKNOWN if unknown else REFRESH_SECONDS)
             self._changed.clear()
             await self.refresh()
+
+    async def _learn(self, target: Target) -> None:
+        models = await self._models(target)
+        if models is not None and models != target.models:
+            target.models = models
+            self.catalog.index()
 
     async def _models(self, target: Target) -> frozenset[str] | None:
         if self._session is None:

@@ -34,13 +34,13 @@ class Running:
     progress: float
     idle_max: float = BODY_SECONDS_MAX
     reading: bool = True  # the exchange itself reads the body: nobody else may
-    over: bool = False  # everything was sent: whoever leaves now misses nothing
+    over: bool = False  # the end is on its way: whoever leaves now misses nothing
     why: str | None = None
     follower: "asyncio.Task[None] | None" = None
 
     def end(self, why: str) -> None:
         """Cancel it for a reason, once."""
-        if self.why is None and not self.over:
+        if self.why is None and not (self.over and why == LEFT):
             self.why = why
             self.task.cancel()
 
