@@ -16,6 +16,7 @@ from uuid import uuid4
 from report import table
 from sqlalchemy import text
 
+from wopr.billing import codes
 from wopr.billing.grants import grant_credit
 from wopr.billing.invariants import invariants
 from wopr.billing.leases import Lease, LeaseRoll, lease_rolls
@@ -96,7 +97,7 @@ async def measure(url: str) -> list[tuple[str, ...]]:
         for tenant_id in tenants:
             await grant_credit(session, tenant_id, 1_000 * NANOS_PER_USD, "benchmark")
     held: dict[TenantId, Lease | None] = {}
-    shares = [tenants[n::CONNECTIONS] for n in range(CONNECTIONS)]
+    shares = [[t for t in tenants if codes.shard(t) % CONNECTIONS == n] for n in range(CONNECTIONS)]
 
     def many(customers: int, each: int) -> list[Step]:
         return [lambda share=share: settle(db, held, random.sample(share, customers), each) for share in shares]

@@ -89,6 +89,7 @@ class Book:
     known: Mapping[UUID, Row] = field(default_factory=dict)
     holds: dict[UUID, Hold] = field(default_factory=dict)
     new: dict[UUID, Row] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
     opened: dict[UUID, Hold] = field(default_factory=dict)
     closed: list[UUID] = field(default_factory=list)
 
@@ -179,6 +180,7 @@ class Book:
 
     def _add(self, row: Row) -> None:
         self.new[row.transfer.id] = row
+        self.changed.update((row.transfer.debit, row.transfer.credit))
 
 
 def same_content(one: Row, other: Row) -> bool:

@@ -80,7 +80,10 @@ async def lease_roll(session: AsyncSession, roll: LeaseRoll, now: datetime) -> L
 
 
 async def lease_rolls(session: AsyncSession, rolls: Sequence[LeaseRoll], now: datetime) -> dict[TenantId, Lease | None]:
-    """`lease_roll` for many tenants (one roll each) in the same round of statements: a tenth of the cost for each."""
+    """`lease_roll` for many tenants (one roll each) in the same round of statements.
+
+    Concurrent calls should take tenants of different `codes.shard`s, or they wait for each other's commits.
+    """
     tenants = {roll.tenant_id: new_id() for roll in rolls}
     leases = [roll.lease_id for roll in rolls if roll.lease_id is not None]
     book = await open_book(session, _accounts(tenants), holds=leases)

@@ -247,7 +247,7 @@ def _row(found: Any) -> Row:  # a database row of KNOWN
 def _columns(book: Book) -> dict[str, list[object]]:
     rows = book.rows
     transfers = [row.transfer for row in rows]
-    accounts = list(book.accounts.values())
+    accounts = [book.accounts[code] for code in book.changed]
     opened = list(book.opened.values())
     return {
         "ids": [t.id for t in transfers],
