@@ -102,10 +102,13 @@ def test_a_port_in_use_is_named_with_its_holder_and_the_remedy(tmp_path: Path) -
 
 
 def test_a_dry_run_names_every_part_and_starts_nothing(tmp_path: Path) -> None:
-    ended = run_wopr("up", "--dry-run", *options(tmp_path / "home", free_ports()))
+    ports = free_ports()
+    ended = run_wopr("up", "--dry-run", *options(tmp_path / "home", ports))
     assert ended.returncode == 0
-    for name in ("postgres", "llama", "chatterbox", "whisper", "qwen", "stripe", "resend", "api", "ui"):
+    for name in ("postgres", "llama", "chatterbox", "whisper", "qwen", "api", "ui"):
         assert name in ended.stdout
+    for part in ("api", "ui", "llama", "qwen", "stripe"):
+        assert f"localhost:{ports[part]}" in ended.stdout
     as_json = run_wopr("up", "--dry-run", "--json", "--home", str(tmp_path / "home"))
     assert json.loads(as_json.stdout)["event"] == "plan"
     assert not (tmp_path / "home").exists()
