@@ -233,9 +233,9 @@ class BillingApi:
         body = {"amount_usd": format(amount_usd, "f"), "reason": reason}
         await self._transport.request("POST", f"/api/admin/tenants/{tenant_id}/credit", Sending(json=body))
 
-    async def admin_inbox(self, state: str | None = None) -> Inbox:
+    async def admin_inbox(self, state: str | None = None, cursor: str | None = None) -> Inbox:
         """Payment events, for administrators."""
-        return await self._transport.get("/api/admin/inbox", Inbox, state=state)
+        return await self._transport.get("/api/admin/inbox", Inbox, state=state, cursor=cursor)
 
     async def admin_retry(self, event_id: str) -> None:
         """Apply a payment event again."""

@@ -110,9 +110,9 @@ async def remove(visit: Administrator, node_id: str) -> Response:
 
 
 @router.get("/admin/inbox")
-async def inbox(visit: Administrator, state: str = "") -> Response:
+async def inbox(visit: Administrator, state: str = "", cursor: str = "") -> Response:
     """Payment events."""
-    page = await visit.api.billing.admin_inbox(state or None)
+    page = await visit.api.billing.admin_inbox(state or None, cursor or None)
     values = {"page": page, "state": state, "states": INBOX_STATES, "tab": "inbox"}
     return visit.page("pages/admin_inbox.html", values)
 

@@ -2,7 +2,7 @@
 // what was seen is never shown twice, and after a lost connection the rest is asked for by the last number.
 
 import { copyText } from "./copy.js";
-import { Recorder } from "./voice.js";
+import { Voice } from "./chat-voice.js";
 import { randomId } from "./ids.js";
 
 const RETRY_MS_MAX = 8000;
@@ -20,7 +20,6 @@ class Chat extends HTMLElement {
     this.note = this.querySelector("[data-note]");
     this.stopButton = this.querySelector("[data-stop]");
     this.problems = this.querySelector("[data-problems]");
-    this.audio = new Audio();
     this.turns = new Set();
     this.waitForBot();
     if (!this.list) return;
@@ -52,11 +51,8 @@ class Chat extends HTMLElement {
     this.field.addEventListener("input", () => sessionStorage.setItem(this.draftKey, this.field.value));
     this.stopButton.addEventListener("click", () => this.stop());
     this.addEventListener("click", (event) => this.clicked(event));
-    document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.silence();
-    });
     this.addEventListener("htmx:afterSwap", (event) => event.target.scrollIntoView?.({ block: "nearest" }));
-    this.listenToVoice();
+    this.voice = new Voice(this);
   }
 
   // --- sending
@@ -64,7 +60,7 @@ class Chat extends HTMLElement {
   async send(text) {
     const words = text.trim();
     if (!words || this.busy) return;
-    this.silence();
+    this.voice.silence();
     this.problems.replaceChildren();
     document.querySelector(".chat-page > .inner > .banner.good")?.remove(); // It spoke of what came before.
     const turn = randomId();
@@ -136,7 +132,7 @@ class Chat extends HTMLElement {
     const place = this.showAnswer(turn);
     place.textContent = "";
     this.setBusy(turn);
-    this.follow({ turn, place, last: 0, text: "", retries: 0, speak: this.readsAloud });
+    this.follow({ turn, place, last: 0, text: "", retries: 0, speak: this.voice.readsAloud });
   }
 
   follow(state) {
@@ -207,7 +203,7 @@ class Chat extends HTMLElement {
     this.querySelector("[data-announce]").textContent = item.querySelector(".prose, .answer").textContent;
     if (this.busy === state.turn) this.setBusy(null);
     document.dispatchEvent(new CustomEvent("wopr:answered"));
-    if (state.speak) this.speak(state.turn);
+    if (state.speak) this.voice.speak(state.turn);
   }
 
   fromOtherTab({ turn, conversation, words }) {
@@ -293,7 +289,7 @@ class Chat extends HTMLElement {
     if (act?.dataset.act === "copy") {
       return copyText(act.closest(".message").querySelector(".prose").innerText, act);
     }
-    if (act?.dataset.act === "speak") return this.speak(act.dataset.turn);
+    if (act?.dataset.act === "speak") return this.voice.speak(act.dataset.turn);
     return undefined;
   }
 
@@ -304,94 +300,6 @@ class Chat extends HTMLElement {
       if (state && state !== "starting") location.reload();
     };
     new MutationObserver(look).observe(document.querySelector(".bot-head"), { childList: true, subtree: true });
-  }
-
-  // --- voice
-
-  listenToVoice() {
-    this.mic = this.querySelector("[data-mic]");
-    this.voice = this.querySelector("[data-voice]");
-    this.readsAloud = localStorage.getItem("wopr-read-aloud") === "on";
-    this.voice.setAttribute("aria-pressed", String(this.readsAloud));
-    this.voice.addEventListener("click", () => {
-      this.readsAloud = !this.readsAloud;
-      localStorage.setItem("wopr-read-aloud", this.readsAloud ? "on" : "off");
-      this.voice.setAttribute("aria-pressed", String(this.readsAloud));
-      if (!this.readsAloud) this.silence();
-    });
-    const begin = (event) => {
-      event.preventDefault();
-      this.record();
-    };
-    this.mic.addEventListener("pointerdown", begin);
-    for (const name of ["pointerup", "pointercancel", "pointerleave"]) this.mic.addEventListener(name, () => this.transcribe());
-    this.mic.addEventListener("keydown", (event) => {
-      if ((event.key === " " || event.key === "Enter") && !event.repeat) begin(event);
-    });
-    this.mic.addEventListener("keyup", () => this.transcribe());
-  }
-
-  async record() {
-    if (this.recorder) return;
-    this.silence();
-    this.recorder = new Recorder();
-    this.mic.classList.add("recording");
-    this.note.textContent = "Listening… let go to write it down";
-    try {
-      await this.recorder.start();
-    } catch {
-      this.endRecording("The microphone is not available. Allow it in the browser's address bar.");
-    }
-  }
-
-  async transcribe() {
-    const recorder = this.recorder;
-    if (!recorder) return;
-    this.recorder = null;
-    const wav = await recorder.stop();
-    if (!wav) return this.endRecording("Hold the button while you speak.");
-    this.mic.classList.remove("recording");
-    this.note.textContent = "Writing it down…";
-    try {
-      const answer = await fetch(`${this.base}/transcriptions`, {
-        method: "POST",
-        headers: { "content-type": "audio/wav", accept: "application/json" },
-        body: wav,
-      });
-      const read = await answer.json();
-      if (!answer.ok) throw new Error(read.error?.message);
-      this.field.value = [this.field.value.trim(), read.text].filter(Boolean).join(" ");
-      this.field.dispatchEvent(new Event("input"));
-      this.field.focus();
-      return this.endRecording(read.text ? "Correct it if needed, then send." : "Nothing was understood. Try again, a little louder.");
-    } catch (problem) {
-      return this.endRecording(problem.message || "It could not be written down. Try again.");
-    }
-  }
-
-  endRecording(words) {
-    this.recorder = null;
-    this.mic.classList.remove("recording");
-    this.note.textContent = words;
-  }
-
-  async speak(turn) {
-    this.silence();
-    this.audio.src = `${this.base}/turns/${turn}/audio`;
-    this.note.textContent = "Reading aloud · Esc silences";
-    this.audio.onended = () => (this.note.textContent = "");
-    try {
-      await this.audio.play();
-    } catch (problem) {
-      if (problem.name !== "AbortError") this.note.textContent = "It can't be read aloud at the moment.";
-    }
-  }
-
-  silence() {
-    if (this.audio.paused && !this.audio.src) return;
-    this.audio.pause();
-    this.audio.removeAttribute("src");
-    this.note.textContent = "";
   }
 }
 
