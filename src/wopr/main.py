@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -20,7 +21,7 @@ from wopr.accounts import loops as accounts_loops
 from wopr.accounts.guard import PlatformAdmin
 from wopr.billing import api as billing_api
 from wopr.billing import loops as billing_loops
-from wopr.core.edge import Edge
+from wopr.core.edge import INTERNAL_ERROR, Edge
 from wopr.core.errors import Invalid, WoprError
 from wopr.core.log import configure_logs
 from wopr.core.loops import Loop, LoopLease, LoopRunner
@@ -94,6 +95,7 @@ def build_api(settings: Settings, head_revision: str) -> Api:
     routes.state.head_revision = head_revision
     routes.state.draining = False
     routes.state.begun = False
+    routes.state.failure = ""
     install_error_handlers(routes)
     for part in (router, accounts_api.router, billing_api.router, inference_api.router, fleet_api.router):
         routes.include_router(part)
@@ -121,9 +123,15 @@ async def _begin(app: FastAPI, platform: Platform, gateway: Gateway, runner: Loo
     """Start gateway and loops once no migration is pending: nothing may write to tables that are about to change."""
     while await _database_reasons(platform, app.state.head_revision):  # noqa: ASYNC110 - another process migrates
         await asyncio.sleep(DATABASE_AGAIN_SECONDS)
-    await gateway.startup()
-    app.state.begun = True
-    await runner.start()
+    try:
+        await gateway.startup()
+        app.state.begun = True
+        await runner.start()
+    except Exception as error:
+        # Nobody waits for this task: without a word the process would stay half alive for ever.
+        app.state.failure = f"could not begin: {type(error).__name__}"
+        log.exception("api.begin_failed")
+        raise
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -131,9 +139,12 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(WoprError, _known_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _framework_error)
-    for kind in (OperationalError, InterfaceError, asyncpg.PostgresConnectionError, ConnectionError, TimeoutError):
+    for kind in (
+        OperationalError, InterfaceError, PoolTimeout, asyncpg.PostgresConnectionError, ConnectionError, TimeoutError
+    ):  # fmt: skip
         app.add_exception_handler(kind, _database_away)
     app.add_exception_handler(DBAPIError, _database_error)
+    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _known_error(_request: Request, error: Exception) -> JSONResponse:
@@ -176,6 +187,11 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     raise error
 
 
+async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+    """Starlette raises the error again after this answer, so the edge still logs it."""
+    return JSONResponse(INTERNAL_ERROR, 500)
+
+
 @router.get("/health", operation_id="health", tags=["operations"])
 @router.get("/livez", include_in_schema=False)
 async def health() -> dict[str, str]:
@@ -188,7 +204,7 @@ async def health() -> dict[str, str]:
 async def ready(request: Request, platform: PlatformDep) -> JSONResponse:
     """Whether requests should be sent here: 503 with the reasons when not."""
     state = request.app.state
-    reasons = ["draining"] if state.draining else [] if state.begun else ["starting"]
+    reasons = ["draining"] if state.draining else [] if state.begun else [state.failure or "starting"]
     reasons += await _database_reasons(platform, state.head_revision)
     return JSONResponse({"status": "ok" if not reasons else "unready", "reasons": reasons}, 503 if reasons else 200)
 
@@ -196,7 +212,7 @@ async def ready(request: Request, platform: PlatformDep) -> JSONResponse:
 async def _database_reasons(platform: Platform, head: str) -> list[str]:
     try:
         revision = await asyncio.wait_for(platform.db.revision(), DATABASE_ANSWER_SECONDS)
-    except (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError) as error:
+    except (OSError, TimeoutError, DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return [f"database away: {type(error).__name__}"]
     return [] if revision == head else [f"migrations pending: database at {revision or 'nothing'}, code at {head}"]
 

@@ -60,6 +60,7 @@ def create(
 @app.command("link", epilog="Example: wopr admin link ada@example.com")
 def link(
     email: Annotated[str | None, typer.Argument(help="Address; without it the first administrator.")] = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print a link that signs an administrator in once, within an hour."""
@@ -69,15 +70,22 @@ def link(
     from wopr.core.settings import load_settings
     from wopr.ops.journal import Journal
 
-    async def make(session: "AsyncSession", settings: "Settings") -> tuple[str, str]:
+    async def find(session: "AsyncSession", _settings: "Settings") -> str:
         address = normalise(email) if email is not None else await first_administrator(session)
         if address is None or not await is_administrator(session, address):
             whom = "There is no administrator yet." if address is None else f"{address} is not an administrator."
             raise NotFound(whom, remedy=f"wopr admin create {address or 'ADDRESS'}")
-        return address, await one_time_link(session, settings, address)
+        return address
 
-    with Journal(load_settings().wopr_home).operation("admin.link", email=email or "the first"):
-        address, made = _run(make)
+    address = _run(find)
+    if dry_run:
+        if as_json:
+            json_document({"email": address, "dry_run": True})
+        else:
+            result(f"would make a link for {address}")
+        return
+    with Journal(load_settings().wopr_home).operation("admin.link", email=address):
+        made = _run(lambda session, settings: one_time_link(session, settings, address))
     if as_json:
         json_document({"email": address, "link": made})
         return
@@ -108,8 +116,8 @@ def _run(work: "Work[Result]") -> Result:
 
 
 async def _in_transaction(work: "Work[Result]") -> Result:
-    from wopr.core.db import Database, database_url
-    from wopr.core.settings import load_settings
+    from wopr.core.db import Database
+    from wopr.core.settings import database_url, load_settings
 
     settings = load_settings()
     db = Database(database_url(settings), pool_size=2)

@@ -38,7 +38,8 @@ class LiveChecks:
             await self._db.dispose()
 
     def _database(self) -> "Database":
-        from wopr.core.db import Database, database_url
+        from wopr.core.db import Database
+        from wopr.core.settings import database_url
 
         if self._db is None:
             self._db = Database(database_url(self._settings), pool_size=4)

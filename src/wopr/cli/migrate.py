@@ -24,8 +24,7 @@ def status(as_json: JsonOption = False) -> None:
 @app.command("apply", epilog="Example: wopr migrate apply --dry-run")
 def apply(dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
     """Apply all pending migrations in order. Nothing to do is success."""
-    from wopr.core.db import database_url
-    from wopr.core.settings import load_settings
+    from wopr.core.settings import database_url, load_settings
     from wopr.migrations.run import upgrade
     from wopr.ops.journal import Journal
 
@@ -43,8 +42,8 @@ def apply(dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
 
 
 async def _standing() -> tuple[str | None, str]:
-    from wopr.core.db import Database, database_url
-    from wopr.core.settings import load_settings
+    from wopr.core.db import Database
+    from wopr.core.settings import database_url, load_settings
     from wopr.migrations.head import head_revision
 
     db = Database(database_url(load_settings()), pool_size=2)

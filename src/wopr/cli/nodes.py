@@ -159,8 +159,8 @@ def _run(work: "Work[Result]") -> Result:
 
 
 async def _in_transaction(work: "Work[Result]") -> Result:
-    from wopr.core.db import Database, database_url
-    from wopr.core.settings import load_settings
+    from wopr.core.db import Database
+    from wopr.core.settings import database_url, load_settings
 
     db = Database(database_url(load_settings()), pool_size=2)
     try:

@@ -11,10 +11,10 @@ import sys
 import asyncpg
 
 from wopr.accounts.admin import one_time_link
-from wopr.core.db import Database, database_url
+from wopr.core.db import Database
 from wopr.core.errors import Unavailable
 from wopr.core.ids import NodeId
-from wopr.core.settings import Settings, load_settings
+from wopr.core.settings import Settings, database_url, load_settings
 from wopr.inference.nodes import Node, register
 from wopr.migrations.head import head_revision
 from wopr.migrations.run import upgrade

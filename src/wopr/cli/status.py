@@ -70,7 +70,38 @@ async def _rows() -> list[Row]:
         ("whisper", f"{engine}:{settings.whisper_port}", "/health"),
         ("qwen", f"{engine}:{settings.qwen_port}", "/health"),
     ]
-    return list(await asyncio.gather(*(_probe(name, base, path) for name, base, path in places)))
+    stand_ins = (("stripe stand-in", settings.stripe_api_base), ("mail stand-in", settings.resend_api_base))
+    places += [(name, base, "/health") for name, base in stand_ins if _is_local(base)]
+    rows = await asyncio.gather(_database(), *(_probe(name, base, path) for name, base, path in places))
+    return list(rows)
+
+
+def _is_local(address: str) -> bool:
+    from urllib.parse import urlsplit
+
+    return urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+async def _database() -> Row:
+    """Whether something accepts connections where the database should be; who it is, `wopr check` proves."""
+    from urllib.parse import urlsplit
+
+    from wopr.core.errors import Unavailable
+    from wopr.core.settings import database_url, load_settings
+
+    started = time.perf_counter()
+    try:
+        url = urlsplit(database_url(load_settings()))
+        address = f"{url.hostname}:{url.port or 5432}"
+    except Unavailable as error:
+        return Row("database", "", "down", 0.0, error.message)
+    try:
+        async with asyncio.timeout(PROBE_SECONDS_MAX):
+            _, writer = await asyncio.open_connection(url.hostname, url.port or 5432)
+            writer.close()
+    except (OSError, TimeoutError) as error:
+        return Row("database", address, "down", 0.0, str(error) or "no answer in time")
+    return Row("database", address, "ok", (time.perf_counter() - started) * 1000, "")
 
 
 async def _probe(name: str, base: str, path: str) -> Row:

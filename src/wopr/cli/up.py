@@ -22,13 +22,14 @@ PORT_OPTIONS = {"api": "--api-port", "ui": "--ui-port"} | dict.fromkeys(
     ("stand-ins", "stripe", "resend"), "--stand-in-port"
 )
 
-Port = Annotated[int, typer.Option(min=1, max=65535)]
+ApiPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")]
+UiPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the pages.")]
 
 
 def up(
     home: Annotated[Path | None, typer.Option(help="Folder of all data; default: WOPR_HOME or ./.wopr.")] = None,
-    api_port: Port = 3100,
-    ui_port: Port = 3000,
+    api_port: ApiPort = 3100,
+    ui_port: UiPort = 3000,
     engine_port: Annotated[int, typer.Option(help="First of the four ports of the engines.")] = 8080,
     stand_in_port: Annotated[int, typer.Option(help="First of the ports of the stand-ins.")] = 4101,
     reset: Annotated[bool, typer.Option("--reset", help="Wipe all data of the folder first; asks.")] = False,
@@ -47,7 +48,7 @@ def up(
         stripe=stand_in_port,
         resend=stand_in_port + 1,
     )
-    plan = Plan(folder, ports, not os.environ.get("STRIPE_SECRET_KEY"), not os.environ.get("RESEND_API_KEY"), as_json)
+    plan = _plan(folder, ports, as_json)
     record = RunFile(folder)
     if (state := record.running()) is not None:
         _already(state, folder, reset=reset, as_json=as_json)
@@ -56,8 +57,9 @@ def up(
         _describe(plan)
         return
     _end_leftovers(record, folder)
-    if reset:
-        _wipe(folder, yes=yes)
+    if reset and _wipe(folder, yes=yes):
+        _note(folder, "up.reset")
+        plan = _plan(folder, ports, as_json)
     _require_free_ports(plan.processes)
     raise typer.Exit(asyncio.run(_run(plan, record)))
 
@@ -135,6 +137,7 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
         await supervisor.stop()
         local.stop()
         record.end()
+        _note(plan.home, "up.stop")
         if not plan.as_json:
             say(f"  {good('✓')} all stopped in {time.monotonic() - begun:.1f} s; `wopr up` continues where it was")
     return 0
@@ -158,6 +161,7 @@ async def _or_stop(work: Any, stop: asyncio.Event) -> Any:  # Any: whatever the 
 
 async def _welcome(plan: Plan, local: Any, seconds: float) -> None:  # Any: the class is imported where it is used
     link = await local.finish()
+    _note(plan.home, "up.start", seconds=round(seconds, 2), ui_port=plan.ports.ui, api_port=plan.ports.api)
     ui = f"http://localhost:{plan.ports.ui}"
     if plan.as_json:
         output.json_line({"event": "up", "seconds": round(seconds, 2), "ui_url": ui, "admin_link": link})
@@ -205,14 +209,16 @@ def _end_leftovers(record: Any, folder: Path) -> None:  # Any: the class is impo
     if EmbeddedPostgres(folder).stop_leftover():
         left.append("postgres")
     if left:
+        _note(folder, "up.cleanup", ended=left)
         say(f"  {warn('!')} the last run was killed; ended what it left behind: {', '.join(left)}\n")
 
 
-def _wipe(folder: Path, *, yes: bool) -> None:
+def _wipe(folder: Path, *, yes: bool) -> bool:
+    """Delete the folder; False when there is none."""
     from wopr.fleet.runtimes.ending import stop_all
 
     if not folder.exists():
-        return
+        return False
     if any(folder.iterdir()) and not (folder / "secrets.env").exists():
         fail(
             f"{folder} holds files but no data of WOPR.",
@@ -222,6 +228,27 @@ def _wipe(folder: Path, *, yes: bool) -> None:
     output.confirm(f"Delete everything under {folder}: accounts, payments, bots and their memories?", yes=yes)
     stop_all(folder)
     shutil.rmtree(folder)
+    return True
+
+
+def _plan(folder: Path, ports: Ports, as_json: bool) -> Plan:
+    stripe, resend = (not _given(folder, name) for name in ("STRIPE_SECRET_KEY", "RESEND_API_KEY"))
+    return Plan(folder, ports, stripe, resend, as_json)
+
+
+def _given(folder: Path, name: str) -> bool:
+    """Whether the operator set it: in the environment, or in the file of secrets that every process reads."""
+    from wopr.core.files import read_secret
+
+    return bool(os.environ.get(name) or read_secret(folder, name))
+
+
+def _note(folder: Path, name: str, **data: Any) -> None:  # whatever json can write
+    """Record in the journal what was done to the whole installation."""
+    from wopr.core.ids import new_id
+    from wopr.ops.journal import Journal
+
+    Journal(folder).append(str(new_id()), name, "note", data)
 
 
 def _require_free_ports(processes: list[Process]) -> None:

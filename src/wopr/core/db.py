@@ -5,7 +5,6 @@ Routes and loop passes open `Database.begin`; domain functions take the session 
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -14,11 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import DeclarativeBase
 
 from wopr.core.errors import Unavailable
-from wopr.core.files import DATABASE_URL_FILE
-from wopr.core.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS = 5
 STATEMENT_TIMEOUT_MILLISECONDS = 30_000
+POOL_WAIT_SECONDS_MAX = 5
 
 
 class Base(DeclarativeBase):
@@ -45,6 +43,9 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_pre_ping=True,
+            pool_timeout=POOL_WAIT_SECONDS_MAX,
+            # Parameters are customers' data and secrets; errors end up in logs.
+            hide_parameters=True,
             connect_args={
                 "timeout": CONNECT_TIMEOUT_SECONDS,
                 "server_settings": {
@@ -88,16 +89,3 @@ def sqlalchemy_url(url: str) -> str:
             "DATABASE_URL does not name a PostgreSQL database.", remedy="Use postgresql://user:password@host/database."
         )
     return f"postgresql+asyncpg://{rest}"
-
-
-def database_url(settings: Settings) -> str:
-    """DATABASE_URL, or the address that the embedded server left under WOPR_HOME when it started."""
-    if settings.database_url is not None:
-        return settings.database_url.get_secret_value()
-    file: Path = settings.wopr_home / DATABASE_URL_FILE
-    if file.exists():
-        return file.read_text(encoding="utf-8").strip()
-    raise Unavailable(
-        f"There is no database: DATABASE_URL is not set and no embedded one was started under {settings.wopr_home}.",
-        remedy="Start everything with `wopr up`, or set DATABASE_URL.",
-    )

@@ -28,10 +28,11 @@ SECURITY_HEADERS = (
     (b"x-frame-options", b"DENY"),
     (b"cache-control", b"no-store"),
 )
+TOO_LARGE_STATUS = 413
 TOO_LARGE = {
     "error": {"code": "too_large", "message": "The body is larger than 12 MB.", "remedy": "Send less at once."}
 }
-INTERNAL = {
+INTERNAL_ERROR = {
     "error": {
         "code": "internal",
         "message": "Something went wrong on our side; it was logged.",
@@ -56,14 +57,14 @@ class Edge:
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
         try:
             if _declared_length(scope) > BODY_BYTES_MAX:
-                await exchange.answer(413, TOO_LARGE)
+                await exchange.answer(TOO_LARGE_STATUS, TOO_LARGE)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
         except _BodyTooLarge:
-            await exchange.answer(413, TOO_LARGE)
+            await exchange.answer(TOO_LARGE_STATUS, TOO_LARGE)
         except Exception:
             log.error("request.failed", path=scope["path"], exc_info=True)
-            await exchange.answer(500, INTERNAL)
+            await exchange.answer(500, INTERNAL_ERROR)
         finally:
             structlog.contextvars.unbind_contextvars("request_id")
             exchange.count(scope)
@@ -82,17 +83,22 @@ class _Exchange:
         self.request_id = request_id
         self._status = 0
         self._received_bytes = 0
+        self._too_large = False
         self._started = time.perf_counter()
 
     async def receive(self) -> Message:
         message = await self._receive()
         self._received_bytes += len(message.get("body", b""))
         if self._received_bytes > BODY_BYTES_MAX:
+            self._too_large = True
             raise _BodyTooLarge
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            if self._too_large and message["status"] != TOO_LARGE_STATUS:
+                # Whoever read the body took the exception for a broken one; what was wrong is its size.
+                raise _BodyTooLarge
             self._status = message["status"]
             headers = list(message.get("headers", ()))
             present = {name.lower() for name, _ in headers}

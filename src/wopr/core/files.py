@@ -25,6 +25,14 @@ def replace_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def read_secret(home: Path, name: str) -> str:
+    """What `secrets.env` under the home folder says of one name; empty when nothing."""
+    path = home / SECRETS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    pairs = [line.partition("=") for line in lines if not line.lstrip().startswith("#")]
+    return next((value.strip().strip("\"'") for key, _, value in pairs if key.strip() == name), "")
+
+
 def ensure_own_secrets(home: Path) -> None:
     """Generate the secrets that are ours alone, once, into `secrets.env` under the home folder; those there stay."""
     path = home / SECRETS_FILE

@@ -3,12 +3,19 @@
 import logging
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 SECRET_NAMES = re.compile(r"(password|secret|token|authorization|cookie|api_key|database_url)", re.IGNORECASE)
-SECRET_VALUES = re.compile(r"\b(wopr_(?:read|write|admin|bot)_|sk_live_|sk_test_|whsec_|re_)[A-Za-z0-9_-]{6,}")
+SECRET_VALUES = re.compile(
+    r"\b(wopr_(?:read|write|admin|bot)_|sk_live_|sk_test_|whsec_|re_)[A-Za-z0-9_-]{6,}"
+    r"|(://[^\s/:@]+:)[^\s/@]+(?=@)|([?&]token=)[^\s&]+"
+)
+# Counts that only sound like secrets.
+HARMLESS_NAMES = re.compile(r"_tokens$")
 DOTS = "••••"
 
 
@@ -19,9 +26,10 @@ def configure_logs(level: str, form: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
         redact,
     ]
-    renderer: Processor = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    renderer: Processor = _renderer(as_json)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -34,7 +42,6 @@ def configure_logs(level: str, form: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
                 renderer,
             ],
         )
@@ -44,11 +51,27 @@ def configure_logs(level: str, form: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def _renderer(as_json: bool) -> Processor:
+    if as_json:
+        return structlog.processors.JSONRenderer()
+    # Tracebacks are text by then: they were searched for secrets.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace values whose name or shape says that they are secret."""
+    """Replace values whose name or shape says that they are secret, at any depth and in tracebacks."""
     for name, value in event.items():
-        if SECRET_NAMES.search(name):
-            event[name] = DOTS
-        elif isinstance(value, str):
-            event[name] = SECRET_VALUES.sub(lambda match: match.group(1) + DOTS, value)
+        event[name] = _redacted(name, value)
     return event
+
+
+def _redacted(name: str, value: Any) -> Any:  # whatever is logged
+    if SECRET_NAMES.search(name) and not HARMLESS_NAMES.search(name):
+        return DOTS
+    if isinstance(value, str):
+        return SECRET_VALUES.sub(lambda match: "".join(part for part in match.groups() if part) + DOTS, value)
+    if isinstance(value, Mapping):
+        return {key: _redacted(str(key), each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted("", each) for each in value]
+    return value

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import httpx
 
 from wopr.core.clock import Clock, SystemClock
-from wopr.core.db import Database, database_url
+from wopr.core.db import Database
 from wopr.core.notify import Notifier
-from wopr.core.settings import Settings
+from wopr.core.settings import Settings, database_url
 
 HTTP_TIMEOUT_SECONDS = 20.0
 

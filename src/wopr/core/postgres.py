@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import psutil
 
@@ -62,7 +63,7 @@ class EmbeddedPostgres:
         making.mkdir(mode=0o700)
         password, port = secrets.token_urlsafe(24), free_port()
         password_file = making.with_name("postgres.password")
-        password_file.write_text(password, encoding="utf-8")
+        replace_text(password_file, password)
         _give_to_server_user(making, password_file)
         self._run_initdb(making, password_file)
         password_file.unlink()
@@ -166,9 +167,14 @@ class EmbeddedPostgres:
             self._psql(url, "postgres", f"CREATE DATABASE {DATABASE_NAME}")
 
     def _psql(self, url: str, database: str, statement: str) -> "subprocess.CompletedProcess[str]":
-        target = url.rpartition("/")[0] + "/" + database
-        command = [str(binaries() / "psql"), "-X", "-A", "-t", "-c", statement, target]
-        return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        # The password goes by the environment: a command line is everybody's to read.
+        address = urlsplit(url)
+        target = f"postgresql://{address.username}@{address.hostname}:{address.port}/{database}"
+        command = [str(binaries() / "psql"), "-X", "-w", "-A", "-t", "-c", statement, target]
+        environment = {"PGPASSWORD": unquote(address.password or "")}
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environment
+        )
 
 
 def binaries() -> Path:

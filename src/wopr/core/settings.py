@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from wopr.core.errors import NotConfigured
-from wopr.core.files import RUNNING_FILE, SECRETS_FILE
+from wopr.core.errors import NotConfigured, Unavailable
+from wopr.core.files import DATABASE_URL_FILE, RUNNING_FILE, SECRETS_FILE
 
 
 def _home_default() -> Path:
@@ -165,3 +165,16 @@ def load_settings(home: Path | None = None) -> Settings:
     overrides: dict[str, object] = {"wopr_home": home_path}
     # The files' folder is itself a setting, hence the second reading; the environment keeps precedence.
     return Settings(_env_file=[file for file in files if file.exists()], **overrides)  # type: ignore[call-arg, arg-type]
+
+
+def database_url(settings: Settings) -> str:
+    """DATABASE_URL, or the address that the embedded server left under WOPR_HOME when it started."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    file: Path = settings.wopr_home / DATABASE_URL_FILE
+    if file.exists():
+        return file.read_text(encoding="utf-8").strip()
+    raise Unavailable(
+        f"There is no database: DATABASE_URL is not set and no embedded one was started under {settings.wopr_home}.",
+        remedy="Start everything with `wopr up`, or set DATABASE_URL.",
+    )
