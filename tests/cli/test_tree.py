@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.stack import run_wopr
@@ -12,7 +13,21 @@ from wopr.cli.root import build
 
 # Servers run until they are stopped; they have no result to write.
 SERVERS = {"wopr api", "wopr ui", "wopr engine", "wopr emulators stripe", "wopr emulators resend", "wopr emulators all"}
-CHANGING_VERBS = {"register", "remove", "create", "start", "stop", "restart", "rm", "pull", "apply", "up"}
+CHANGING_VERBS = {
+    "register",
+    "remove",
+    "create",
+    "start",
+    "stop",
+    "restart",
+    "rm",
+    "pull",
+    "apply",
+    "up",
+    "link",
+    "render",
+    "say",
+}
 ESCAPE = re.compile(r"\x1b\[")
 
 
@@ -88,7 +103,52 @@ def test_status_without_anything_running_says_how_to_start(tmp_path: object) -> 
     )
     document = json.loads(as_json.stdout)
     assert document["ok"] is False
-    assert {service["name"] for service in document["services"]} >= {"api", "ui", "llama"}
+    assert {service["name"] for service in document["services"]} >= {"api", "ui", "llama", "database"}
+
+
+@pytest.mark.parametrize("command", [("nodes", "list"), ("admin", "list"), ("migrate", "status")])
+def test_a_database_that_is_away_is_said_so_with_the_remedy(command: tuple[str, ...], tmp_path: object) -> None:
+    from tests.stack import clean_environment
+
+    gone = {"DATABASE_URL": "postgresql://wopr:secret@127.0.0.1:1/wopr_platform", "WOPR_HOME": str(tmp_path)}
+    ended = run_wopr(*command, environment={**clean_environment(), **gone})
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert "fix: wopr up" in ended.stderr
+    assert "secret" not in ended.stderr
+
+
+def test_pages_of_the_logbook_can_be_rehearsed(tmp_path: Path) -> None:
+    from tests.stack import clean_environment
+
+    environment = {**clean_environment(), "WOPR_HOME": str(tmp_path)}
+    rehearsed = run_wopr("logbook", "render", "--dry-run", "--json", environment=environment)
+    assert json.loads(rehearsed.stdout)["pages"] == ["INCIDENTS.md", "OPERATIONS.md"]
+    assert not (tmp_path / "logbook").exists()
+    assert run_wopr("logbook", "render", environment=environment).returncode == 0
+    assert (tmp_path / "logbook" / "OPERATIONS.md").exists()
+
+
+def test_what_a_stand_in_is_made_to_do_is_in_the_journal_and_a_rehearsal_is_not(tmp_path: Path) -> None:
+    from tests.stack import clean_environment
+
+    environment = {**clean_environment(), "WOPR_HOME": str(tmp_path)}
+    nobody = ("--url", "http://127.0.0.1:1", "--days", "31")
+    assert run_wopr("trigger", "clock", *nobody, "--dry-run", environment=environment).returncode == 1
+    assert not (tmp_path / "journal.jsonl").exists()
+    assert run_wopr("trigger", "clock", *nobody, environment=environment).returncode == 1
+    shown = run_wopr("logbook", "show", "--json", environment=environment)
+    assert [(o["name"], o["outcome"]) for o in json.loads(shown.stdout)["operations"]] == [("trigger.clock", "failed")]
+
+
+def test_real_keys_in_the_secrets_file_leave_the_stand_in_out(tmp_path: Path) -> None:
+    from tests.stack import clean_environment
+
+    (tmp_path / "secrets.env").write_text("STRIPE_SECRET_KEY=sk_live_1\n", encoding="utf-8")
+    ended = run_wopr("up", "--home", str(tmp_path), "--dry-run", "--json", environment=clean_environment())
+    processes = json.loads(ended.stdout)["processes"]
+    assert "resend" in processes
+    assert not {"stripe", "stand-ins"} & set(processes)
 
 
 def test_logbook_of_an_empty_folder_is_an_empty_state(tmp_path: object) -> None:

@@ -103,3 +103,16 @@ def test_the_same_journal_renders_the_same_bytes(tmp_path: Path) -> None:
     journal = filled(tmp_path)
     assert render(journal.read()) == render(Journal(tmp_path).read())
     assert "nodes.register" in render(journal.read())["OPERATIONS.md"]
+
+
+def test_the_chain_holds_across_entries_that_are_longer_than_what_is_read_of_the_end(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(3):
+        journal.append(f"op{number}", "test", "note", {f"field{n}": "x" * 1_900 for n in range(20)})
+        journal.append(f"short{number}", "test", "note", {})
+    assert journal.verify() == []
+    with journal.path.open("ab") as file:
+        file.write(b'{"torn": "' + b"y" * 40_000)
+    journal.append("after", "test", "note", {})
+    assert journal.verify() == []
+    assert [entry.operation for entry in journal.read()][-2:] == ["short2", "after"]

@@ -224,7 +224,10 @@ def say_(
         await _say_end(api, _Said(found.id, started.turn_id, started.conversation_id, final, last), as_json=as_json)
         return final == "completed"
 
-    if not _run(url, key, talk):
+    # What was said is between the customer and the bot: the journal learns only that something was.
+    with contextlib.nullcontext() if dry_run else _journal("bots.say", bot=bot):
+        completed = _run(url, key, talk)
+    if not completed:
         raise typer.Exit(FAILED)
 
 

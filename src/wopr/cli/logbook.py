@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wopr.cli.output import REFUSED, JsonOption, bad, fail, good, json_document, result, say, table
+from wopr.cli.output import REFUSED, DryRunOption, JsonOption, bad, fail, good, json_document, result, say, table
 
 app = typer.Typer(help="Read, render and verify the operations logbook.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -57,6 +57,7 @@ def verify(as_json: JsonOption = False) -> None:
 @app.command("render", epilog="Example: wopr logbook render --to docs/ops")
 def render(
     to: Annotated[Path | None, typer.Option(help="Folder to write to; default: `logbook` under WOPR_HOME.")] = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the logbook's pages from the journal; the same journal gives the same bytes."""
@@ -65,12 +66,13 @@ def render(
 
     home = _home()
     folder = to or home / "logbook"
-    folder.mkdir(parents=True, exist_ok=True)
     pages = rendered(Journal(home).read())
-    for page, text in pages.items():
-        (folder / page).write_text(text, encoding="utf-8")
+    if not dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
+        for page, text in pages.items():
+            (folder / page).write_text(text, encoding="utf-8")
     if as_json:
-        json_document({"folder": str(folder), "pages": sorted(pages)})
+        json_document({"folder": str(folder), "pages": sorted(pages), "dry_run": dry_run})
         return
     for page in sorted(pages):
-        say(f"{good('wrote')} {folder / page}")
+        say(f"{'would write' if dry_run else good('wrote')} {folder / page}")

@@ -1,6 +1,7 @@
 """The root of the command line: every group in one list, global options, and the last handler of errors."""
 
 import importlib
+import sys
 from typing import Annotated
 
 import typer
@@ -65,10 +66,24 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         from wopr.client.errors import ApiError  # loads the HTTP client, which most commands never need
 
-        if not isinstance(error, ApiError):
-            raise
-        return _written(error.message, error.remedy)
+        if isinstance(error, ApiError):
+            return _written(error.message, error.remedy)
+        if _is_database_away(error):
+            return _written(f"The database can't be reached: {error}", "wopr up, or correct DATABASE_URL")
+        raise
     return 0
+
+
+def _is_database_away(error: Exception) -> bool:
+    """Whether PostgreSQL was not there or let nobody in. Its libraries are asked only when something loaded them."""
+    if "asyncpg" not in sys.modules:
+        return False
+    import asyncpg
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    refused = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+    away = (OperationalError, InterfaceError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError)
+    return isinstance(error, (*away, *refused, OSError, TimeoutError))
 
 
 def _written(message: str, remedy: str) -> int:

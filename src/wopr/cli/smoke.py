@@ -20,6 +20,7 @@ def smoke(
 ) -> None:
     """Walk the happy path (sign up, pay, bot, answer) and print each step with its time."""
     from wopr.core.settings import load_settings
+    from wopr.ops.journal import Journal
     from wopr.ops.smoke import Target
 
     settings = load_settings()
@@ -33,7 +34,10 @@ def smoke(
     target = Target(url or settings.api_url, mail_url or settings.resend_api_base, key)
     if key and not as_json:
         say(dim("  sign-up and payment are skipped: a key was given"))
-    raise typer.Exit(asyncio.run(_walk(target, as_json)))
+    with Journal(settings.wopr_home).operation("smoke", url=target.url) as operation:
+        code = asyncio.run(_walk(target, as_json))
+        operation.outcome["passed"] = code == 0
+    raise typer.Exit(code)
 
 
 async def _walk(target: object, as_json: bool) -> int:

@@ -1,5 +1,7 @@
 """`wopr trigger`: makes the stand-ins act as customers, banks and the passing of time do."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -40,7 +42,8 @@ def stripe_command(
     if outcome not in ("won", "lost"):
         fail(f"--outcome is won or lost, not {outcome}.", code=USAGE)
     wish = {"event": event, "target": target or None, "amount": amount or None, "outcome": outcome, "dry_run": dry_run}
-    done = _ask(url, "POST", "/_emulator/trigger", wish)
+    with _journal("trigger.stripe", dry_run=dry_run, event=event, target=target):
+        done = _ask(url, "POST", "/_emulator/trigger", wish)
     if as_json:
         json_document(done)
         return
@@ -61,7 +64,8 @@ def clock_command(
     """Move the Stripe stand-in's clock on; renewals, retries and expiries in between happen."""
     if not days and not seconds:
         fail("Say by how much: --days or --seconds.", code=USAGE)
-    moved = _ask(url, "POST", "/_emulator/advance", {"days": days, "seconds": seconds, "dry_run": dry_run})
+    with _journal("trigger.clock", dry_run=dry_run, days=days, seconds=seconds):
+        moved = _ask(url, "POST", "/_emulator/advance", {"days": days, "seconds": seconds, "dry_run": dry_run})
     if as_json:
         json_document(moved)
         return
@@ -69,6 +73,19 @@ def clock_command(
         say(f"Nothing was changed; {moved['steps']} things would happen on the way.")
     else:
         say(f"The clock is {moved['offset_seconds']} s ahead now; {moved['steps']} things happened on the way.")
+
+
+@contextlib.contextmanager
+def _journal(name: str, *, dry_run: bool, **data: str | int) -> Iterator[None]:
+    """Record what is changed; a rehearsal changes nothing."""
+    if dry_run:
+        yield
+        return
+    from wopr.core.settings import load_settings
+    from wopr.ops.journal import Journal
+
+    with Journal(load_settings().wopr_home).operation(name, **data):
+        yield
 
 
 def _ask(url: str, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:  # JSON of the stand-in

@@ -24,6 +24,7 @@ from wopr.core.ids import new_id
 JOURNAL_FILE = "journal.jsonl"
 GENESIS = "0" * 64
 VALUE_CHARACTERS_MAX = 2_000
+TAIL_BYTES = 16 * 1024
 DOTS = "••••"
 SECRET_NAME = re.compile(r"(password|secret|token|authorization|cookie|api_?key|private|credential)", re.IGNORECASE)
 SECRET_VALUE = re.compile(
@@ -169,14 +170,21 @@ def _canonical(value: Mapping[str, Any]) -> str:
 
 def _last_hash(descriptor: int) -> str:
     size = os.fstat(descriptor).st_size
-    content = os.pread(descriptor, size, 0)
-    end = content.rfind(b"\n") + 1
-    if end < size:
-        os.ftruncate(descriptor, end)
+    wanted = TAIL_BYTES
+    while True:
+        # Only the end is read, more of it until a whole line is in it: the journal grows for years.
+        start = max(0, size - wanted)
+        content = os.pread(descriptor, size - start, start)
+        end = content.rfind(b"\n") + 1
+        begin = content.rfind(b"\n", 0, max(0, end - 1)) + 1
+        if start == 0 or begin:
+            break
+        wanted *= 2
+    if start + end < size:
+        os.ftruncate(descriptor, start + end)
     if not end:
         return GENESIS
-    last = content[:end].rstrip(b"\n").rpartition(b"\n")[2]
-    return str(json.loads(last)["hash"])
+    return str(json.loads(content[begin:end])["hash"])
 
 
 def _actor() -> str:

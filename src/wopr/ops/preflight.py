@@ -19,6 +19,7 @@ Rule = Callable[[Settings], Finding]
 
 # Setting, and what does not work without it.
 OPTIONAL = (
+    ("platform_secret", "running bots"),
     ("stripe_secret_key", "payments"),
     ("stripe_webhook_secret", "credit from payments"),
     ("stripe_default_price_id", "subscriptions"),
