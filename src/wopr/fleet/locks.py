@@ -16,6 +16,7 @@ import asyncpg
 from wopr.core.db import Database
 
 LOCK_SECONDS_MAX = 5.0
+CLOSE_SECONDS_MAX = 2.0
 
 
 class BotLocks:
@@ -50,7 +51,11 @@ class BotLocks:
     async def close(self) -> None:
         """Close the connection, and with it let go of every lock."""
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is None:
+            return
+        try:
+            await connection.close(timeout=CLOSE_SECONDS_MAX)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             connection.terminate()
 
     async def _call(self, function: str, bot_id: UUID) -> bool:
