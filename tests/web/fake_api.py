@@ -310,7 +310,9 @@ async def turn_events(request: Request, bot_id: str, turn_id: str) -> StreamingR
 
 @fleet.post("/fleet/bots/{bot_id}/turns/{turn_id}/cancel", status_code=202)
 async def cancel(request: Request, bot_id: str, turn_id: str) -> Json:
-    turn_of(request, turn_id).state = "cancelled"
+    turn = turn_of(request, turn_id)
+    turn.state = "cancelled"
+    turn.gate.set()
     return {}
 
 

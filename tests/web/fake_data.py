@@ -232,6 +232,9 @@ class FakeTurn:
                 continue
             if number > 6:
                 await self.gate.wait()
+            if self.state == "cancelled":
+                yield event_text("cancelled", {}, number)
+                return
             if name == "completed":
                 self.state = "completed"
             yield event_text(name, data, number)

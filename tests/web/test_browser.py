@@ -166,6 +166,17 @@ async def test_a_hostile_answer_runs_nothing_while_it_streams_nor_afterwards(sta
     assert await page.locator("[data-answer] img, [data-answer] script").count() == 0
 
 
+async def test_an_answer_can_be_stopped_and_what_was_said_stays(stage: Stage) -> None:
+    stage.store.gated = True
+    page = await stage.page(f"{stage.bot}?c=c1")
+    await say(page, "Too long")
+    await streamed(page)
+    await page.click("[data-stop]")
+    await page.wait_for_selector("[data-answer] .banner:has-text('Stopped.')")
+    assert "Here is a week of dinners" in await page.locator("[data-answer] .prose").inner_text()
+    assert await page.locator("[data-send]").is_enabled()
+
+
 async def test_another_tab_sees_what_is_said_in_this_one(stage: Stage) -> None:
     page = await stage.page(f"{stage.bot}?c=c1")
     second = await page.context.new_page()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
+import shlex
 
 import httpx
 import pytest
@@ -302,6 +305,15 @@ async def test_a_key_is_shown_once_with_snippets_that_use_it(browser: httpx.Asyn
     assert answer.text.count("wopr_write_k3Jd82hQpXv7LmN4tYs9RbWc") >= 2
     assert answer.headers["cache-control"] == "private, no-store"
     assert "k3Jd82hQpXv7LmN4tYs9RbWc" not in (await browser.get("/keys")).text
+
+
+async def test_the_snippets_beside_a_key_are_whole_programs(browser: httpx.AsyncClient) -> None:
+    page = (await browser.get("/keys")).text
+    curl, openai, ours = (html.unescape(code) for code in re.findall(r"<pre[^>]*><code>(.*?)</code>", page, re.S))
+    assert shlex.split(curl)[:2] == ["curl", "http://api.test/v1/chat/completions"]
+    assert json.loads(shlex.split(curl)[-1])["messages"][0]["role"] == "user"
+    for program in (openai, ours):
+        compile(program, "snippet", "exec")
 
 
 async def test_a_revoked_key_leaves_the_list(browser: httpx.AsyncClient, store: Store) -> None:

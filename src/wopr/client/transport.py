@@ -18,7 +18,7 @@ from wopr.client.errors import UNREACHABLE_STATUS, ApiError, error_from_body
 
 TIMEOUT_SECONDS = 15.0
 CONNECT_TIMEOUT_SECONDS = 3.0
-CONNECTIONS_MAX = 200
+CONNECTIONS_MAX = 4000  # An open stream holds one, and many people may read at once.
 
 
 class Answer(BaseModel):

@@ -169,12 +169,21 @@ class Chat extends HTMLElement {
     try {
       const answer = await fetch(`${this.base}/turns/${state.turn}`, { headers: { accept: "application/json" } });
       if (answer.status === 401) return location.reload();
+      if (answer.status === 404) return this.gone(state);
       if (answer.ok && (await answer.json()).state !== "running") return this.finish(state, null);
     } catch {
       // Still away.
     }
     this.note.textContent = "";
     return this.follow(state);
+  }
+
+  gone(state) {
+    this.note.textContent = "";
+    state.place.classList.remove("streaming");
+    state.place.closest("[data-answer]").removeAttribute("aria-busy");
+    this.setBusy(null);
+    this.showProblem({ message: "This answer is gone.", remedy: "The bot no longer knows of it. Ask again." });
   }
 
   grow(state, piece) {
