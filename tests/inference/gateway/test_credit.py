@@ -210,3 +210,27 @@ def _record(customer: Any, now: Any) -> UsageRecord:
         duration_ms=3,
         first_token_ms=None,
     )
+
+
+async def test_a_burst_of_large_requests_is_not_refused_while_there_is_credit(stage: Any) -> None:
+    await stage.backend()
+    customer = await stage.customer("100")
+    http = stage.http(customer)
+    body = BODY | {"max_tokens": 100_000}  # held at four cents each: the first lease bears none of them
+
+    async def ask() -> int:
+        async with http.stream("POST", "/v1/chat/completions", json=body | {"max_tokens": 100_000}) as response:
+            return int(response.status_code)
+
+    assert set(await asyncio.gather(*(ask() for _ in range(30)))) == {200}
+
+
+async def test_many_customers_are_settled_together(stage: Any) -> None:
+    await stage.backend()
+    customers = [await stage.customer("1") for _ in range(12)]
+    answers = await asyncio.gather(*(stage.http(each).post("/v1/chat/completions", json=BODY) for each in customers))
+    assert {answer.status_code for answer in answers} == {200}
+    for customer in customers:
+        [row] = await stage.usage(customer)
+        after = await stage.balance(customer)
+        assert after.available + after.held + row.cost == NANOS_PER_USD

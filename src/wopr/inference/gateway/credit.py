@@ -9,6 +9,7 @@ import asyncio
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from wopr.billing.leases import Lease
 from wopr.billing.usage import UsageRecord
 from wopr.core.errors import PaymentRequired, TooManyRequests, Unavailable, WoprError
 from wopr.core.ids import TenantId
@@ -26,6 +27,7 @@ ROOM_HOLDS = 16
 ROOM_SETTLEMENTS = 4
 SHORT_SECONDS = 0.5
 HELD_RETRY_SECONDS = 1.0
+FAILED_RETRY_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class Purse:
     short_until: float = 0.0  # until then the account is known to have no more than `total`
     total: int = 0
     failing: bool = False  # the last roll did not reach the database
+    alone: bool = False  # it was in a roll of several that failed: the next one is its own
 
     def free(self, now: float) -> int:
         """What a new request may hold now."""
@@ -87,9 +90,64 @@ class RollPlan:
     urgent: bool
 
 
+@dataclass(slots=True, eq=False)
+class OpenRoll:
+    """A roll under way: what it took out of the purse, to be put back should it fail."""
+
+    purse: Purse
+    want: Nanos
+    settling: list[Used]
+    waiters: list[asyncio.Future[None]]
+    amount: int  # of the old lease
+    done: bool = False
+
+    @property
+    def cost(self) -> int:
+        """What is being settled, in nano-dollars."""
+        return sum(used.record.cost for used in self.settling)
+
+
+def begin_roll(purse: Purse, plan: RollPlan) -> OpenRoll:
+    """Take the records and the waiters. A lease that is given back bears nothing from now on."""
+    roll = OpenRoll(purse, plan.want, purse.records, purse.waiters, purse.amount)
+    purse.records, purse.waiters, purse.wanted = [], [], 0
+    purse.rolling = True
+    if plan.want == 0:
+        purse.amount = 0
+    return roll
+
+
+def finish_roll(roll: OpenRoll, lease: Lease | None, total: int | None, now: float) -> None:
+    """The ledger has it. `total` is the account's credit when less was lent than was wanted."""
+    purse = roll.purse
+    roll.done = True
+    purse.owed -= roll.cost
+    purse.lease_id = lease.id if lease is not None else None
+    purse.amount = lease.amount if lease is not None else 0
+    purse.expires = now + LEASE_SECONDS - LEASE_MARGIN_SECONDS
+    purse.short_until = 0.0 if total is None else now + SHORT_SECONDS
+    purse.total = purse.amount if total is None else total
+    purse.alone = False
+
+
+def end_roll(roll: OpenRoll, now: float, *, together: bool) -> None:
+    """Wake who waited; without `finish_roll` before, put everything back: nothing may be lost, whatever failed."""
+    purse = roll.purse
+    if not roll.done:
+        purse.records = roll.settling + purse.records
+        purse.amount = roll.amount
+        purse.alone = together
+    purse.failing = not roll.done
+    purse.rolling = False
+    purse.rolled_at = now if roll.done else now + FAILED_RETRY_SECONDS
+    for waiter in roll.waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+
+
 def plan_roll(purse: Purse, now: float) -> RollPlan | None:
     """Whether the purse needs its lease rolled, and what to ask for; None when it can wait."""
-    if purse.rolling:
+    if purse.rolling or now < purse.rolled_at:
         return None
     if purse.waiters:
         return RollPlan(_want(purse), urgent=True)

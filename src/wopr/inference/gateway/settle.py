@@ -6,6 +6,7 @@ the background; a request waits for it only when its customer has no credit in t
 
 import asyncio
 import contextlib
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -14,7 +15,8 @@ from uuid import UUID
 
 import structlog
 
-from wopr.billing.leases import Lease, LeaseRoll, lease_roll
+from wopr.billing import codes
+from wopr.billing.leases import Lease, LeaseRoll, lease_roll, lease_rolls
 from wopr.billing.ledger import balance
 from wopr.billing.usage import UsageRecord
 from wopr.core.errors import WoprError
@@ -22,12 +24,13 @@ from wopr.core.ids import TenantId
 from wopr.core.money import Nanos
 from wopr.core.platform import Platform
 from wopr.inference.gateway import credit, meters, wal
-from wopr.inference.gateway.credit import Purse, RollPlan, Used
+from wopr.inference.gateway.credit import OpenRoll, Purse, RollPlan, Used
 from wopr.inference.gateway.errors import DATABASE_ERRORS
 from wopr.inference.gateway.wal import Wal
 
 ROLLS_AT_ONCE = 4
-FAILED_RETRY_SECONDS = 0.5
+CUSTOMERS_AT_ONCE = 100
+ROLLS_FOR_A_HOLD = 5
 CLOSE_SECONDS = 5.0
 RECOVER_RECORDS = 1_000
 WAL_FOLDER = "wal"
@@ -44,9 +47,8 @@ class Settler:
         self._purses: dict[TenantId, Purse] = {}
         self._wal = Wal(platform.settings.wopr_home / WAL_FOLDER, self._leases)
         self._dirty = False
-        self._more = False  # purses wait for a free place among the rolls
         self._wake = asyncio.Event()
-        self._rolls: set[asyncio.Task[None]] = set()
+        self._rolls: dict[int, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._sync: asyncio.Future[None] | None = None
 
@@ -63,10 +65,10 @@ class Settler:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         if self._rolls:
-            await asyncio.wait(self._rolls, timeout=CLOSE_SECONDS)
+            await asyncio.wait(self._rolls.values(), timeout=CLOSE_SECONDS)
         for purse in list(self._purses.values()):
             if (purse.records or purse.lease_id) and self._now() < deadline:
-                await self._roll(purse, RollPlan(Nanos(0), urgent=True))
+                await self._roll([(purse, RollPlan(Nanos(0), urgent=True))])
         if self._sync is not None:
             await asyncio.wait([self._sync])
         self._wal.close()
@@ -90,11 +92,15 @@ class Settler:
         try:
             if purse.take(want, now):
                 return want
-            if now >= purse.short_until or purse.total >= want:
+            for _ in range(ROLLS_FOR_A_HOLD):
+                if now < purse.short_until and purse.total < want:
+                    break
                 await self._roll_soon(purse, want)
                 now = self._now()
                 if purse.take(want, now):
                     return want
+                if now < purse.short_until or purse.failing:
+                    break  # the ledger had no more; otherwise others were quicker, and there is more
             left = purse.free(now)
             if 0 < least <= left and purse.take(min(left, want), now):
                 return min(left, want)
@@ -159,82 +165,63 @@ class Settler:
             now = self._now()
             plans = [(purse, plan) for purse in self._purses.values() if (plan := credit.plan_roll(purse, now))]
             plans.sort(key=lambda pair: not pair[1].urgent)
-            room = max(0, ROLLS_AT_ONCE - len(self._rolls))
-            self._more = len(plans) > room
-            for purse, plan in plans[:room]:
-                purse.rolling = True
-                task = asyncio.create_task(self._roll(purse, plan), name="gateway roll")
-                self._rolls.add(task)
-                task.add_done_callback(self._rolled)
+            for part, batch in _batches(plans).items():
+                if part not in self._rolls:
+                    task = asyncio.create_task(self._roll(batch), name="gateway roll")
+                    self._rolls[part] = task
+                    task.add_done_callback(functools.partial(self._rolled, part, len(plans) > len(batch)))
             self._flush()
             for purse in [each for each in self._purses.values() if credit.is_spent(each, now)]:
                 del self._purses[purse.tenant_id]
 
-    def _rolled(self, task: "asyncio.Task[None]") -> None:
-        self._rolls.discard(task)
-        if self._more or any(purse.waiters for purse in self._purses.values()):
+    def _rolled(self, part: int, more: bool, _task: "asyncio.Task[None]") -> None:
+        del self._rolls[part]
+        if more or any(purse.waiters for purse in self._purses.values()):
             self._wake.set()
 
-    async def _roll(self, purse: Purse, plan: RollPlan) -> None:
-        purse.rolling = True
-        settling, purse.records = purse.records, []
-        waiters, purse.waiters = purse.waiters, []
-        purse.wanted = 0
-        before = purse.amount
-        if plan.want == 0:
-            purse.amount = 0
-        done = False
+    async def _roll(self, batch: Sequence[tuple[Purse, RollPlan]]) -> None:
+        rolls = [credit.begin_roll(purse, plan) for purse, plan in batch]
         try:
-            await self._roll_in_database(purse, plan, settling)
-            done = True
+            await self._roll_in_database(rolls)
         except (*DATABASE_ERRORS, WoprError) as error:
-            log.warning("gateway.settle.failed", error=f"{type(error).__name__}: {error}", records=len(settling))
+            meters.SETTLE_FAILURES.inc()
+            log.warning("gateway.settle.failed", error=f"{type(error).__name__}: {error}", customers=len(rolls))
         finally:
-            if not done:  # nothing may be lost, whatever it was that failed
-                purse.records = settling + purse.records
-                purse.amount = before
-                meters.SETTLE_FAILURES.inc()
-            purse.failing = not done
-            purse.rolling = not done
-            if not done:
-                asyncio.get_running_loop().call_later(FAILED_RETRY_SECONDS, setattr, purse, "rolling", False)
-            purse.rolled_at = self._now()
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            for roll in rolls:
+                credit.end_roll(roll, self._now(), together=len(rolls) > 1)
 
-    async def _roll_in_database(self, purse: Purse, plan: RollPlan, settling: Sequence[Used]) -> None:
-        now = self._platform.clock.now()
-        roll = LeaseRoll(
-            purse.tenant_id,
-            purse.lease_id,
-            plan.want,
-            Nanos(1),
-            [used.record for used in settling],
-            credit.LEASE_SECONDS,
-        )
+    async def _roll_in_database(self, rolls: Sequence[OpenRoll]) -> None:
+        asked = [
+            LeaseRoll(
+                roll.purse.tenant_id,
+                roll.purse.lease_id,
+                roll.want,
+                Nanos(1),
+                [used.record for used in roll.settling],
+                credit.LEASE_SECONDS,
+            )
+            for roll in rolls
+        ]
+        totals: dict[TenantId, int] = {}
         async with self._platform.db.begin() as session:
-            lease = await lease_roll(session, roll, now)
-            granted = lease.amount if lease is not None else 0
-            funds = await balance(session, purse.tenant_id) if granted < plan.want else None
-        self._apply(purse, lease, settling)
-        if funds is not None:
-            purse.total = funds.available + funds.held
-            purse.short_until = self._now() + credit.SHORT_SECONDS
-        else:
-            purse.short_until = 0.0
+            leases = await lease_rolls(session, asked, self._platform.clock.now())
+            for each in asked:
+                lease = leases[each.tenant_id]
+                if (lease.amount if lease is not None else 0) < each.want:
+                    funds = await balance(session, each.tenant_id)
+                    totals[each.tenant_id] = funds.available + funds.held
+        for roll in rolls:
+            tenant = roll.purse.tenant_id
+            self._settled(roll, leases[tenant], totals.get(tenant))
 
-    def _apply(self, purse: Purse, lease: Lease | None, settling: Sequence[Used]) -> None:
-        purse.owed -= sum(used.record.cost for used in settling)
-        purse.lease_id = lease.id if lease is not None else None
-        purse.amount = lease.amount if lease is not None else 0
-        purse.expires = self._now() + credit.LEASE_SECONDS - credit.LEASE_MARGIN_SECONDS
+    def _settled(self, roll: OpenRoll, lease: Lease | None, total: int | None) -> None:
+        credit.finish_roll(roll, lease, total, self._now())
         if lease is not None:
-            self._wal.note(pack_lease(purse.tenant_id, lease.id))
-        for used in settling:
+            self._wal.note(pack_lease(roll.purse.tenant_id, lease.id))
+        for used in roll.settling:
             if used.segment is not None:
                 self._wal.settled(used.segment)
-        meters.SETTLED.inc(len(settling))
+        meters.SETTLED.inc(len(roll.settling))
 
     async def _roll_soon(self, purse: Purse, wanted: int) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -268,6 +255,17 @@ class Settler:
                 roll = LeaseRoll(tenant, leases.pop(tenant, None), Nanos(0), Nanos(0), part)
                 async with self._platform.db.begin() as session:
                     await lease_roll(session, roll, self._platform.clock.now())
+
+
+def _batches(plans: Sequence[tuple[Purse, RollPlan]]) -> dict[int, list[tuple[Purse, RollPlan]]]:
+    """What may be rolled at once: customers in different parts never wait for each other in the database."""
+    batches: dict[int, list[tuple[Purse, RollPlan]]] = {}
+    for purse, plan in plans:
+        batch = batches.setdefault(codes.shard(purse.tenant_id) % ROLLS_AT_ONCE, [])
+        alone = purse.alone or (bool(batch) and batch[0][0].alone)
+        if not (batch and alone) and len(batch) < CUSTOMERS_AT_ONCE:
+            batch.append((purse, plan))
+    return batches
 
 
 def pack_usage(record: UsageRecord) -> bytes:
