@@ -5,6 +5,8 @@ import hashlib
 import re
 from datetime import datetime, timedelta
 
+from sqlalchemy import text
+
 from wopr.accounts import keys
 from wopr.accounts.principal import Scope
 from wopr.core.ids import BotId, new_id
@@ -63,6 +65,15 @@ async def test_an_expired_key_is_refused(world) -> None:
     assert (await client.get("/api/auth/session", headers=bearer)).status_code == 200
     world.clock.advance(1)
     refused = await client.get("/api/auth/session", headers=bearer)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "bad_key")
+
+
+async def test_a_key_of_an_account_without_people_is_refused(world) -> None:
+    client = await world.person("ada@example.com")
+    program = await world.with_key(client, Scope.READ)
+    async with world.platform.db.begin() as session:
+        await session.execute(text("DELETE FROM memberships"))
+    refused = await program.get("/api/keys")
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "bad_key")
 
 

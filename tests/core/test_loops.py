@@ -70,6 +70,20 @@ async def test_a_pass_records_its_counts(db: Database) -> None:
     assert found.last_error is None
 
 
+async def test_the_start_that_is_shown_belongs_to_the_end_that_is_shown_although_the_lease_is_claimed_seldom(
+    db: Database,
+) -> None:
+    work = Counting()
+    async with running(db, Loop("count", 0.01, "a test", work)):
+        await work.reached(20)
+        found = await recorded(db, "count")
+        while found.last_counts == {"done": 1}:
+            found = await recorded(db, "count")
+    assert found.last_started_at is not None
+    assert found.last_finished_at is not None
+    assert 0 <= (found.last_finished_at - found.last_started_at).total_seconds() < 1
+
+
 async def test_a_failed_pass_records_its_error_and_the_next_one_runs(db: Database) -> None:
     work = Counting(ValueError("broken on purpose"))
     async with running(db, Loop("count", 0.01, "a test", work)):

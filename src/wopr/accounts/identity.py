@@ -73,7 +73,10 @@ async def by_key(session: AsyncSession, secret: str, now: datetime) -> Principal
             code="suspended",
             remedy="Sign in to the web pages to see why, and how to bring the account back.",
         )
-    last_used_at, user, role_name = (await session.execute(_behind(known.key_id))).one()
+    behind = (await session.execute(_behind(known.key_id))).one_or_none()
+    if behind is None:
+        raise Unauthenticated("Nobody is left in the account of this key.", code="bad_key", remedy="Write to support.")
+    last_used_at, user, role_name = behind
     if last_used_at is None or last_used_at <= now - timedelta(seconds=sessions.TOUCH_SECONDS):
         await keys.touch(session, {known.key_id: now})
     of_bot = known.bot_id is not None

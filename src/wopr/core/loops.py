@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import DateTime, String, Text, text
@@ -116,6 +116,7 @@ class LoopRunner:
         """One pass; False when another process holds the lease."""
         if not self._surely_held(loop.name) and not await self._claim(loop.name):
             return False
+        begun = time.monotonic()
         work = asyncio.ensure_future(asyncio.wait_for(_timed(loop), PASS_SECONDS_MAX))
         counts: Counts = {}
         failure = None
@@ -132,7 +133,7 @@ class LoopRunner:
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
             if failure is not None or (work.done() and not work.cancelled()):
-                await self._record(loop.name, counts, failure)
+                await self._record(loop.name, (dict(counts), failure), time.monotonic() - begun)
         return True
 
     def _surely_held(self, name: str) -> bool:
@@ -167,20 +168,21 @@ class LoopRunner:
         self._held_until[name] = begun + LEASE_SECONDS if taken else 0.0
         return taken
 
-    async def _record(self, name: str, counts: Counts, failure: str | None) -> None:
+    async def _record(self, name: str, outcome: tuple[dict[str, int], str | None], seconds: float) -> None:
         """Write how the pass went; a loop that passes often and says the same is written every few seconds only."""
         said, at = self._recorded.get(name, (None, 0.0))
         now = time.monotonic()
-        if said == (dict(counts), failure) and now - at < RECORD_AGAIN_SECONDS:
+        if said == outcome and now - at < RECORD_AGAIN_SECONDS:
             return
-        self._recorded[name] = ((dict(counts), failure), now)
+        self._recorded[name] = (outcome, now)
         async with self.db.begin() as session:
             lease = await session.get(LoopLease, name)
             if lease is None or lease.holder != self.holder:
                 return
-            lease.last_error = failure
-            lease.last_counts = dict(counts)
-            lease.last_finished_at = await session.scalar(text("SELECT now()"))
+            lease.last_counts, lease.last_error = outcome
+            ended: datetime = (await session.execute(text("SELECT now()"))).scalar_one()
+            # Not every pass claims the lease anew, so the start is written with the end.
+            lease.last_started_at, lease.last_finished_at = ended - timedelta(seconds=seconds), ended
 
 
 def _ring(wakeup: asyncio.Event, _payload: str) -> None:
