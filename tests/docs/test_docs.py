@@ -1,11 +1,11 @@
-"""What the documents say is so: commands exist, links lead somewhere, prices are those that are charged, snippets compile."""
+"""What the documents say is so: commands exist, links lead somewhere, prices are those charged, snippets compile."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
+from typer.core import TyperCommand, TyperGroup
 
 from wopr.billing.prices import load_prices
 from wopr.core.settings import Settings
@@ -28,8 +28,7 @@ def code_of(path: Path) -> Iterator[str]:
     text = path.read_text(encoding="utf-8")
     for block in re.findall(r"^```(?:sh|text)\n(.*?)^```", text, re.M | re.S):
         yield from block.splitlines()
-    for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
-        yield span
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
 
 
 def commands_of(path: Path) -> list[str]:
@@ -39,27 +38,29 @@ def commands_of(path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def tree() -> click.Group:
+def tree() -> TyperGroup:
     from wopr.cli.root import build
 
     return build()
 
 
-def find(tree: click.Group, call: str) -> click.Command:
+def find(tree: TyperGroup, call: str) -> TyperCommand | TyperGroup:
     """The command that a call names; AssertionError when a word is none."""
-    command: click.Command = tree
+    command: TyperCommand | TyperGroup = tree
     words = COMMAND.match(call)
     assert words is not None
     for word in words.group(1).split():
-        if not isinstance(command, click.Group):
+        if isinstance(command, TyperCommand):
             break  # what follows are arguments
         assert word in command.commands, f"there is no `{word}` in: {call}"
-        command = command.commands[word]
+        found = command.commands[word]
+        assert isinstance(found, TyperCommand | TyperGroup)
+        command = found
     return command
 
 
 @pytest.mark.parametrize("path", SPOKEN, ids=name)
-def test_every_command_that_is_mentioned_exists_with_its_options(path: Path, tree: click.Group) -> None:
+def test_every_command_that_is_mentioned_exists_with_its_options(path: Path, tree: TyperGroup) -> None:
     for call in commands_of(path):
         command = find(tree, call)
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
@@ -67,7 +68,7 @@ def test_every_command_that_is_mentioned_exists_with_its_options(path: Path, tre
         assert not unknown, f"`{call}` has no {', '.join(sorted(unknown))}"
 
 
-def test_the_handbooks_mention_every_group_of_commands(tree: click.Group) -> None:
+def test_the_handbooks_mention_every_group_of_commands(tree: TyperGroup) -> None:
     mentioned = {call.split()[1] for path in SPOKEN for call in commands_of(path)}
     assert set(tree.commands) <= mentioned
 
@@ -117,6 +118,16 @@ def test_the_customers_handbook_names_the_prices_that_are_charged() -> None:
     assert f"${usd(sheet.plan.price)} a month" in text
 
 
+def test_the_customers_handbook_names_the_price_of_every_model() -> None:
+    rows = (HANDBOOK / "customer.md").read_text(encoding="utf-8").splitlines()
+    for model, price in load_prices().models.items():
+        if model.startswith("*"):
+            continue  # what a model without an entry costs depends on what the operator offers
+        row = next(row for row in rows if row.startswith(f"| `{model}` |"))
+        rates = (price.price.prompt, price.price.completion, price.price.unit)
+        assert dollars(row) == {usd(rate) for rate in rates if rate}, row
+
+
 def test_the_packaged_handbook_and_the_customers_handbook_agree_on_amounts() -> None:
     told = {amount for passage in read_handbook() for amount in dollars(passage.answer)}
     written = dollars((HANDBOOK / "customer.md").read_text(encoding="utf-8"))
@@ -144,9 +155,8 @@ def test_the_days_of_each_stage_are_those_of_the_price_sheet() -> None:
 
 def test_the_example_names_every_setting_and_no_secret() -> None:
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    given = dict(
-        re.fullmatch(r"#?([A-Z][A-Z0-9_]*)=(.*)", line).groups() for line in lines if "=" in line.split(" ")[0]
-    )  # type: ignore[union-attr, misc]
+    settings = [re.fullmatch(r"#?([A-Z][A-Z0-9_]*)=(.*)", line) for line in lines]
+    given = {setting.group(1): setting.group(2) for setting in settings if setting is not None}
     names = {"BETTER_AUTH_URL" if field == "api_url" else field.upper() for field in Settings.model_fields}
     assert set(given) == names
     for field, info in Settings.model_fields.items():
