@@ -67,11 +67,10 @@ async def _suspend(platform: Platform, customer: Customer) -> None:
             ),
             {"id": customer.id, "now": platform.clock.now()},
         )
-        await session.execute(text("UPDATE tenants SET suspended_at = now() WHERE id = :id"), {"id": customer.id})
 
 
 async def _is_back(platform: Platform, customer: Customer) -> bool:
     async with platform.db.begin() as session:
         state = await entitlement(session, customer.id, platform.clock.now())
-        suspended = await session.scalar(text("SELECT suspended_at FROM tenants WHERE id = :id"), {"id": customer.id})
-    return state.state == "active" and suspended is None
+        stored = await session.scalar(text("SELECT state FROM entitlements WHERE tenant_id = :id"), {"id": customer.id})
+    return state.state == stored == "active"

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import text
 from tests.billing.conftest import USD, Customer
 
-from wopr.accounts.tenants import get_tenant
-from wopr.billing.entitlement import Entitlement, Stored, describe, entitlement, plan
+from wopr.accounts.tenants import get_tenant, set_suspended
+from wopr.billing.entitlement import Entitlement, Stored, at_the_end, describe, entitlement, plan
 from wopr.billing.grants import grant_credit
 from wopr.billing.ledger import Balance
 from wopr.billing.prices import load_prices
@@ -43,6 +43,8 @@ def test_without_credit_the_stages_follow_each_other_and_their_dates_are_known_f
     begins = {}
     for day in range(200):
         planned = plan(EMPTY, stored, STAGES, NOW + day * DAY)
+        if planned.state == "archived" and day == 97 - STAGES.reminder_days:
+            planned = replace(planned, reminded_at=NOW + day * DAY)
         if stored is None or planned.state != stored.state:
             begins[planned.state] = day
         stored = planned
@@ -57,6 +59,17 @@ def test_an_outage_of_the_planner_skips_no_stage() -> None:
     stored = Stored("warning", NOW, NOW)
     later = NOW + 365 * DAY
     assert plan(EMPTY, stored, STAGES, later) == Stored("grace", later, NOW)
+
+
+def test_nothing_is_deleted_before_the_last_reminder_and_its_days() -> None:
+    late = NOW + 365 * DAY
+    archived = Stored("archived", NOW, NOW)
+    assert plan(EMPTY, archived, STAGES, late) == archived
+    reminded = replace(archived, reminded_at=late)
+    assert plan(EMPTY, reminded, STAGES, late + (STAGES.reminder_days - 1) * DAY) == reminded
+    after = late + STAGES.reminder_days * DAY
+    assert describe(reminded, EMPTY, STAGES).deletes_at == after
+    assert plan(EMPTY, reminded, STAGES, after) == Stored("deleted", after, NOW)
 
 
 @pytest.mark.parametrize("state", ["unfunded", "warning", "grace", "suspended", "archived", "deleted"])
@@ -110,23 +123,21 @@ async def life(db: Database, clock: ManualClock, customer: Customer) -> Life:
     return Life(Platform(settings, db, clock, httpx.AsyncClient(), Notifier(db)), clock, customer)
 
 
-async def test_a_tenant_is_suspended_archived_and_reinstated_with_a_mail_each(life: Life) -> None:
+async def test_a_tenant_goes_through_the_stages_and_back_with_a_mail_each_and_no_suspension(life: Life) -> None:
     await life.credit(USD)
     await life.days(2)
     assert (await life.state()).state == "active"
     await life.credit(-USD)
     await life.days(1)
     assert (await life.state()).state == "warning"
-    assert not await life.suspended()
     await life.days(7)
     assert (await life.state()).state == "suspended"
-    assert await life.suspended()
+    assert not await life.suspended()  # the account itself: only the operator does that
     await life.days(30)
     assert (await life.state()).state == "archived"
     await life.credit(USD)
     assert (await life.state()).state == "active"  # at once, before the loop comes round
     await plan_entitlements(life.platform)
-    assert not await life.suspended()
     assert len(await life.mails()) == 5
     await plan_entitlements(life.platform)
     assert len(await life.mails()) == 5
@@ -140,19 +151,28 @@ async def test_before_deletion_there_is_a_last_reminder(life: Life) -> None:
     await life.days(2)
     mails = await life.mails()
     assert mails[-1] == "Your bots will be deleted"
+    announced = (await life.state()).deletes_at
     await life.days(1)
     assert await life.mails() == mails
+    assert (await life.state()).deletes_at == announced
+    async with life.platform.db.begin() as session:
+        assert await at_the_end(session) == []
     await life.days(10)
     assert (await life.state()).state == "deleted"
+    async with life.platform.db.begin() as session:
+        assert await at_the_end(session) == [life.customer.id]
 
 
-async def test_an_operators_suspension_is_not_lifted_by_the_planner(life: Life) -> None:
-    from wopr.accounts.tenants import set_suspended
-
+async def test_no_payment_lifts_what_the_operator_suspended(life: Life) -> None:
     await life.credit(USD)
+    await life.credit(-USD)
+    await life.days(9)
+    assert (await life.state()).state == "suspended"
     async with life.platform.db.begin() as session:
         await set_suspended(session, life.customer.id, True)
-    await life.days(3)
+    await life.credit(USD)
+    await life.days(1)
+    assert (await life.state()).state == "active"
     assert await life.suspended()
 
 

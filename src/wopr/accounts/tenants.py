@@ -72,7 +72,10 @@ async def owner_email(session: AsyncSession, tenant_id: UUID) -> str:
 
 
 async def set_suspended(session: AsyncSession, tenant_id: UUID, suspended: bool) -> bool:
-    """Suspend or reinstate a tenant, told to every process at the commit. True when that changed something."""
+    """The operator suspends or reinstates a tenant; told to every process at the commit. True: it changed something.
+
+    Want of credit is no suspension: billing plans its stages from the balance, and no payment lifts what was set here.
+    """
     was = Tenant.suspended_at.is_(None) if suspended else Tenant.suspended_at.is_not(None)
     changed = await session.scalar(
         update(Tenant)

@@ -1,8 +1,12 @@
 """What a tenant may do, planned from the balance and from stored dates, never from events.
 
 unfunded: never had credit. active. Then, credit being out: warning → grace → suspended → archived → deleted, one stage
-at a time, each for the days that the price sheet says, so that an outage of the planner skips no stage and no mail.
-Credit brings a tenant back to active from every stage.
+at a time, each for the days that the price sheet says, so that an outage of the planner skips no stage and no mail;
+deletion waits for the last reminder and its days. Credit brings a tenant back to active from every stage.
+
+What the stages do: until `suspended` running bots go on as debt; from then on they stand still. `archived` changes
+nothing but is the second notice: bots stay stopped and their data stays where it is. At `deleted` the fleet deletes
+them.
 """
 
 from dataclasses import dataclass
@@ -24,11 +28,12 @@ ADD_CREDIT = "Add credit under Billing: a subscription or a top-up."
 
 @dataclass(frozen=True)
 class Stored:
-    """The stage that was stored, since when, and since when credit is out."""
+    """The stage that was stored, since when, since when credit is out, and when the last reminder was sent."""
 
     state: State
     since: datetime
     warn_since: datetime | None = None
+    reminded_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,21 @@ async def entitlement(
     money = await balance(session, tenant_id)
     row = (
         await session.execute(
-            text("SELECT state, since, warn_since FROM entitlements WHERE tenant_id = :tenant"), {"tenant": tenant_id}
+            text("SELECT state, since, warn_since, reminded_at FROM entitlements WHERE tenant_id = :tenant"),
+            {"tenant": tenant_id},
         )
     ).one_or_none()
     stored = Stored(*row) if row is not None else None
     chosen = stages or load_prices().stages
     return describe(plan(money, stored, chosen, now), money, chosen)
+
+
+async def at_the_end(session: AsyncSession) -> list[TenantId]:
+    """Tenants whose stored stage is `deleted`; ask `entitlement` of each before acting, since credit may have come."""
+    return [
+        TenantId(row)
+        for row in await session.scalars(text("SELECT tenant_id FROM entitlements WHERE state = 'deleted'"))
+    ]
 
 
 def plan(money: Balance, stored: Stored | None, stages: Stages, now: datetime) -> Stored:
@@ -86,6 +100,8 @@ def plan(money: Balance, stored: Stored | None, stages: Stages, now: datetime) -
         return Stored("warning", now, now)
     following = _next(stored.state)
     if following is None or now < stored.since + _lasts(stored.state, stages):
+        return stored
+    if following == "deleted" and (stored.reminded_at is None or now < _after_reminder(stored.reminded_at, stages)):
         return stored
     return Stored(following, now, stored.warn_since)
 
@@ -101,12 +117,18 @@ def describe(stored: Stored, money: Balance, stages: Stages) -> Entitlement:
         at += _lasts(state, stages)
         dates[following] = at
         state = following
+    if stored.state == "archived" and stored.reminded_at is not None:
+        dates["deleted"] = max(at, _after_reminder(stored.reminded_at, stages))
     return Entitlement(
         stored.state, left, stored.warn_since, dates.get("suspended"), dates.get("archived"), dates.get("deleted")
     )
 
 
 ORDER: tuple[State, ...] = ("warning", "grace", "suspended", "archived", "deleted")
+
+
+def _after_reminder(reminded_at: datetime, stages: Stages) -> datetime:
+    return reminded_at + timedelta(days=stages.reminder_days)
 
 
 def _next(state: State) -> State | None:

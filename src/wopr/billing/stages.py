@@ -1,18 +1,19 @@
-"""Carry out what `entitlement` plans: store the stage, suspend or reinstate, and tell the customer by mail.
+"""Carry out what `entitlement` plans: store the stage, tell the customer by mail, and tell who follows the stages.
 
 Each mail has the stage and its date in its key, so it is sent once. Nothing is deleted without the mails of
-suspension, archiving and a last reminder before it.
+suspension, archiving and a last reminder before it. Who is without credit is not suspended as an account: that is the
+operator's word, which no payment takes back. The fleet stops bots, and at the end deletes them, by the stage alone.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.accounts import mail
-from wopr.accounts.tenants import owner_email, set_suspended
+from wopr.accounts.tenants import TENANTS_CHANNEL, owner_email
 from wopr.billing import codes
 from wopr.billing.entitlement import Entitlement, Stored, describe, plan
 from wopr.billing.ledger import balance
@@ -20,6 +21,7 @@ from wopr.billing.prices import Stages, load_prices
 from wopr.core.errors import NotFound
 from wopr.core.ids import TenantId
 from wopr.core.money import to_usd_string
+from wopr.core.notify import notify
 from wopr.core.platform import Platform
 
 BATCH = 200
@@ -32,6 +34,7 @@ CANDIDATES = text(
     "c.credits_posted - c.debits_posted - coalesce(d.debits_posted - d.credits_posted, 0) < :empty) "
     "ORDER BY c.code LIMIT :batch"
 )
+REMEDY = "Add credit and everything comes back by itself"
 WITHOUT_SERVICE = ("suspended", "archived", "deleted")
 
 
@@ -47,10 +50,15 @@ LETTERS: Mapping[str, Letter] = {
     "warning": Letter("Your WOPR credit is used up", "Your credit is used up. Your bots still run, for a few days."),
     "grace": Letter("Your bots will stop soon", "Your credit is still used up, and your bots will stop soon."),
     "suspended": Letter("Your bots were stopped", "Your bots were stopped, because there is no credit."),
-    "archived": Letter("Your bots were archived", "Your bots were archived. Their data is kept for a while."),
+    "archived": Letter(
+        "Your bots are still stopped",
+        "Your bots are still stopped, because there is no credit. Everything they know is kept until they are deleted.",
+    ),
     "reminder": Letter("Your bots will be deleted", "This is the last reminder before your bots are deleted for good."),
-    "deleted": Letter("Your bots were deleted", "Your bots and their data were deleted, as announced."),
-    "active": Letter("Your bots are back", "Thank you: there is credit again, and everything works."),
+    "deleted": Letter(
+        "Your bots are deleted", "There is still no credit: your bots and their data are deleted now, as announced."
+    ),
+    "active": Letter("There is credit again", "Thank you: there is credit again, and everything works."),
 }
 
 
@@ -78,15 +86,16 @@ async def carry_out(
             {"tenant": tenant_id},
         )
     ).one_or_none()
-    stored = Stored(row.state, row.since, row.warn_since) if row is not None else None
+    stored = Stored(*row) if row is not None else None
     money = await balance(session, tenant_id)
     planned = plan(money, stored, stages, now)
-    view = describe(planned, money, stages)
     if stored == planned:
-        due = row is not None and row.reminded_at is None and _reminder_due(view, stages, now)
+        due = _reminder_due(planned, stages, now)
         if due:
-            await _remind(session, platform, tenant_id, view)
+            reminded = replace(planned, reminded_at=now)
+            await _remind(session, platform, tenant_id, describe(reminded, money, stages))
         return False, due
+    view = describe(planned, money, stages)
     await _store(session, tenant_id, planned)
     before = stored.state if stored is not None else "active"
     if planned.state != before:
@@ -96,13 +105,11 @@ async def carry_out(
 
 async def _act(session: AsyncSession, platform: Platform, tenant_id: TenantId, step: tuple[str, Entitlement]) -> None:
     before, view = step
+    await notify(session, TENANTS_CHANNEL, str(tenant_id))
+    if view.state not in LETTERS or (view.state == "active" and before not in WITHOUT_SERVICE):
+        return
     try:
-        if view.state == "suspended":
-            await set_suspended(session, tenant_id, True)
-        elif before in WITHOUT_SERVICE and view.state not in WITHOUT_SERVICE:
-            await set_suspended(session, tenant_id, False)
-        if view.state in LETTERS and (view.state != "active" or before in WITHOUT_SERVICE):
-            await _write(session, platform, tenant_id, (view.state, view))
+        await _write(session, platform, tenant_id, (view.state, view))
     except NotFound:
         return  # the tenant is gone; what is left is the ledger's history
 
@@ -118,10 +125,10 @@ async def _remind(session: AsyncSession, platform: Platform, tenant_id: TenantId
         return
 
 
-def _reminder_due(view: Entitlement, stages: Stages, now: datetime) -> bool:
-    if view.state != "archived" or view.deletes_at is None:
+def _reminder_due(stored: Stored, stages: Stages, now: datetime) -> bool:
+    if stored.state != "archived" or stored.reminded_at is not None:
         return False
-    return now >= view.deletes_at - timedelta(days=stages.reminder_days)
+    return now >= stored.since + timedelta(days=stages.archived_days - stages.reminder_days)
 
 
 async def _store(session: AsyncSession, tenant_id: TenantId, planned: Stored) -> None:
@@ -143,13 +150,13 @@ async def _write(
     lines = [chosen.opening, "", f"Balance: ${to_usd_string(view.available)}"]
     dates = (
         ("Bots stop", view.suspends_at),
-        ("Bots are archived", view.archives_at),
-        ("Bots are deleted", view.deletes_at),
+        ("Bots and everything they know are deleted", view.deletes_at),
     )
     now = platform.clock.now()
     lines += [f"{what}: {when:%Y-%m-%d}" for what, when in dates if when is not None and when > now]
     if name != "active":
-        lines += ["", f"Add credit and everything comes back by itself: {platform.settings.ui_url.rstrip('/')}/billing"]
+        promise = "With new credit you can make bots again" if name == "deleted" else REMEDY
+        lines += ["", f"{promise}: {platform.settings.ui_url.rstrip('/')}/billing"]
     to = await owner_email(session, tenant_id)
     key = f"entitlement:{tenant_id}:{name}:{now:%Y-%m-%dT%H:%M:%S}"
     await mail.queue(session, to, chosen.subject, "\n".join(lines), None, key)
