@@ -115,7 +115,7 @@ async def _running(app: FastAPI, platform: Platform, gateway: Gateway) -> AsyncI
         await asyncio.gather(beginning, return_exceptions=True)
         await runner.stop()
         if app.state.begun:
-            await gateway.shutdown()
+            await gateway.shutdown(platform.settings.drain_seconds)
         await platform.close()
 
 

@@ -5,7 +5,6 @@ import typer
 from wopr.cli import output
 
 EXAMPLES = "Example: wopr api --port 3100"
-SHUTDOWN_SECONDS = 3
 
 
 def api(
@@ -37,6 +36,6 @@ def api(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         proxy_headers=False,
     )

@@ -89,11 +89,14 @@ class Local:
         """The database as a line of the table of processes."""
         return Process("postgres", (), 5432 if self.external else EmbeddedPostgres(self.home).port, "", "database")
 
-    def stop(self) -> None:
-        """End the bots and the database, in this order: a bot may still write what it said."""
+    async def stop_bots(self) -> None:
+        """End the bots; each stores what it was saying."""
         from wopr.fleet.runtimes.ending import stop_all
 
-        stop_all(self.home)
+        await asyncio.to_thread(stop_all, self.home)
+
+    def stop_database(self) -> None:
+        """End the database, last: everybody else may still write."""
         if self._preparing is not None and self._preparing.returncode is None:
             self._preparing.kill()
         if self._database is not None:

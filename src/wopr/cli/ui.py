@@ -5,7 +5,6 @@ import typer
 from wopr.cli import output
 
 EXAMPLES = "Example: wopr ui --port 3000"
-SHUTDOWN_SECONDS = 2
 
 
 def ui(
@@ -32,6 +31,6 @@ def ui(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         proxy_headers=False,
     )

@@ -18,6 +18,9 @@ from wopr.cli.processes import Ports, Process, environment, table_of_processes
 
 EXAMPLES = "Examples: wopr up | wopr up --home ~/wopr --ui-port 8000 | wopr up --reset"
 
+# Ctrl-C is meant: nobody waits for long answers to end.
+DRAIN_SECONDS = 1
+
 PORT_OPTIONS = {"api": "--api-port", "ui": "--ui-port"} | dict.fromkeys(
     ("stand-ins", "stripe", "resend"), "--stand-in-port"
 )
@@ -110,7 +113,7 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
         say(f"{bold('WOPR')} on this machine, data in {plan.home}\n")
     # This process reads its settings as the children do.
     added = plan.environment()
-    os.environ.update(added, LOG_FORMAT="json", PYTHONUNBUFFERED="1")
+    os.environ.update(added, LOG_FORMAT="json", PYTHONUNBUFFERED="1", DRAIN_SECONDS=str(DRAIN_SECONDS))
     local = Local(plan.home, plan.ports, dict(os.environ))
     local.prepare()
     record.begin(f"http://localhost:{plan.ports.ui}", added)
@@ -134,8 +137,11 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
         begun = time.monotonic()
         if not plan.as_json:
             say(f"\n  stopping{dim(' (a second or two)')}")
-        await supervisor.stop()
-        local.stop()
+        # The reconciler must be gone before the bots are, or it would start them again: both get the signal now, and
+        # what a dying API still starts is found by the second look.
+        await asyncio.gather(supervisor.stop(), local.stop_bots())
+        await local.stop_bots()
+        local.stop_database()
         record.end()
         _note(plan.home, "up.stop")
         if not plan.as_json:

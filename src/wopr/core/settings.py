@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     api_port: int = Field(default=3100, description="Port of the API.")
     ui_host: str = Field(default="127.0.0.1", description="Address on which the UI listens.")
     ui_port: int = Field(default=3000, description="Port of the UI.")
+    drain_seconds: float = Field(
+        default=20.0, ge=0, description="Seconds that running requests get when a process is stopped."
+    )
     log_level: str = Field(default="info", description="debug, info, warning or error.")
     log_format: str = Field(default="auto", description="json, text, or auto: text on a terminal, json elsewhere.")
 
