@@ -5,9 +5,11 @@ One pool of connections may serve many people (the UI does that), so the pool it
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 
@@ -69,7 +71,9 @@ def shared_http(base_url: str) -> httpx.AsyncClient:
     timeout = httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
     limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=50)
     jar = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    return httpx.AsyncClient(base_url=base_url, timeout=timeout, limits=limits, cookies=jar, trust_env=False)
+    return httpx.AsyncClient(
+        base_url=base_url, timeout=timeout, limits=limits, cookies=jar, trust_env=False, verify=_trusted()
+    )
 
 
 class Transport:
@@ -138,6 +142,12 @@ def parse(response: httpx.Response, model: type[ModelT]) -> ModelT:
         raise ApiError(
             502, "unexpected_answer", f"{response.request.url.path} answered in an unknown shape: {error}"
         ) from error
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """The certificates that are trusted; reading them takes longer than a request, so once is enough."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _unreachable(error: httpx.HTTPError, base_url: str) -> ApiError:
