@@ -8,6 +8,7 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -163,7 +164,9 @@ class Exchange:
             bill.let_go()
             raise
         bill.node_id = reply.target.backend.node_id
-        origin = Origin(self._request_id, key, self._turn(), parts.platform.clock.now(), running.started)
+        clock = parts.platform.clock
+        began = clock.now() - timedelta(seconds=clock.monotonic() - running.started)
+        origin = Origin(self._request_id, key, self._turn(), began, running.started)
         self._relay = Relay(parts.upstreams, parts.watch, running, self._send, bill)
         await self._relay.run(reply, origin, self._headers())
 
@@ -184,7 +187,7 @@ class Exchange:
         self._running.over = True
         if self._relay is None or not self._relay.started:
             await respond(self._send, error.status, [*error_headers(error), *self._headers()], error_body(error))
-        elif self._relay.events:
+        elif self._relay.events and not self._relay.ended:
             await self._send({"type": "http.response.body", "body": error_event(error), "more_body": False})
         # Otherwise the answer stays incomplete, which is how HTTP says that something failed in the middle.
 

@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 
 
 class Relay:
-    """One answer on its way. `started` says whether the client has its head, `events` whether it is a stream."""
+    """One answer on its way: whether the client has its head, whether it is a stream, whether the end was sent."""
 
-    __slots__ = ("_bill", "_origin", "_running", "_send", "_upstreams", "_watch", "events", "started")
+    __slots__ = ("_bill", "_origin", "_running", "_send", "_upstreams", "_watch", "ended", "events", "started")
 
     def __init__(self, upstreams: Upstreams, watch: Watch, running: Running, send: Send, bill: Bill) -> None:
         self._upstreams = upstreams
@@ -39,6 +39,7 @@ class Relay:
         self._origin: Origin | None = None
         self.started = False
         self.events = False
+        self.ended = False
 
     async def run(self, reply: Reply, origin: Origin, headers: list[Header]) -> None:
         """Send the answer and charge for it. The bill is settled one way or the other when this ends."""
@@ -175,7 +176,7 @@ class Relay:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _last(self, body: bytes) -> None:
-        self._running.over = True
+        self._running.over = self.ended = True
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _until_end(self, reply: Reply) -> None:
