@@ -12,6 +12,7 @@ from wopr.accounts.tenants import set_suspended
 from wopr.billing.grants import grant_credit
 from wopr.core.money import from_usd
 from wopr.fleet.build import build_fleet
+from wopr.fleet.farewell import delete_unpaid
 from wopr.fleet.plan import CRASHES_MAX
 from wopr.fleet.probe import Probe
 
@@ -213,6 +214,34 @@ async def test_a_bot_stops_when_credit_is_out_for_good_and_returns_when_it_is_pa
     async with world.platform.db.begin() as session:
         await grant_credit(session, customer.tenant_id, from_usd("5"), "paid")
     await until(is_running)
+
+
+async def test_at_the_last_date_the_bots_and_their_data_are_deleted_unless_credit_came(world: World) -> None:
+    unpaid, late, other = [await world.customer() for _ in range(3)]
+    gone, kept = await unpaid.create("Ada"), await late.create("Bob")
+    await other.create("Eve")
+    reconciler = world.reconciler()
+    await reconciler.settle()
+    for customer, stage in ((unpaid, "deleted"), (late, "deleted"), (other, "archived")):
+        async with world.platform.db.begin() as session:
+            await grant_credit(session, customer.tenant_id, -from_usd("5"), "taken back")
+        await world.sql(
+            "INSERT INTO entitlements (tenant_id, state, since, warn_since) VALUES (:tenant, :stage, now(), now())",
+            tenant=customer.tenant_id,
+            stage=stage,
+        )
+    async with world.platform.db.begin() as session:
+        await grant_credit(session, late.tenant_id, from_usd("5"), "paid at the last moment")
+    assert await delete_unpaid(world.platform) == {"customers": 2, "deleted": 1}
+    await reconciler.settle()
+    assert (await unpaid.http.get("/fleet/bots")).json()["bots"] == []
+    assert not (world.home / "bots" / gone["id"]).exists()
+    assert (await late.bot(kept["id"]))["state"] == "running"
+    stopped = (await other.http.get("/fleet/bots")).json()["bots"][0]
+    assert stopped["state"] == "suspended"
+    assert (world.home / "bots" / stopped["id"] / "data").exists()
+    assert await world.sql("SELECT count(*) FROM api_keys WHERE bot_id IS NOT NULL AND revoked_at IS NOT NULL") == 1
+    assert await delete_unpaid(world.platform) == {"customers": 1, "deleted": 0}
 
 
 async def test_a_bot_that_ends_again_and_again_is_left_alone_until_somebody_starts_it(

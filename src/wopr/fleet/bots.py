@@ -153,11 +153,15 @@ async def stop(session: AsyncSession, asking: Asking, bot_id: UUID) -> BotView:
 
 async def delete(session: AsyncSession, asking: Asking, bot_id: UUID) -> None:
     """Want it gone with everything it kept. Its key is refused from now on; its name is free at once."""
-    bot = await _own(session, asking.principal.tenant_id, bot_id)
+    await want_gone(session, await _own(session, asking.principal.tenant_id, bot_id), asking.now)
+
+
+async def want_gone(session: AsyncSession, bot: Bot, now: datetime) -> None:
+    """What deleting means, whoever decided it: the key is refused from now on, the reconciler removes the rest."""
     bot.desired = Desired.DELETED.value
     bot.service_key = None
-    await keys.revoke_for_bot(session, BotId(bot_id))
-    await _touch(session, bot, asking.now, generation=False)
+    await keys.revoke_for_bot(session, BotId(bot.id))
+    await _touch(session, bot, now, generation=False)
 
 
 async def get(session: AsyncSession, settings: Settings, tenant_id: TenantId, bot_id: UUID) -> BotView:

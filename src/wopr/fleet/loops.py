@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+from wopr.accounts.tenants import TENANTS_CHANNEL
 from wopr.billing.prices import load_prices
 from wopr.core.loops import Loop
 from wopr.core.platform import Platform
 from wopr.fleet.bots import BOTS_CHANNEL
 from wopr.fleet.build import Fleet, build_fleet
+from wopr.fleet.farewell import delete_unpaid
 from wopr.fleet.probe import Probe
 from wopr.fleet.reconcile import Reconciler
 from wopr.fleet.runs import charge_runs
@@ -34,6 +36,13 @@ def loops(platform: Platform) -> Sequence[Loop]:
             period_seconds=15.0,
             why="Bots that live but do not answer any more are found and replaced.",
             run=worker.probe,
+        ),
+        Loop(
+            name="delete_unpaid",
+            period_seconds=60.0,
+            why="Bots of customers whose last announced date has passed are deleted, with what they know.",
+            run=lambda: delete_unpaid(platform),
+            wake=(TENANTS_CHANNEL,),
         ),
         Loop(
             name="tend_bots",
