@@ -1,6 +1,7 @@
 """Money: never more than there is, never twice, never lost."""
 
 import asyncio
+import sys
 from typing import Any
 from uuid import uuid4
 
@@ -234,3 +235,34 @@ async def test_many_customers_are_settled_together(stage: Any) -> None:
         [row] = await stage.usage(customer)
         after = await stage.balance(customer)
         assert after.available + after.held + row.cost == NANOS_PER_USD
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from wopr.inference.gateway.wal import Wal
+log = Wal(Path(sys.argv[1]))
+log.open()
+for line in sys.stdin.buffer:
+    log.append(line.rstrip(b"\\n"))
+    print("written", flush=True)
+"""
+
+
+async def test_a_living_process_keeps_its_log_and_kill_9_hands_it_over(stage: Any) -> None:
+    customer = await stage.customer("1")
+    record = _record(customer, stage.platform.clock.now())
+    folder = stage.platform.settings.wopr_home / "wal"
+    pipe = asyncio.subprocess.PIPE
+    writer = await asyncio.create_subprocess_exec(sys.executable, "-c", WRITER, str(folder), stdin=pipe, stdout=pipe)
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    writer.stdin.write(pack_usage(record) + b"\n")
+    assert await writer.stdout.readline() == b"written\n"
+    assert await stage.gateway.recover() == 0
+    writer.kill()
+    await writer.wait()
+    assert await stage.gateway.recover() == 1
+    assert await stage.gateway.recover() == 0
+    [row] = await stage.usage(customer)
+    assert row.request_id == record.request_id

@@ -79,6 +79,10 @@ class Gateway:
         """Look for backends and their models now."""
         await self._parts.upstreams.refresh()
 
+    async def recover(self) -> int:
+        """Settle what dead processes left in their logs; how many lines there were."""
+        return await self._parts.settler.recover()
+
     def _heard(self, payload: str) -> None:
         if payload != LOST:
             self._parts.limiter.hear(payload, self._platform.clock.monotonic())
