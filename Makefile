@@ -20,7 +20,10 @@ up: $(SETUP) ## Run the whole business on this machine (Ctrl-C stops it); ARGS="
 test: $(SETUP) ## Format, lint, types, contracts, then every test; the same gate as CI
 	@bash scripts/prepare-tests
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest $(ARGS)
+	@echo "→ tests, two at a time"
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not e2e and not slow and not machines" $(ARGS)
+	@echo "→ tests of the whole business, one at a time"
+	@$(BIN)/pytest -q -m "e2e or slow or machines" $(ARGS)
 
 check: $(SETUP) lint unit ## Quick: format, lint, types, contracts, unit tests
 
@@ -32,7 +35,7 @@ lint: $(SETUP)
 	@$(BIN)/lint-imports --no-logo
 
 unit: $(SETUP)
-	@$(BIN)/pytest -q -m "not e2e and not slow and not machines" $(ARGS)
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not e2e and not slow and not machines" $(ARGS)
 
 bench: $(SETUP) ## Measure the goals, one table each (long); ARGS="gateway" for one
 	@$(BIN)/python benchmarks/run.py $(ARGS)
