@@ -462,9 +462,9 @@ async def laboratory() -> AsyncIterator[Lab]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-async def answering(server: Server) -> None:
+async def answering(server: Server, seconds: float = READY_SECONDS) -> None:
     """Wait until the server answers at all."""
-    end = time.monotonic() + READY_SECONDS
+    end = time.monotonic() + seconds
     async with httpx.AsyncClient() as client:
         while time.monotonic() < end and server.process.poll() is None:
             with contextlib.suppress(httpx.TransportError):
@@ -480,9 +480,12 @@ def spawn(arguments: Sequence[str], core: int, environment: dict[str, str]) -> "
     return subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True)
 
 
-def start_process(command: Sequence[str | Path]) -> "subprocess.Popen[bytes]":
+def start_process(command: Sequence[str | Path], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Another program as a server, its output thrown away."""
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    null = subprocess.DEVNULL
+    return subprocess.Popen(
+        command, stdout=null, stderr=null, env={**os.environ, **environment}, start_new_session=True
+    )
 
 
 def pin(core: int) -> None:
