@@ -22,22 +22,30 @@ def check(
     """Prove that this installation is sound. Exit code 3 when a check fails."""
     from wopr.ops.checks import Verdict
 
-    outcomes = asyncio.run(_all(only))
+    outcomes = asyncio.run(run_all(only))
     if not outcomes:
         output.fail(f"No check is named {only!r}.", remedy="wopr check --json lists every name.", code=output.USAGE)
-    failures = [o for o in outcomes if o.finding.verdict is Verdict.FAILED]
-    if as_json:
-        json_document({"ok": not failures, "checks": [_as_json(o) for o in outcomes]})
-    else:
-        _write(outcomes)
-        counts = {v: sum(o.finding.verdict is v for o in outcomes) for v in Verdict}
-        say()
-        result(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
-    if failures:
+    write(outcomes, as_json=as_json)
+    if any(o.finding.verdict is Verdict.FAILED for o in outcomes):
         raise typer.Exit(REFUSED)
 
 
-async def _all(only: str) -> "Sequence[Outcome]":
+def write(outcomes: "Sequence[Outcome]", *, as_json: bool, **more: object) -> None:
+    """The outcomes as lines with their remedies and a summary, or as one document with `more` beside them."""
+    from wopr.ops.checks import Verdict
+
+    if as_json:
+        sound = all(o.finding.verdict is not Verdict.FAILED for o in outcomes)
+        json_document({"ok": sound, "checks": [_as_json(o) for o in outcomes], **more})
+        return
+    _write_lines(outcomes)
+    counts = {v: sum(o.finding.verdict is v for o in outcomes) for v in Verdict}
+    say()
+    result(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
+
+
+async def run_all(only: str) -> "Sequence[Outcome]":
+    """Every check whose name begins with `only`: of the settings, of this machine, of what runs."""
     from wopr.cli.livechecks import LiveChecks
     from wopr.core.settings import load_settings
     from wopr.ops.checks import run_checks
@@ -63,7 +71,7 @@ def _as_json(outcome: "Outcome") -> dict[str, str]:
     }
 
 
-def _write(outcomes: "Sequence[Outcome]") -> None:
+def _write_lines(outcomes: "Sequence[Outcome]") -> None:
     marks = {"ok": good("✓"), "skipped": dim("–"), "warning": warn("!"), "failed": bad("✗")}
     for outcome in outcomes:
         finding = outcome.finding

@@ -12,7 +12,7 @@ from wopr.core.errors import WoprError
 
 # Module, name, kind: a group holds a Typer `app`; a command is one function.
 GROUPS = ("nodes", "bots", "models", "admin", "logbook", "emulators", "trigger", "migrate")
-COMMANDS = ("up", "api", "ui", "engine", "status", "smoke", "check")
+COMMANDS = ("up", "api", "ui", "engine", "status", "smoke", "check", "doctor")
 
 app = typer.Typer(
     name="wopr",

@@ -19,11 +19,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check saw. `evidence` is what was observed, `remedy` a command or sentence that mends it."""
+    """What one check saw. `evidence` is what was observed, `remedy` a command or sentence that mends it.
+
+    `mend` does the remedy where a program may do it without asking; it returns what it did.
+    """
 
     verdict: Verdict
     evidence: str
     remedy: str = ""
+    mend: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ def warning(evidence: str, remedy: str) -> Finding:
     return Finding(Verdict.WARNING, evidence, remedy)
 
 
-def failed(evidence: str, remedy: str) -> Finding:
-    return Finding(Verdict.FAILED, evidence, remedy)
+def failed(evidence: str, remedy: str, mend: Callable[[], str] | None = None) -> Finding:
+    return Finding(Verdict.FAILED, evidence, remedy, mend)
 
 
 async def run_checks(checks: Sequence[Check]) -> Sequence[Outcome]:

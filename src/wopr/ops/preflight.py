@@ -3,11 +3,13 @@
 import shutil
 import stat
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from wopr.core.files import SECRETS_FILE
+from wopr.core.files import OWNER_ONLY, SECRETS_FILE, ensure_own_secrets, replace_text
 from wopr.core.settings import Settings
 from wopr.ops.checks import Check, Finding, failed, ok, skipped, warning
 from wopr.ops.journal import Journal
@@ -111,7 +113,12 @@ def stripe_mode(settings: Settings) -> Finding:
 def session_secret(settings: Settings) -> Finding:
     value = reveal(settings.better_auth_secret)
     if not value:
-        return failed("BETTER_AUTH_SECRET is not set: nobody can sign in", "BETTER_AUTH_SECRET=$(openssl rand -hex 32)")
+
+        def generate() -> str:
+            return _generate_secrets(settings.wopr_home)
+
+        evidence = "BETTER_AUTH_SECRET is not set: nobody can sign in"
+        return failed(evidence, "BETTER_AUTH_SECRET=$(openssl rand -hex 32)", generate)
     short = [part for part in value.split(",") if len(part.strip()) < SECRET_CHARACTERS_MIN]
     if short:
         return failed(f"shorter than {SECRET_CHARACTERS_MIN} characters", "BETTER_AUTH_SECRET=$(openssl rand -hex 32)")
@@ -167,7 +174,12 @@ def secrets_file(settings: Settings) -> Finding:
         return skipped(f"{path} does not exist; secrets come from the environment")
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        return failed(f"{path} is readable by others (mode {mode:o})", f"chmod 600 {path}")
+
+        def close_to_others() -> str:
+            path.chmod(OWNER_ONLY)
+            return f"{path} has mode {OWNER_ONLY:o} now"
+
+        return failed(f"{path} is readable by others (mode {mode:o})", f"chmod 600 {path}", close_to_others)
     return ok(f"mode {mode:o}")
 
 
@@ -203,6 +215,18 @@ def journal_intact(settings: Settings) -> Finding:
     if damages:
         return failed(f"line {damages[0].line} {damages[0].reason}", f"Compare {journal.path} with your backup.")
     return ok(f"{len(journal.read())} entries")
+
+
+def _generate_secrets(home: Path) -> str:
+    """Add our own secrets that are missing; the file as it was is kept beside it."""
+    path = home / SECRETS_FILE
+    kept = ""
+    if path.exists():
+        backup = path.with_name(f"{SECRETS_FILE}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        replace_text(backup, path.read_text(encoding="utf-8"))
+        kept = f"; as it was: {backup}"
+    ensure_own_secrets(home)
+    return f"missing secrets were generated into {path}{kept}"
 
 
 def is_local(settings: Settings) -> bool:
