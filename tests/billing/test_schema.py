@@ -10,7 +10,7 @@ from wopr.core.db import Base, Database
 
 async def test_the_models_and_the_migrated_tables_agree(db: Database) -> None:
     ours = {table for table in Base.metadata.tables if table.startswith(("ledger_", "usage_", "runtime_", "stripe_"))}
-    assert len(ours) == 10
+    assert len(ours) == 12
     assert models.LedgerAccount.__tablename__ in ours
 
     def differences(connection: Connection) -> list[object]:

@@ -7,11 +7,13 @@ import pytest
 
 from wopr.billing import codes
 from wopr.billing.ledger import Balance
+from wopr.billing.prices import load_prices
 from wopr.billing.statements import DaySpend, lasts_days, list_movements
+from wopr.billing.usage import note_running, note_stopped, running_cost_day
 from wopr.core.db import Database
 from wopr.core.errors import BadRequest
 from wopr.core.ids import TenantId
-from wopr.core.money import Nanos
+from wopr.core.money import NANOS_PER_USD, Nanos
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -61,15 +63,42 @@ async def test_a_cursor_that_is_no_date_is_refused_and_nothing_is_an_empty_page(
             await list_movements(session, TenantId(uuid4()), "yesterday")
 
 
-def test_how_long_credit_lasts_follows_the_pace_of_the_last_week() -> None:
-    def spend(*amounts: int) -> list[DaySpend]:
-        padded = [0] * (30 - len(amounts)) + list(amounts)
-        first = NOW.date() - timedelta(days=29)
-        return [DaySpend(first + timedelta(days=n), Nanos(a), Nanos(0)) for n, a in enumerate(padded)]
+def spend(*days: tuple[int, int]) -> list[DaySpend]:
+    """Thirty days that end at noon of NOW, the last ones with what requests and bots cost."""
+    padded = [(0, 0)] * (30 - len(days)) + list(days)
+    first = NOW.date() - timedelta(days=29)
+    return [DaySpend(first + timedelta(days=n), Nanos(i), Nanos(r)) for n, (i, r) in enumerate(padded)]
 
-    money = Balance(Nanos(90), Nanos(10), Nanos(0))
-    assert lasts_days(money, spend()) is None
-    assert lasts_days(money, spend(10)) == 10.0
-    assert lasts_days(money, spend(20, 0)) == 10.0
-    assert lasts_days(money, spend(1000, 7, 7, 7, 7, 7, 7, 7)) == 14.3
-    assert lasts_days(Balance(Nanos(0), Nanos(0), Nanos(5)), spend(10)) == 0.0
+
+def lasts(*days: tuple[int, int], running: int = 0) -> float | None:
+    return lasts_days(Balance(Nanos(90), Nanos(10), Nanos(0)), spend(*days), Nanos(running), NOW)
+
+
+def test_how_long_credit_lasts_follows_the_pace_of_the_last_week() -> None:
+    assert lasts() is None
+    assert lasts((10, 0)) == 10.0  # the first hours are not extrapolated
+    assert lasts((10, 0), (5, 0)) == 10.0  # a day and a half
+    assert lasts((1000, 1000), (7, 0), (7, 0), (7, 0), (7, 0), (7, 0), (7, 0), (3, 0)) == 14.4
+    assert lasts_days(Balance(Nanos(0), Nanos(0), Nanos(5)), spend((10, 0)), Nanos(0), NOW) == 0.0
+
+
+def test_bots_that_run_count_with_their_price_before_anything_is_charged() -> None:
+    assert lasts(running=4) == 25.0
+    assert lasts((6, 0), running=4) == 10.0
+    assert lasts((0, 1), running=4) == 25.0
+    assert lasts((0, 15), (0, 15), running=4) == 5.0  # what ran yesterday may run again
+
+
+async def test_five_dollars_keep_a_standard_bot_for_fifty_days(db: Database) -> None:
+    tenant_id, bots = TenantId(uuid4()), [uuid4(), uuid4()]
+    sheet = load_prices()
+    async with db.begin() as session:
+        for bot in bots:
+            await note_running(session, tenant_id, bot, "small")
+        await note_running(session, tenant_id, bots[0], "standard")
+        await note_running(session, TenantId(uuid4()), uuid4(), "large")
+        await note_stopped(session, bots[1])
+        await note_stopped(session, uuid4())
+        day = await running_cost_day(session, tenant_id, sheet)
+    five = Balance(Nanos(5 * NANOS_PER_USD), Nanos(0), Nanos(0))
+    assert lasts_days(five, spend(), day, NOW) == 50.0

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from wopr.billing.prices import load_prices
+from wopr.billing.usage import running_cost_day
 from wopr.core.ids import new_id
 from wopr.fleet.runs import Run, charge_runs, close_runs, mark_seen, open_run
 
@@ -116,3 +117,12 @@ async def test_a_running_bot_is_charged_across_a_restart_of_the_api_and_a_stoppe
     ended = await world.sql("SELECT ended_at FROM bot_runs")
     await second.settle()
     assert await world.sql("SELECT seen_at FROM bot_runs") == ended
+
+
+async def test_what_runs_is_known_to_billing_before_it_is_charged(world: World) -> None:
+    customer, bot_id = await world.customer(), new_id()
+    await running(world, customer.tenant_id, bot_id, at(0))
+    async with world.platform.db.begin() as session:
+        assert await running_cost_day(session, customer.tenant_id, SHEET) == SHEET.bot_month("standard") // 30
+        await close_runs(session, bot_id, None, at(1))
+        assert await running_cost_day(session, customer.tenant_id, SHEET) == 0

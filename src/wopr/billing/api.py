@@ -17,6 +17,7 @@ from wopr.billing.ledger import balance
 from wopr.billing.payments import parse_event
 from wopr.billing.prices import load_prices
 from wopr.billing.signature import verify
+from wopr.billing.usage import running_cost_day
 from wopr.core.errors import BadRequest, TooLarge
 from wopr.core.ids import TenantId
 from wopr.core.money import from_usd, to_usd_string
@@ -38,9 +39,10 @@ async def billing(principal: Reader, platform: PlatformDep) -> bodies.BillingBod
         plan = await statements.plan_of(session, principal.tenant_id)
         state = await entitlement(session, principal.tenant_id, now, sheet.stages)
         spend = await statements.spend_by_day(session, principal.tenant_id, now)
+        running = await running_cost_day(session, principal.tenant_id, sheet)
     return bodies.BillingBody(
         balance=present.balance_body(money),
-        lasts_days=statements.lasts_days(money, spend),
+        lasts_days=statements.lasts_days(money, spend, running, now),
         plan=present.plan_body(plan, sheet),
         entitlement=present.entitlement_body(state),
         spend=[present.day_body(day) for day in spend],

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.accounts.tenants import get_tenant
@@ -19,7 +19,7 @@ from wopr.billing.grants import Payment, Reversal, grant_payment, reverse_paymen
 from wopr.billing.payments import EventHead, Invoice, Session, Subscription, TakeBack
 from wopr.billing.prices import PlanPrice, load_prices
 from wopr.billing.stripe import StripeApi, connect
-from wopr.core.errors import Conflict, NotFound, WoprError
+from wopr.core.errors import Conflict, NotConfigured, NotFound, Unavailable, UpstreamFailed, WoprError
 from wopr.core.ids import TenantId, new_id
 from wopr.core.money import from_cents
 from wopr.core.platform import Platform
@@ -78,6 +78,8 @@ async def apply_event(platform: Platform, api: StripeApi, event: EventHead) -> i
         return await _fail(platform, event, "unmatched", error)
     except Refused as error:
         return await _fail(platform, event, "failed", error)
+    except (UpstreamFailed, Unavailable, NotConfigured, OperationalError, InterfaceError) as error:
+        return await _fail(platform, event, "pending", error, outage=True)
     except (WoprError, SQLAlchemyError, KeyError, TypeError, ValueError) as error:
         # Whatever is wrong with one event must not keep the others waiting.
         return await _fail(platform, event, "pending", error)
@@ -138,6 +140,11 @@ async def _about_takebacks(api: StripeApi, takebacks: list[TakeBack]) -> Facts:
 
 async def _record_session(session: AsyncSession, found: Session) -> None:
     owner = await _owner(session, found.customer_id, found.tenant_hint, found.id)
+    if found.paid:
+        await session.execute(
+            text("UPDATE stripe_checkouts SET paid_at = now() WHERE session_id = :session AND paid_at IS NULL"),
+            {"session": found.id},
+        )
     if found.mode != "payment" or not found.paid or found.amount_cents <= 0:
         return
     _require_dollars(found.currency, found.id)
@@ -182,7 +189,10 @@ async def _record_subscription(session: AsyncSession, found: Subscription) -> No
 async def _record_takeback(session: AsyncSession, found: TakeBack) -> None:
     payment = (
         await session.execute(
-            text("SELECT tenant_id, paid_cents, granted FROM stripe_payments WHERE payment_intent_id = :intent"),
+            text(
+                "SELECT id, tenant_id, paid_cents, granted FROM stripe_payments WHERE payment_intent_id = :intent "
+                "FOR UPDATE"
+            ),
             {"intent": found.payment_intent_id},
         )
     ).one_or_none()
@@ -193,10 +203,28 @@ async def _record_takeback(session: AsyncSession, found: TakeBack) -> None:
         )
     _require_dollars(found.currency, found.id)
     # The share of the credit that is the share of the money: a tax in the payment took no credit.
-    amount = min(payment.granted, payment.granted * found.amount_cents // payment.paid_cents)
-    if amount > 0:
-        owner = TenantId(payment.tenant_id)
-        await reverse_payment(session, Reversal(found.id, found.kind, owner, amount, found.gone))
+    share = payment.granted * found.amount_cents // payment.paid_cents
+    amount = min(share, payment.granted - await _taken_by_others(session, payment.id, found.id))
+    if amount <= 0:
+        return
+    reversal = Reversal(found.id, found.kind, TenantId(payment.tenant_id), amount, found.gone)
+    if await reverse_payment(session, reversal):
+        await session.execute(
+            text(
+                "INSERT INTO stripe_takebacks (id, payment_id, taken) VALUES (:id, :payment, :taken) "
+                "ON CONFLICT (id) DO UPDATE SET taken = :taken"
+            ),
+            {"id": found.id, "payment": payment.id, "taken": amount if found.gone else 0},
+        )
+
+
+async def _taken_by_others(session: AsyncSession, payment_id: str, own_id: str) -> int:
+    """What other refunds and disputes of the payment took: a refund and a lost dispute must not take it twice."""
+    taken = await session.scalar(
+        text("SELECT coalesce(sum(taken), 0)::bigint FROM stripe_takebacks WHERE payment_id = :payment AND id <> :own"),
+        {"payment": payment_id, "own": own_id},
+    )
+    return int(taken or 0)
 
 
 async def _owner(session: AsyncSession, customer_id: str | None, hint: UUID | None, session_id: str | None) -> TenantId:
@@ -242,9 +270,11 @@ def _require_dollars(currency: str, subject: str) -> None:
         )
 
 
-async def _fail(platform: Platform, event: EventHead, state: inbox.State, error: Exception) -> inbox.State:
+async def _fail(
+    platform: Platform, event: EventHead, state: inbox.State, error: Exception, *, outage: bool = False
+) -> inbox.State:
     reason = error.message if isinstance(error, WoprError) else f"{type(error).__name__}: {error}"
     log.warning("inbox.event_failed", event_id=event.id, type=event.type, state=state, reason=reason)
     async with platform.db.begin() as session:
-        await inbox.mark_failed(session, event.id, state, reason, platform.clock.now())
+        await inbox.mark_failed(session, event.id, inbox.Failure(state, reason, outage), platform.clock.now())
     return state

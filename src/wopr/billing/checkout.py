@@ -6,14 +6,17 @@ makes nothing twice. No transaction is open while Stripe answers.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TypeVar
 from urllib.parse import quote
+from uuid import UUID
 
 from sqlalchemy import text
 
+from wopr.accounts.limits import Rule, take
 from wopr.billing import inbox
 from wopr.billing.apply import apply_event
-from wopr.billing.payments import EventHead
+from wopr.billing.payments import EventHead, Session
 from wopr.billing.prices import load_prices
 from wopr.billing.stripe import CheckoutOrder, StripeApi, connect
 from wopr.core.errors import Conflict, Invalid, NotFound, UpstreamFailed
@@ -21,6 +24,16 @@ from wopr.core.ids import TenantId, new_id
 from wopr.core.money import from_cents, to_usd_string
 from wopr.core.platform import Platform
 
+# A page lives an hour; a wish whose page was never confirmed is repeated while Stripe still takes its end (30 minutes).
+PAGE_LIFE = timedelta(hours=1)
+PAGE_LIFE_MIN = timedelta(minutes=32)
+CONFIRM_BY_TENANT = Rule("checkout-confirm:tenant", burst=30, refill_seconds=2)
+LATEST_PAGE = text(
+    "SELECT id, session_id, return_to, created_at FROM stripe_checkouts WHERE tenant_id = :tenant AND mode = :mode "
+    "AND amount_cents IS NOT DISTINCT FROM :cents AND paid_at IS NULL AND created_at > :alive "
+    "AND (mode = 'subscription' OR return_to IS NOT DISTINCT FROM :back) "
+    "AND (session_id IS NOT NULL OR created_at > :young) ORDER BY created_at DESC LIMIT 1"
+)
 RUNNING = ("active", "trialing", "past_due", "unpaid", "paused")
 T = TypeVar("T")
 
@@ -43,7 +56,10 @@ class Wish:
 
 
 async def start_checkout(platform: Platform, payer: Payer, wish: Wish) -> str:
-    """The address of a payment page. Invalid for an amount that is not sold, Conflict for a second subscription."""
+    """The address of a payment page. Invalid for an amount that is not sold, Conflict for a second subscription.
+
+    The same wish leads to the same page while that can still be paid: two tabs are no two subscriptions.
+    """
     settings = platform.settings
     price_id = ""
     if wish.mode == "subscription":
@@ -51,26 +67,36 @@ async def start_checkout(platform: Platform, payer: Payer, wish: Wish) -> str:
         await _refuse_second_subscription(platform, payer.tenant_id)
     else:
         _require_offered(wish.amount_cents, load_prices(settings.wopr_prices).topups_cents)
-    key = new_id()
-    async with platform.db.begin() as session:
-        await session.execute(
-            text(
-                "INSERT INTO stripe_checkouts (id, tenant_id, mode, amount_cents) VALUES (:id, :tenant, :mode, :cents)"
-            ),
-            {"id": key, "tenant": payer.tenant_id, "mode": wish.mode, "cents": wish.amount_cents},
-        )
-    success, cancel = _addresses(settings.ui_url, wish.return_to)
+    _path(wish.return_to)
     async with connect(settings) as api:
+        page = await _page(platform, payer.tenant_id, wish)
+        if page.session_id is not None:
+            known = await _session(api, page.session_id)
+            if known is not None and known.open and known.url is not None:
+                return known.url
+            if known is not None and known.paid and wish.mode == "subscription":
+                raise _subscribed()  # paid a moment ago; its event is on the way
+            page = await _page(platform, payer.tenant_id, wish, instead_of=page.id)
+        success, cancel = _addresses(settings.ui_url, page.return_to)
 
         async def make(customer_id: str) -> tuple[str, str]:
-            amount = wish.amount_cents or 0
-            order = CheckoutOrder(key, payer.tenant_id, customer_id, success, cancel, price_id, amount)
+            order = CheckoutOrder(
+                key=page.id,
+                tenant_id=payer.tenant_id,
+                customer_id=customer_id,
+                expires_at=page.created_at + PAGE_LIFE,
+                success_url=success,
+                cancel_url=cancel,
+                price_id=price_id,
+                amount_cents=wish.amount_cents or 0,
+            )
             return await api.create_checkout(order)
 
         session_id, url = await _with_customer(platform, api, payer, make)
     async with platform.db.begin() as session:
         await session.execute(
-            text("UPDATE stripe_checkouts SET session_id = :session WHERE id = :id"), {"session": session_id, "id": key}
+            text("UPDATE stripe_checkouts SET session_id = :session WHERE id = :id"),
+            {"session": session_id, "id": page.id},
         )
     return url
 
@@ -89,16 +115,69 @@ async def confirm_checkout(platform: Platform, tenant_id: TenantId, session_id: 
     """
     event = EventHead(f"return:{session_id}", "checkout.session.completed", session_id)
     async with platform.db.begin() as session:
-        owner = await session.scalar(
-            text("SELECT tenant_id FROM stripe_checkouts WHERE session_id = :session"), {"session": session_id}
-        )
-        if owner != tenant_id:
-            raise NotFound("There is no such payment.", remedy="See the transactions under Billing.")
+        page = (
+            await session.execute(
+                text("SELECT tenant_id, paid_at FROM stripe_checkouts WHERE session_id = :session"),
+                {"session": session_id},
+            )
+        ).one_or_none()
+    if page is None or page.tenant_id != tenant_id:
+        raise NotFound("There is no such payment.", remedy="See the transactions under Billing.")
+    if page.paid_at is not None:
+        return "applied"
+    await take(platform.db, CONFIRM_BY_TENANT, str(tenant_id), platform.clock.now())
+    async with platform.db.begin() as session:
         await inbox.ask_again(session, event, platform.clock.now())
     async with connect(platform.settings) as api:
         state = await apply_event(platform, api, event)
         paid = state == "applied" and (await api.session(session_id)).paid
     return "pending" if state == "applied" and not paid else state
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A payment page as it was asked for; without a session Stripe has not answered yet."""
+
+    id: UUID
+    session_id: str | None
+    return_to: str | None
+    created_at: datetime
+
+
+async def _page(platform: Platform, tenant_id: TenantId, wish: Wish, instead_of: UUID | None = None) -> _Page:
+    """The page for the wish: the latest that may still be paid, else a new one (always when it is `instead_of` that).
+
+    A subscription is one wish wherever it leads back to. A lock by tenant makes two requests take turns.
+    """
+    now = platform.clock.now()
+    wanted = {"tenant": tenant_id, "mode": wish.mode, "cents": wish.amount_cents, "back": wish.return_to}
+    async with platform.db.begin() as session:
+        await session.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"checkout:{tenant_id}"}
+        )
+        found = await session.execute(
+            LATEST_PAGE, {**wanted, "alive": now - PAGE_LIFE, "young": now - PAGE_LIFE + PAGE_LIFE_MIN}
+        )
+        row = found.one_or_none()
+        if row is not None and row.id != instead_of:
+            return _Page(*row)
+        page = _Page(new_id(), None, wish.return_to, now)
+        await session.execute(
+            text(
+                "INSERT INTO stripe_checkouts (id, tenant_id, mode, amount_cents, return_to, created_at) "
+                "VALUES (:id, :tenant, :mode, :cents, :back, :now)"
+            ),
+            {**wanted, "id": page.id, "now": now},
+        )
+    return page
+
+
+async def _session(api: StripeApi, session_id: str) -> Session | None:
+    """The page as it is now, which only Stripe knows at once; None for one of other keys."""
+    try:
+        return await api.session(session_id)
+    except NotFound:
+        return None
 
 
 async def _with_customer(platform: Platform, api: StripeApi, payer: Payer, use: Callable[[str], Awaitable[T]]) -> T:
@@ -161,9 +240,13 @@ async def _refuse_second_subscription(platform: Platform, tenant_id: TenantId) -
             {"tenant": tenant_id, "running": list(RUNNING)},
         )
     if running:
-        raise Conflict(
-            "There is a subscription already.", code="subscribed", remedy="Manage it in the portal, or add a top-up."
-        )
+        raise _subscribed()
+
+
+def _subscribed() -> Conflict:
+    return Conflict(
+        "There is a subscription already.", code="subscribed", remedy="Manage it in the portal, or add a top-up."
+    )
 
 
 def _require_offered(amount_cents: int | None, offered: tuple[int, ...]) -> None:

@@ -14,6 +14,8 @@ from wopr.core.notify import notify
 
 INBOX_CHANNEL = "wopr_inbox"
 ATTEMPTS_MAX = 8
+# While Stripe (or our database) is away the fault is not the event's: three days, hourly in the end.
+OUTAGE_ATTEMPTS_MAX = 80
 FIRST_DELAY_SECONDS = 10
 DELAY_SECONDS_MAX = 3600
 ERROR_CHARACTERS_MAX = 1_000
@@ -41,6 +43,15 @@ HANDLED = (
     "charge.dispute.funds_withdrawn",
     "charge.dispute.funds_reinstated",
 )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an event could not be applied; `outage`: something is away that will be back, and patience is long."""
+
+    state: State
+    reason: str
+    outage: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ async def mark_applied(session: AsyncSession, event_id: str, now: datetime) -> b
     return row.first() is not None
 
 
-async def mark_failed(session: AsyncSession, event_id: str, state: State, reason: str, now: datetime) -> None:
+async def mark_failed(session: AsyncSession, event_id: str, failure: Failure, now: datetime) -> None:
     """Record a failure. `pending` and `unmatched` are tried again, later and later, until the attempts are used up."""
     attempts = await session.scalar(
         text("SELECT attempts FROM stripe_inbox WHERE id = :id AND state <> 'applied' FOR UPDATE"), {"id": event_id}
@@ -136,7 +147,7 @@ async def mark_failed(session: AsyncSession, event_id: str, state: State, reason
     if attempts is None:
         return
     attempts += 1
-    last = state == "failed" or attempts >= ATTEMPTS_MAX
+    last = failure.state == "failed" or attempts >= (OUTAGE_ATTEMPTS_MAX if failure.outage else ATTEMPTS_MAX)
     await session.execute(
         text(
             "UPDATE stripe_inbox SET state = :state, attempts = :attempts, last_error = :reason, "
@@ -144,9 +155,9 @@ async def mark_failed(session: AsyncSession, event_id: str, state: State, reason
         ),
         {
             "id": event_id,
-            "state": "failed" if last and state == "pending" else state,
+            "state": "failed" if last and failure.state == "pending" else failure.state,
             "attempts": attempts,
-            "reason": reason[:ERROR_CHARACTERS_MAX],
+            "reason": failure.reason[:ERROR_CHARACTERS_MAX],
             "next": None if last else now + timedelta(seconds=delay_seconds(attempts)),
         },
     )

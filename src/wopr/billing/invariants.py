@@ -6,6 +6,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 PROBLEMS_MAX = 100
+# These checks read every transfer there is, which takes longer than any request may.
+CHECK_SECONDS_MAX = 600
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ async def invariants(session: AsyncSession) -> list[Problem]:
     All checks see the same moment: the transaction is set to repeatable read, so call it first in a transaction.
     """
     await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+    await session.execute(text(f"SET LOCAL statement_timeout = '{CHECK_SECONDS_MAX}s'"))
     problems: list[Problem] = []
     for check, statement in CHECKS.items():
         rows = await session.execute(text(f"{statement} LIMIT {PROBLEMS_MAX}"))  # constants above

@@ -103,8 +103,9 @@ class UsageRow(Base):
         CheckConstraint("cost >= 0 AND upstream_cost >= 0", name="cost"),
         Index("ix_usage_records_tenant_id", "tenant_id", "seq"),
         Index("ix_usage_records_bot_id", "bot_id", "seq", postgresql_where=text("bot_id IS NOT NULL")),
+        # With the cost inside, sums over days read the index alone.
         Index("ix_usage_records_turn_id", "turn_id", postgresql_where=text("turn_id IS NOT NULL")),
-        Index("ix_usage_records_started_at", "tenant_id", "started_at"),
+        Index("ix_usage_records_started_at", "tenant_id", "started_at", postgresql_include=["cost"]),
     )
 
     request_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -134,7 +135,7 @@ class RuntimePeriod(Base):
     __tablename__ = "runtime_periods"
     __table_args__ = (
         CheckConstraint("ended_at > started_at", name="order"),
-        Index("ix_runtime_periods_tenant_id", "tenant_id", "started_at"),
+        Index("ix_runtime_periods_tenant_id", "tenant_id", "started_at", postgresql_include=["cost"]),
     )
 
     bot_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -143,6 +144,17 @@ class RuntimePeriod(Base):
     tenant_id: Mapped[UUID]
     size: Mapped[str] = mapped_column(Text)
     cost: Mapped[int] = mapped_column(BigInteger)
+
+
+class RuntimeBot(Base):
+    """A bot that runs now, as the fleet said: what it costs from here on is known before it is charged."""
+
+    __tablename__ = "runtime_bots"
+    __table_args__ = (Index("ix_runtime_bots_tenant_id", "tenant_id"),)
+
+    bot_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    size: Mapped[str] = mapped_column(Text)
 
 
 class EntitlementRow(Base):
@@ -170,7 +182,10 @@ class StripeCustomer(Base):
 
 
 class StripeCheckout(Base):
-    """A payment page that we asked for; its id is the idempotency key, and its session tells whose payment it is."""
+    """A payment page that we asked for; its id is the idempotency key, and its session tells whose payment it is.
+
+    `paid_at` is when its payment was credited here. Until then the same wish leads to the same page.
+    """
 
     __tablename__ = "stripe_checkouts"
     __table_args__ = (Index("ix_stripe_checkouts_tenant_id", "tenant_id"),)
@@ -179,7 +194,9 @@ class StripeCheckout(Base):
     tenant_id: Mapped[UUID]
     mode: Mapped[str] = mapped_column(Text)
     amount_cents: Mapped[int | None] = mapped_column(Integer)
+    return_to: Mapped[str | None] = mapped_column(Text)
     session_id: Mapped[str | None] = mapped_column(Text, unique=True)
+    paid_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=NOW)
 
 
@@ -215,6 +232,17 @@ class StripePayment(Base):
     paid_cents: Mapped[int] = mapped_column(BigInteger)
     granted: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=NOW)
+
+
+class StripeTakeBack(Base):
+    """Credit that a refund or a dispute took back from a payment: together never more than the payment granted."""
+
+    __tablename__ = "stripe_takebacks"
+    __table_args__ = (Index("ix_stripe_takebacks_payment_id", "payment_id"),)
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    payment_id: Mapped[str] = mapped_column(Text)
+    taken: Mapped[int] = mapped_column(BigInteger)
 
 
 class InboxEvent(Base):

@@ -17,10 +17,11 @@ TENANT_KEY = "wopr_tenant"
 
 @dataclass(frozen=True)
 class Session:
-    """A checkout session."""
+    """A checkout session; `url` is the address of its page, None when it is no longer open."""
 
     id: str
     mode: str
+    open: bool
     paid: bool
     currency: str
     amount_cents: int
@@ -29,6 +30,7 @@ class Session:
     payment_intent_id: str | None
     subscription_id: str | None
     invoice_id: str | None
+    url: str | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def parse_session(document: Document) -> Session:
     return Session(
         id=document["id"],
         mode=document["mode"],
+        open=document.get("status") == "open",
         paid=document.get("payment_status") == "paid",
         currency=_currency(document),
         amount_cents=int(document.get("amount_total") or 0),
@@ -101,6 +104,7 @@ def parse_session(document: Document) -> Session:
         payment_intent_id=_id(document.get("payment_intent")),
         subscription_id=_id(document.get("subscription")),
         invoice_id=_id(document.get("invoice")),
+        url=_id(document.get("url")),
     )
 
 

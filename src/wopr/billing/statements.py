@@ -172,17 +172,21 @@ async def spend_by_day(session: AsyncSession, tenant_id: TenantId, now: datetime
     return [known.get(day, DaySpend(day, Nanos(0), Nanos(0))) for day in days]
 
 
-def lasts_days(money: Balance, spend: list[DaySpend]) -> float | None:
-    """For how many days the credit lasts at the pace of the last week; None while nothing was spent.
+def lasts_days(money: Balance, spend: list[DaySpend], running_day: Nanos, now: datetime) -> float | None:
+    """For how many days the credit lasts; None while nothing is spent. `running_day`: what running bots cost a day.
 
-    Days before the first spending don't count, today counts whole: an estimate that errs on the long side.
+    Requests cost as they did in the last week, over the time since the first day with spending (at least a day, so that
+    a busy first hour is no forecast). Bots cost what they did, but at least what those that run now cost.
     """
     recent = spend[-RATE_DAYS:]
-    first = next((n for n, day in enumerate(recent) if day.inference + day.runtime > 0), None)
-    if first is None:
+    first = next((n for n, day in enumerate(recent) if day.inference + day.runtime > 0), len(recent) - 1)
+    seen = recent[first:]
+    # Today counts as far as it has gone.
+    days = max(1.0, (now - _midnight(seen[0].day)) / timedelta(days=1))
+    requests, runtime = sum(day.inference for day in seen), sum(day.runtime for day in seen)
+    pace = requests / days + max(runtime / days, running_day)
+    if pace == 0:
         return None
-    active = recent[first:]
-    pace = sum(day.inference + day.runtime for day in active) / len(active)
     left = money.available + money.held - money.debt
     return round(max(left, 0) / pace, 1)
 

@@ -33,11 +33,15 @@ RETRY_AFTER_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class CheckoutOrder:
-    """A payment page to be made. `key` is stored before and makes a second try the same page."""
+    """A payment page to be made. `key` is stored before and makes a second try with the same customer the same page.
+
+    `expires_at` (30 minutes to 24 hours from now) must be the same each time, too, or Stripe refuses the key.
+    """
 
     key: UUID
     tenant_id: UUID
     customer_id: str
+    expires_at: datetime
     success_url: str
     cancel_url: str
     price_id: str = ""
@@ -61,9 +65,8 @@ class StripeApi:
 
     async def create_checkout(self, order: CheckoutOrder) -> tuple[str, str]:
         """A checkout session; its id and the address of its page."""
-        made = await _ask(
-            self._client.checkout.sessions.create_async(_session(order), {"idempotency_key": f"checkout-{order.key}"})
-        )
+        once = f"checkout-{order.key}-{order.customer_id}"
+        made = await _ask(self._client.checkout.sessions.create_async(_session(order), {"idempotency_key": once}))
         return str(made["id"]), str(made["url"])
 
     async def create_portal(self, customer_id: str, return_url: str) -> str:
@@ -189,6 +192,7 @@ def _session(order: CheckoutOrder) -> SessionCreateParams:
         "metadata": tenant,
         "success_url": order.success_url,
         "cancel_url": order.cancel_url,
+        "expires_at": int(order.expires_at.timestamp()),
     }
     if order.price_id:
         return params | {

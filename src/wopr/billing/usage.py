@@ -17,6 +17,7 @@ from wopr.billing.prices import PriceSheet
 from wopr.core.ids import BotId, KeyId, TenantId, TurnId
 from wopr.core.money import Nanos
 
+DAY_SECONDS = 86_400
 UsageKind = Literal["chat", "completion", "embedding", "speech", "transcription"]
 UsageStatus = Literal["ok", "cut", "failed"]
 Interval = tuple[datetime, datetime]
@@ -102,6 +103,31 @@ async def charge_runtime(session: AsyncSession, runtime: BotRuntime, sheet: Pric
     await write(session, book)
     await tell_when_out(session, book, tenant, was_out)
     return Nanos(total)
+
+
+async def note_running(session: AsyncSession, tenant_id: UUID, bot_id: UUID, size: str) -> None:
+    """The bot runs from now on, in this size: for the forecast, before anything is charged."""
+    await session.execute(
+        text(
+            "INSERT INTO runtime_bots (bot_id, tenant_id, size) VALUES (:bot, :tenant, :size) "
+            "ON CONFLICT (bot_id) DO UPDATE SET size = :size"
+        ),
+        {"bot": bot_id, "tenant": tenant_id, "size": size},
+    )
+
+
+async def note_stopped(session: AsyncSession, bot_id: UUID) -> None:
+    """The bot runs no longer."""
+    await session.execute(text("DELETE FROM runtime_bots WHERE bot_id = :bot"), {"bot": bot_id})
+
+
+async def running_cost_day(session: AsyncSession, tenant_id: TenantId, sheet: PriceSheet) -> Nanos:
+    """What the tenant's bots that run now cost in a day, in nano-dollars."""
+    found = await session.execute(
+        text("SELECT size, count(*) FROM runtime_bots WHERE tenant_id = :tenant GROUP BY size"), {"tenant": tenant_id}
+    )
+    known = [(size, count) for size, count in found if size in sheet.bots]
+    return Nanos(sum(sheet.bot_runtime(size, DAY_SECONDS) * count for size, count in known))
 
 
 def uncovered(start: datetime, end: datetime, periods: Sequence[Interval]) -> list[Interval]:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.billing.prices import PriceSheet
-from wopr.billing.usage import BotRuntime, charge_runtime
+from wopr.billing.usage import BotRuntime, charge_runtime, note_running, note_stopped
 from wopr.core.db import Database
 from wopr.core.ids import BotId, TenantId
 from wopr.fleet.models import BotRun
@@ -50,6 +50,7 @@ async def open_run(session: AsyncSession, run: Run, now: datetime) -> None:
         )
         .on_conflict_do_nothing()
     )
+    await note_running(session, run.tenant_id, run.bot_id, run.size)
 
 
 async def close_runs(session: AsyncSession, bot_id: UUID, keep: UUID | None, ended_at: datetime | None) -> None:
@@ -59,6 +60,8 @@ async def close_runs(session: AsyncSession, bot_id: UUID, keep: UUID | None, end
     if keep is not None:
         others = others.where(BotRun.id != keep)
     await session.execute(others.values(ended_at=end, seen_at=end).execution_options(synchronize_session=False))
+    if keep is None:
+        await note_stopped(session, bot_id)
 
 
 async def mark_seen(session: AsyncSession, instance_ids: Sequence[UUID], now: datetime) -> None:

@@ -26,11 +26,13 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in (
         "stripe_inbox",
+        "stripe_takebacks",
         "stripe_payments",
         "stripe_subscriptions",
         "stripe_checkouts",
         "stripe_customers",
         "entitlements",
+        "runtime_bots",
         "runtime_periods",
         "usage_records",
         "ledger_holds",
@@ -152,7 +154,11 @@ def _usage() -> None:
     op.create_index("ix_usage_records_tenant_id", table, ["tenant_id", "seq"])
     op.create_index("ix_usage_records_bot_id", table, ["bot_id", "seq"], postgresql_where=sa.text("bot_id IS NOT NULL"))
     op.create_index("ix_usage_records_turn_id", table, ["turn_id"], postgresql_where=sa.text("turn_id IS NOT NULL"))
-    op.create_index("ix_usage_records_started_at", table, ["tenant_id", "started_at"])
+    op.create_index("ix_usage_records_started_at", table, ["tenant_id", "started_at"], postgresql_include=["cost"])
+    _runtime()
+
+
+def _runtime() -> None:
     op.create_table(
         "runtime_periods",
         sa.Column("bot_id", sa.Uuid, nullable=False),
@@ -164,7 +170,17 @@ def _usage() -> None:
         sa.PrimaryKeyConstraint("bot_id", "started_at", name="pk_runtime_periods"),
         sa.CheckConstraint("ended_at > started_at", "order"),
     )
-    op.create_index("ix_runtime_periods_tenant_id", "runtime_periods", ["tenant_id", "started_at"])
+    op.create_index(
+        "ix_runtime_periods_tenant_id", "runtime_periods", ["tenant_id", "started_at"], postgresql_include=["cost"]
+    )
+    op.create_table(
+        "runtime_bots",
+        sa.Column("bot_id", sa.Uuid, nullable=False),
+        sa.Column("tenant_id", sa.Uuid, nullable=False),
+        sa.Column("size", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("bot_id", name="pk_runtime_bots"),
+    )
+    op.create_index("ix_runtime_bots_tenant_id", "runtime_bots", ["tenant_id"])
     op.create_table(
         "entitlements",
         sa.Column("tenant_id", sa.Uuid, nullable=False),
@@ -193,7 +209,9 @@ def _stripe() -> None:
         sa.Column("tenant_id", sa.Uuid, nullable=False),
         sa.Column("mode", sa.Text, nullable=False),
         sa.Column("amount_cents", sa.Integer),
+        sa.Column("return_to", sa.Text),
         sa.Column("session_id", sa.Text),
+        sa.Column("paid_at", TIME),
         _now("created_at"),
         sa.PrimaryKeyConstraint("id", name="pk_stripe_checkouts"),
         sa.UniqueConstraint("session_id", name="uq_stripe_checkouts_session_id"),
@@ -225,6 +243,14 @@ def _stripe() -> None:
     )
     op.create_index("ix_stripe_payments_payment_intent_id", "stripe_payments", ["payment_intent_id"])
     op.create_index("ix_stripe_payments_tenant_id", "stripe_payments", ["tenant_id"])
+    op.create_table(
+        "stripe_takebacks",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("payment_id", sa.Text, nullable=False),
+        sa.Column("taken", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_stripe_takebacks"),
+    )
+    op.create_index("ix_stripe_takebacks_payment_id", "stripe_takebacks", ["payment_id"])
 
 
 def _inbox() -> None:
