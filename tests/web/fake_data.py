@@ -126,6 +126,7 @@ INBOX: list[Json] = [
         [
             ("checkout.session.completed", "applied", 1, None),
             ("invoice.paid", "pending", 0, None),
+            ("payment_intent.created", "applied", 0, None),
             ("checkout.session.completed", "unmatched", 4, "No customer has the reference of this session."),
             ("charge.refunded", "failed", 6, "The charge is not known to the ledger."),
         ]
@@ -186,7 +187,7 @@ def receipt_line(turn_id: str, kind: str = "chat") -> Json:
 
 def identity(store: Store) -> Json:
     user = {"id": "u1", "email": "ada@example.com", "name": store.name, "email_verified": store.verified}
-    tenant = {"id": "t1", "name": "Ada", "role": "owner", "suspended": False}
+    tenant = {"id": "t1", "name": "Ada", "role": "owner", "suspended": store.suspended}
     session = {"id": "s1", "created_at": at(-1), "expires_at": at(29)}
     return {"user": user | {"platform_admin": store.admin}, "tenant": tenant, "session": session}
 
@@ -291,6 +292,8 @@ class Store:
     admin: bool = True
     verified: bool = True
     down: bool = False
+    suspended: bool = False
+    silenced: tuple[int, str] | None = None  # status and code of what bots answer
     gated: bool = False
     confirmed: int = 0
     answer: str = ANSWER

@@ -87,6 +87,14 @@ def test_times_are_told_roughly(seconds: float, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-5, "0 s"), (42, "42 s"), (60, "1 min"), (7200, "2 h"), (86_400, "1 day"), (40 * 86_400, "40 days")],
+)
+def test_a_duration_until_now_is_rough(seconds: int, words: str) -> None:
+    assert formats.since(NOW - timedelta(seconds=seconds), NOW) == words
+
+
+@pytest.mark.parametrize(
     "path", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:x", "/a\nb", "", None]
 )
 def test_only_paths_of_ours_are_followed_after_signing_in(path: str | None) -> None:

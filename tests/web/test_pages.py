@@ -343,17 +343,90 @@ async def test_preferences_stay_in_this_browser(browser: httpx.AsyncClient) -> N
     assert 'data-theme="light"' in (await browser.get("/dashboard")).text
 
 
-@pytest.mark.parametrize("state", ["warning", "grace", "suspended", "archived"])
-async def test_every_page_warns_with_dates_before_credit_ends(
+STEPS = {"warning": ["2999", "3000", "3001"], "grace": ["2999", "3000", "3001"]}
+STEPS |= {"suspended": ["3000", "3001"], "archived": ["3001"], "deleted": []}
+
+
+@pytest.mark.parametrize("state", STEPS)
+async def test_every_page_warns_with_the_dates_that_lie_ahead_once_credit_is_out(
     browser: httpx.AsyncClient, store: Store, state: str
 ) -> None:
-    dates = {"suspends_at": "2027-01-02T00:00:00Z", "deletes_at": "2027-03-04T00:00:00Z"}
-    store.entitlement = {"state": state} | dates
+    dates = {"suspends_at": "2999-01-02", "archives_at": "3000-02-03", "deletes_at": "3001-03-04"}
+    store.entitlement = {"state": state} | {name: f"{day}T00:00:00Z" for name, day in dates.items()}
     for path in ("/dashboard", "/keys", f"/bots/{bot_of(store)}"):
         page = (await browser.get(path)).text
-        assert "2 Jan 2027" in page
-        assert "4 Mar 2027" in page
-        assert "Top up" in page
+        ahead = "".join(re.findall(r'<ol class="steps-ahead">.*?</ol>', page, re.S))
+        assert [year for year in ("2999", "3000", "3001") if year in ahead] == STEPS[state]
+        assert page.count(">Top up</a>") >= 1
+
+
+async def test_an_announced_day_that_is_over_is_not_announced(browser: httpx.AsyncClient, store: Store) -> None:
+    store.entitlement = {"state": "suspended", "suspends_at": "2020-01-02T00:00:00Z"}
+    page = (await browser.get("/dashboard")).text
+    assert "Your bots are suspended" in page
+    assert "Bots stop" not in page
+
+
+@pytest.mark.parametrize(("status", "code"), [(402, "out_of_credit"), (403, "suspended")])
+async def test_a_bot_without_credit_still_has_its_page_with_one_banner_and_a_way_to_pay(
+    browser: httpx.AsyncClient, store: Store, status: int, code: str
+) -> None:
+    store.entitlement, store.silenced = {"state": "suspended"}, (status, code)
+    store.bots[0] |= {"state": "suspended", "reason": "The credit is used up."}
+    answer = await browser.get(f"/bots/{bot_of(store)}")
+    assert answer.status_code == 200
+    assert "Marvin waits for credit" in answer.text
+    assert answer.text.count('class="banner') == 1
+    assert 'class="button primary" href="/billing">Top up</a>' in answer.text
+    settings = (await browser.get(f"/bots/{bot_of(store)}/settings")).text
+    assert "operator" not in settings
+    assert "/restart" not in settings
+
+
+async def test_who_was_suspended_by_the_operator_is_not_asked_to_pay(browser: httpx.AsyncClient, store: Store) -> None:
+    store.entitlement, store.silenced, store.suspended = {"state": "suspended"}, (403, "suspended"), True
+    store.bots[0] |= {"state": "suspended", "reason": "The account is suspended by the operator. Write to support."}
+    page = (await browser.get(f"/bots/{bot_of(store)}")).text
+    assert page.count('class="banner') == 1
+    assert "suspended by the operator" in page
+    assert ">Top up</a>" not in page
+
+
+async def test_without_credit_the_way_to_a_bot_leads_through_billing(browser: httpx.AsyncClient, store: Store) -> None:
+    assert "Make the bot</button>" in (await browser.get("/bots/new")).text
+    store.entitlement = {"state": "unfunded"}
+    page = (await browser.get("/bots/new")).text
+    assert "Make the bot</button>" not in page
+    assert 'href="/billing">Add credit first</a>' in page
+
+
+async def test_a_movement_of_credit_is_named_once_in_words(browser: httpx.AsyncClient, store: Store) -> None:
+    movements = [("runtime", "Running bots"), ("topup", "Top-up"), ("grant", "A gift"), ("fee_of_bank", None)]
+    store.transactions = [
+        {"id": str(n), "created_at": store.bots[0]["created_at"], "kind": kind, "description": words, "amount_usd": "1"}
+        for n, (kind, words) in enumerate(movements)
+    ]
+    page = (await browser.get("/billing")).text
+    cells = re.findall(r"<td><div><strong>(.*?)</strong>(?:<span class=\"sub\">(.*?)</span>)?</div></td>", page)
+    assert cells == [("Running bots", ""), ("Top-up", ""), ("Credit from WOPR", "A gift"), ("Fee of bank", "")]
+
+
+async def test_events_that_change_nothing_read_ignored_and_old_failures_of_a_running_bot_are_left_out(
+    browser: httpx.AsyncClient, store: Store
+) -> None:
+    page = (await browser.get("/admin/inbox")).text
+    assert page.count(">Ignored</span>") == 1
+    assert page.count(">Applied</span>") == 1
+    store.bots[0]["last_error"] = "it was killed by SIGKILL"
+    page = (await browser.get("/admin/bots")).text
+    assert "SIGKILL" not in page
+    assert "The process ended 5 times." in page
+
+
+async def test_a_running_bot_says_for_how_long(browser: httpx.AsyncClient, store: Store) -> None:
+    assert re.search(
+        r"Running for\s+<time[^>]*>3 days</time>", (await browser.get(f"/bots/{bot_of(store)}/settings")).text
+    )
 
 
 async def test_a_date_is_named_before_credit_ends_unless_the_plan_renews_it(

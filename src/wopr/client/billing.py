@@ -9,6 +9,18 @@ from typing import Any
 from wopr.client.transport import Answer, Json, Sending, Transport
 
 ZERO = Decimal(0)
+MOVEMENTS = {
+    "topup": "Top-up",
+    "subscription": "Subscription",
+    "inference": "Inference",
+    "runtime": "Running bots",
+    "grant": "Credit from WOPR",
+    "refund": "Refund",
+    "dispute": "Disputed payment",
+}
+"""The kinds of movements, as a customer calls them."""
+STAGES_TAKEN = {"suspended": 1, "archived": 2, "deleted": 3}
+"""How many of the announced steps (stop, archive, delete) lie behind a tenant in that state."""
 
 
 class Balance(Answer):
@@ -42,6 +54,12 @@ class Entitlement(Answer):
     archives_at: datetime | None = None
     deletes_at: datetime | None = None
 
+    def steps_ahead(self, now: datetime) -> list[tuple[str, datetime]]:
+        """What happens next without a payment, and when: suspends, archives, deletes; what happened is left out."""
+        steps = (("suspends", self.suspends_at), ("archives", self.archives_at), ("deletes", self.deletes_at))
+        taken = STAGES_TAKEN.get(self.state, 0)
+        return [(name, at) for name, at in steps[taken:] if at is not None and at > now]
+
 
 class DaySpend(Answer):
     """What one day cost, in dollars."""
@@ -67,6 +85,11 @@ class Billing(Answer):
     spend_30d_usd: Decimal = ZERO
 
     @property
+    def may_begin(self) -> bool:
+        """Whether new work may begin: a bot made or started, something said."""
+        return self.entitlement.state == "active"
+
+    @property
     def runs_out_in_days(self) -> float | None:
         """When credit ends at the present pace; None while it doesn't, or when an active plan renews it."""
         renewed = self.plan.status == "active" and self.plan.cancels_at is None
@@ -81,6 +104,17 @@ class Transaction(Answer):
     kind: str
     description: str | None = None
     amount_usd: Decimal
+
+    @property
+    def label(self) -> str:
+        """What kind of movement it is, in words."""
+        return MOVEMENTS.get(self.kind, self.kind.replace("_", " ").capitalize())
+
+    @property
+    def note(self) -> str:
+        """What the description says beyond the label; empty when it says the same."""
+        told = self.description or ""
+        return "" if _letters(told) == _letters(self.label) else told
 
 
 class Transactions(Answer):
@@ -158,6 +192,11 @@ class InboxEvent(Answer):
     last_error: str | None = None
     received_at: datetime | None = None
     applied_at: datetime | None = None
+
+    @property
+    def outcome(self) -> str:
+        """The state for people: an event of a kind that we never act on is done without a try, and was `ignored`."""
+        return "ignored" if self.state == "applied" and self.attempts == 0 else self.state
 
 
 class Inbox(Answer):
@@ -244,3 +283,7 @@ class BillingApi:
     async def admin_ledger(self) -> LedgerCheck:
         """The ledger's invariants, checked now."""
         return await self._transport.get("/api/admin/ledger", LedgerCheck)
+
+
+def _letters(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalnum())

@@ -15,6 +15,8 @@ from wopr.web.rendering import local_path, render
 log = structlog.get_logger(__name__)
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SUSPENDED = frozenset({"suspended", "account_suspended"})
+SUSPENDED_TITLE = "This account is suspended"
 TITLES = {
     400: "That request made no sense to us",
     402: "Your credit is used up",
@@ -41,7 +43,8 @@ async def api_error(request: Request, error: Exception) -> Response:
         return render(request, "pages/away.html", {"retry": retry}, 503)
     if status == 404:
         return render(request, "pages/not_found.html", {}, 404)
-    values = {"title": TITLES.get(status, "That did not work"), "error": error}
+    title = SUSPENDED_TITLE if error.code in SUSPENDED else TITLES.get(status, "That did not work")
+    values = {"title": title, "error": error}
     return render(request, "pages/refused.html", values, status)
 
 

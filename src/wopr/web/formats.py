@@ -82,6 +82,16 @@ def ago(moment: datetime | None, now: datetime) -> str:
     return day(moment)
 
 
+def since(moment: datetime, now: datetime) -> str:
+    """For how long already, roughly: `42 s`, `3 h`, `40 d`."""
+    seconds = max(0, int((now - moment).total_seconds()))
+    for limit, unit, name in ((MINUTE, 1, "s"), (HOUR, MINUTE, "min"), (DAY, HOUR, "h")):
+        if seconds < limit:
+            return f"{seconds // unit} {name}"
+    days = seconds // DAY
+    return f"{days} day{'s' if days > 1 else ''}"
+
+
 def ahead(moment: datetime, now: datetime) -> str:
     """How far in the future, roughly."""
     days = (moment - now).total_seconds() / DAY

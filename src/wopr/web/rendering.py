@@ -42,6 +42,7 @@ def environment() -> Environment:
         "usd_price": formats.usd_price,
         "signed_usd": formats.signed_usd,
         "ago": lambda moment: formats.ago(moment, _now()),
+        "since": lambda moment: formats.since(moment, _now()),
         "ahead": lambda moment: formats.ahead(moment, _now()),
         "in_days": lambda days: formats.day(_now() + timedelta(days=days)),
         "day": formats.day,

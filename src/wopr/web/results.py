@@ -43,16 +43,12 @@ RESULTS = {
     "session-revoked": Result("sessions", "good", "That browser is signed out."),
     "preferences-saved": Result("preferences", "good", "Your preferences are saved in this browser."),
     "payment-cancelled": Result("page", "warn", "No payment was made.", "Nothing was charged."),
-    "credit-granted": Result("tenants", "good", "The credit is granted.", "It stands in the customer's transactions."),
-    "tenant-suspended": Result(
-        "tenants", "good", "The customer is suspended.", "Keys are refused and bots are stopped."
-    ),
-    "tenant-reinstated": Result("tenants", "good", "The customer may go on."),
+    "credit-granted": Result("tenants", "good", "The credit is granted.", "It stands in the tenant's transactions."),
+    "tenant-suspended": Result("tenants", "good", "The tenant is suspended.", "Keys are refused and bots are stopped."),
+    "tenant-reinstated": Result("tenants", "good", "The tenant may go on."),
     "event-retried": Result("inbox", "good", "The event is applied again.", "Its state below is the result."),
-    "node-registered": Result(
-        "nodes", "good", "The machine is registered.", "The watchdog looks at it within seconds."
-    ),
-    "node-removed": Result("nodes", "good", "The machine is out of routing and forgotten."),
+    "node-registered": Result("nodes", "good", "The node is registered.", "The watchdog looks at it within seconds."),
+    "node-removed": Result("nodes", "good", "The node is out of routing and forgotten."),
 }
 
 

@@ -1,4 +1,4 @@
-"""For administrators: customers, bots, machines, payments, loops. Everybody else gets 404."""
+"""For administrators: tenants, bots, nodes, the payments inbox, loops. Everybody else gets 404."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def overview(visit: Administrator) -> Response:
 
 @router.get("/admin/tenants")
 async def tenants(visit: Administrator, q: str = "", cursor: str = "") -> Response:
-    """Customers with their credit."""
+    """Tenants with their credit."""
     return await _tenants(visit, q, cursor)
 
 
@@ -55,7 +55,7 @@ async def credit(visit: Administrator, tenant_id: str, amount_usd: Field = "", r
 
 @router.post("/admin/tenants/{tenant_id}/suspend")
 async def suspend(visit: Administrator, tenant_id: str) -> Response:
-    """Refuse a customer's keys and stop its bots; the page has asked before."""
+    """Refuse a tenant's keys and stop its bots; the page has asked before."""
     await visit.api.accounts.suspend_tenant(tenant_id, True)
     return redirect("/admin/tenants", "tenant-suspended")
 
@@ -69,7 +69,7 @@ async def reinstate(visit: Administrator, tenant_id: str) -> Response:
 
 @router.get("/admin/bots")
 async def bots(visit: Administrator, cursor: str = "", q: str = "") -> Response:
-    """Bots of all customers."""
+    """Bots of all tenants."""
     page = await visit.api.fleet.admin_bots(cursor or None)
     wanted = q.strip().lower()
     found = [bot for bot in page.bots if wanted in f"{bot.name} {bot.tenant_name} {bot.state}".lower()]
@@ -79,19 +79,19 @@ async def bots(visit: Administrator, cursor: str = "", q: str = "") -> Response:
 
 @router.get("/admin/nodes")
 async def nodes(visit: Administrator) -> Response:
-    """Machines with live health."""
+    """Nodes with live health."""
     return visit.page("pages/admin_nodes.html", {"nodes": await visit.api.inference.nodes(), "tab": "nodes"})
 
 
 @router.get("/admin/nodes/list")
 async def node_list(visit: Administrator) -> Response:
-    """The machines alone, renewed every few seconds."""
+    """The nodes alone, renewed every few seconds."""
     return visit.page("parts/nodes.html", {"nodes": await visit.api.inference.nodes()})
 
 
 @router.post("/admin/nodes")
 async def register(visit: Administrator, id: Field = "", host: Field = "", region: Field = "") -> Response:
-    """Add a machine."""
+    """Add a node."""
     try:
         await visit.api.inference.register_node(id.strip(), host.strip(), region=region.strip() or None)
     except ApiError as error:
@@ -104,7 +104,7 @@ async def register(visit: Administrator, id: Field = "", host: Field = "", regio
 
 @router.post("/admin/nodes/{node_id}/remove")
 async def remove(visit: Administrator, node_id: str) -> Response:
-    """Forget a machine; the page has asked before."""
+    """Forget a node; the page has asked before."""
     await visit.api.inference.remove_node(node_id)
     return redirect("/admin/nodes", "node-removed")
 

@@ -26,6 +26,8 @@ MESSAGES_SHOWN = 60
 CONVERSATIONS_SHOWN = 30
 AUDIO_BYTES_MAX = 10 * 1024 * 1024
 NEW = "new"
+AWAY = frozenset({402, 409, 502, 503, 504})
+SUSPENDED = frozenset({"suspended", "account_suspended"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ async def _conversations(visit: Visit, bot_id: str) -> tuple[list[Conversation],
     try:
         return await visit.api.fleet.conversations(bot_id), True
     except ApiError as error:
-        if error.status in (402, 409, 502, 503, 504):
+        if error.status in AWAY or error.code in SUSPENDED:
             return [], False
         raise
 

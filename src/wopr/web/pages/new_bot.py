@@ -68,7 +68,14 @@ async def _choices(visit: Visit, typed: dict[str, str], problem: ApiError | None
         "size": typed.get("size") or "standard",
     }
     chat_models = [model for model in models if model.kind == "chat"]
-    return {"templates": templates, "models": chat_models, "voices": VOICES, "form": filled, "problem": problem}
+    return {
+        "templates": templates,
+        "models": chat_models,
+        "voices": VOICES,
+        "form": filled,
+        "problem": problem,
+        "needs_credit": visit.billing is not None and not visit.billing.may_begin,
+    }
 
 
 def _picked(templates: list[Template], wanted: str) -> Template | None:
