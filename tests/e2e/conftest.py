@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 from tests.e2e.browser import DESKTOP, Watch
 from tests.live import Person, missing, spoken
 from tests.stack import Stack
@@ -35,6 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
     """Playwright for one file. Its loop must not outlive it: other tests run loops of their own."""
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as running:
         yield running
 

@@ -43,7 +43,8 @@ def test_the_microphones_words_land_in_the_field_for_editing(
     page.mouse.up()
     field = page.get_by_role("textbox", name=re.compile("Say something"))
     expect(field).not_to_have_value("", timeout=ANSWER_MS)
-    assert "weather" in field.input_value().lower()
+    # The recording plays in a loop and is joined somewhere: not each word is understood.
+    assert len({"weather", "good", "today"} & set(field.input_value().lower().split())) >= 2, field.input_value()
     assert page.locator("li.message.user").count() == 0, "nothing is sent before the person looked at it"
 
 
