@@ -27,6 +27,8 @@ from tests import stack as stacks
 from tests.live import Person, as_administrator, sign_up, wait_for
 from tests.stack import Stack
 
+from wopr.client.sse import Event, EventParser
+
 pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("WOPR_CHAOS_SEED", "7"))
@@ -131,6 +133,7 @@ def test_what_is_killed_comes_back_and_nothing_acknowledged_is_lost(home: Path) 
         with sign_up(stack, "Chaos") as person:
             person.pay(PAID_USD * 100)
             load = Load(person, person.make_key()[1], [person.make_bot() for _ in range(2)])
+            _a_stream_goes_on_where_it_broke(stack, load)
             load.begin()
             try:
                 stack = _kill_everything(stack, load)
@@ -142,6 +145,52 @@ def test_what_is_killed_comes_back_and_nothing_acknowledged_is_lost(home: Path) 
             _money_is_what_was_used(load)
     finally:
         stack.stop()
+
+
+def _a_stream_goes_on_where_it_broke(stack: Stack, load: Load) -> None:
+    """The API is killed while an answer streams: with Last-Event-ID the rest comes, each event once, in order.
+
+    Here one API process is the gateway too, so the answer itself may break off; what was said of it is kept, and the
+    end says so.
+    """
+    bot = load.bots[0]
+    turn = load.person.post(f"/fleet/bots/{bot}/turns", {"text": QUESTIONS[2]})["turn_id"]
+    path = f"/fleet/bots/{bot}/turns/{turn}/events"
+    events: list[Event] = []
+    with suppress(httpx.HTTPError):
+        _read_events(load.person, path, events, until=5)
+    assert len(events) >= 5
+    assert events[-1].name == "delta", "the answer was over before the API could be killed"
+    _kill(stack, "api", load)
+    while events[-1].name not in ("completed", "failed", "cancelled"):
+        wait_for(lambda: _ready(stack), "the API to be back", BACK_SECONDS)
+        with suppress(httpx.HTTPError):
+            _read_events(load.person, path, events)
+    assert [int(event.id) for event in events] == list(range(1, len(events) + 1))
+    said = "".join(event.json()["text"] for event in events if event.name == "delta")
+    ended = load.person.wait_turn(bot, turn)
+    assert said == ended["text"]
+    assert events[-1].name == ended["state"]
+    assert events[-1].name == "completed" or events[-1].json()["remedy"]
+
+
+def _read_events(person: Person, path: str, events: list[Event], until: int = 0) -> None:
+    """Read events after the last that was seen, to the end of the stream or until so many are there."""
+    parser = EventParser()
+    headers = {"last-event-id": events[-1].id} if events else {}
+    with person.http.stream("GET", path, headers=headers) as answer:
+        if answer.status_code != 200:
+            return
+        for piece in answer.iter_text():
+            events += parser.feed(piece)
+            if until and len(events) >= until:
+                return
+
+
+def _ready(stack: Stack) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"{stack.api}/ready", timeout=5).status_code == 200
+    return False
 
 
 def _kill_everything(stack: Stack, load: Load) -> Stack:
