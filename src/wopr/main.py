@@ -31,6 +31,7 @@ from wopr.core.routing import PlatformDep
 from wopr.core.settings import Settings
 from wopr.fleet import api as fleet_api
 from wopr.fleet import loops as fleet_loops
+from wopr.fleet.build import SharedFleet
 from wopr.inference import api as inference_api
 from wopr.inference import watchdog
 from wopr.inference.gateway import Gateway, build_gateway
@@ -49,13 +50,13 @@ log = structlog.get_logger(__name__)
 router = APIRouter()
 
 
-def table_of_loops(platform: Platform) -> Sequence[Loop]:
+def table_of_loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
     """Everything that runs by itself in an API process."""
     return [
         *accounts_loops.loops(platform),
         *billing_loops.loops(platform),
         watchdog.watchdog_loop(platform),
-        *fleet_loops.loops(platform),
+        *fleet_loops.loops(platform, fleet),
     ]
 
 
@@ -92,6 +93,7 @@ def build_api(settings: Settings, head_revision: str) -> Api:
         redoc_url=None,
     )
     routes.state.platform = platform
+    routes.state.fleet = SharedFleet(platform)
     routes.state.head_revision = head_revision
     routes.state.draining = False
     routes.state.begun = False
@@ -105,7 +107,7 @@ def build_api(settings: Settings, head_revision: str) -> Api:
 @contextlib.asynccontextmanager
 async def _running(app: FastAPI, platform: Platform, gateway: Gateway) -> AsyncIterator[None]:
     await platform.notifier.start()
-    runner = LoopRunner(platform.db, platform.notifier, table_of_loops(platform))
+    runner = LoopRunner(platform.db, platform.notifier, table_of_loops(platform, app.state.fleet))
     beginning = asyncio.create_task(_begin(app, platform, gateway, runner), name="begin")
     try:
         yield
@@ -116,6 +118,7 @@ async def _running(app: FastAPI, platform: Platform, gateway: Gateway) -> AsyncI
         await runner.stop()
         if app.state.begun:
             await gateway.shutdown(platform.settings.drain_seconds)
+        await app.state.fleet.close()
         await platform.close()
 
 
@@ -250,7 +253,8 @@ async def loops(platform: PlatformDep, _admin: PlatformAdmin) -> dict[str, list[
     """Each loop with its last pass."""
     async with platform.db.begin() as session:
         leases = {lease.name: lease for lease in await session.scalars(select(LoopLease))}
-    return {"loops": [_loop_line(loop, leases.get(loop.name)) for loop in table_of_loops(platform)]}
+    table = table_of_loops(platform, SharedFleet(platform))
+    return {"loops": [_loop_line(loop, leases.get(loop.name)) for loop in table]}
 
 
 def _loop_line(loop: Loop, lease: LoopLease | None) -> dict[str, object]:

@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,10 +31,10 @@ from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
 from wopr.fleet.api import router
-from wopr.fleet.build import build_fleet
+from wopr.fleet.build import SharedFleet, build_fleet
 from wopr.fleet.reconcile import Reconciler
 from wopr.fleet.runtimes.process import stop_all
-from wopr.fleet.runtimes.record import RunRecord, read_record, strays
+from wopr.fleet.runtimes.record import RunRecord, read_record, strays, write_record
 from wopr.main import install_error_handlers
 
 WAIT_SECONDS = 20.0
@@ -151,7 +151,7 @@ class World:
     def application(self) -> FastAPI:
         app = FastAPI()
         app.state.platform = self.platform
-        app.state.fleet = build_fleet(self.platform)
+        app.state.fleet = SharedFleet(self.platform)
         self.stack.push_async_callback(app.state.fleet.close)
         install_error_handlers(app)
         app.include_router(router)
@@ -182,6 +182,10 @@ class World:
         record = read_record(self.home / "bots" / str(UUID(bot_id)))
         assert record is not None
         return record
+
+    def lead(self, bot_id: str, port: int) -> None:
+        """Requests to the bot go to this port from now on."""
+        write_record(self.home / "bots" / str(UUID(bot_id)), replace(self.record(bot_id), port=port))
 
     def processes(self) -> list[int]:
         """Every bot process that lives under the folder, recorded or not."""

@@ -125,6 +125,9 @@ async def test_administrators_see_every_bot_and_customers_do_not(world: World) -
     )
     await world.sql("UPDATE api_keys SET scope = 'admin' WHERE tenant_id = :tenant", tenant=admin.tenant_id)
     (seen,) = (await admin.http.get("/api/admin/bots")).json()["bots"]
+    await world.sql("UPDATE bots SET tenant_id = gen_random_uuid()")
+    (orphan,) = (await admin.http.get("/api/admin/bots")).json()["bots"]
+    assert orphan["tenant_name"] == "–"
     assert (seen["id"], seen["tenant_id"], seen["tenant_name"]) == (bot["id"], str(customer.tenant_id), "Someone")
 
 

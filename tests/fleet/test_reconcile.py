@@ -12,9 +12,11 @@ from wopr.accounts.tenants import set_suspended
 from wopr.billing.grants import grant_credit
 from wopr.core.money import from_usd
 from wopr.fleet.build import build_fleet
+from wopr.fleet.executor import Executor
 from wopr.fleet.farewell import delete_unpaid
 from wopr.fleet.plan import CRASHES_MAX
 from wopr.fleet.probe import Probe
+from wopr.fleet.runtimes.protocol import Instance
 
 World = Any  # of conftest.py, which can't be imported
 
@@ -123,6 +125,42 @@ async def test_a_starter_killed_before_it_could_write_leaves_one_bot_at_last(wor
     await world.reconciler().settle()
     assert world.processes() == [world.record(bot["id"]).pid]
     assert world.record(bot["id"]).pid != orphan
+
+
+async def test_a_stop_ends_what_a_killed_starter_left_without_a_record(world: World) -> None:
+    customer = await world.customer()
+    bot = await customer.create()
+    await world.reconciler().settle()
+    (world.home / "bots" / bot["id"] / "run.json").unlink()
+    await world.sql("UPDATE bot_observed SET instance_id = NULL, ready_at = NULL, state = 'starting'")
+    assert len(world.processes()) == 1
+    await customer.http.post(f"/fleet/bots/{bot['id']}/stop")
+    await world.reconciler().settle()
+    assert world.processes() == []
+    assert (await customer.bot(bot["id"]))["state"] == "stopped"
+
+
+async def test_bots_that_hang_while_they_start_do_not_keep_others_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    monkeypatch.setattr("wopr.fleet.reconcile.AT_ONCE_MAX", 1)
+    original, mute = Executor._answers, set[str]()
+
+    async def answers(executor: Executor, instance: Instance) -> bool:
+        return str(instance.bot_id) not in mute and await original(executor, instance)
+
+    monkeypatch.setattr(Executor, "_answers", answers)
+    customer = await world.customer()
+    mute.add((await customer.create("Mute"))["id"])
+    await world.work()
+    other = await customer.create("Ada")
+
+    async def runs() -> bool:
+        return bool((await customer.bot(other["id"]))["state"] == "running")
+
+    await until(runs)
+    states = {bot["name"]: bot["state"] for bot in (await customer.http.get("/fleet/bots")).json()["bots"]}
+    assert states == {"Mute": "starting", "Ada": "running"}
 
 
 async def test_stop_start_and_restart(world: World) -> None:

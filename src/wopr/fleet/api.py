@@ -10,7 +10,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from wopr.accounts.guard import PlatformAdmin, Reader, Writer
 from wopr.accounts.principal import Principal
-from wopr.accounts.tenants import get_tenant
+from wopr.accounts.tenants import tenant_names
 from wopr.billing.statements import UsageFilter, list_usage, usage_total
 from wopr.bot import contract
 from wopr.core.errors import BadRequest
@@ -20,11 +20,12 @@ from wopr.core.platform import Platform
 from wopr.core.routing import PlatformDep
 from wopr.fleet import bodies, bots, feeds, talk
 from wopr.fleet.bots import Asking
-from wopr.fleet.build import Fleet, build_fleet
+from wopr.fleet.build import Fleet, SharedFleet
 from wopr.fleet.standing import require_credit
 from wopr.fleet.templates import TEMPLATES
 
 ADMIN_PAGE = 100
+GONE = "–"  # a customer whose account no longer exists
 RECEIPT_LINES_MAX = 200
 
 router = APIRouter()
@@ -40,10 +41,10 @@ ANY_JSON: Answers = {200: {"content": {"application/json": {}}, "description": "
 
 async def fleet_of(request: Request, platform: PlatformDep) -> Fleet:
     """The fleet of this application, made at its first use."""
-    fleet: Fleet | None = getattr(request.app.state, "fleet", None)
-    if fleet is None:
-        fleet = request.app.state.fleet = build_fleet(platform)
-    return fleet
+    shared: SharedFleet | None = getattr(request.app.state, "fleet", None)
+    if shared is None:
+        shared = request.app.state.fleet = SharedFleet(platform)
+    return shared.get()
 
 
 FleetDep = Annotated[Fleet, Depends(fleet_of)]
@@ -247,7 +248,7 @@ async def transcribe(visit: Writing, bot_id: UUID, request: Request) -> Response
     if not recording:
         raise BadRequest("There is no recording.", remedy="Send a WAV file as the body.")
     headers = {"content-type": "audio/wav"}
-    message = talk.Message("POST", contract.ROUTE_TRANSCRIPTIONS, content=recording, headers=headers)
+    message = talk.Message("POST", contract.ROUTE_TRANSCRIPTIONS, content=recording, headers=headers, once=True)
     return _passed(await talk.call(visit.line(bot_id), message))
 
 
@@ -311,9 +312,11 @@ async def list_all_bots(
     """Bots of all customers, newest first."""
     async with platform.db.begin() as session:
         found = await bots.list_all(session, platform.settings, cursor, ADMIN_PAGE + 1)
-        names = {tenant: (await get_tenant(session, tenant)).name for tenant in {bot.tenant_id for bot in found}}
+        names = await tenant_names(session, {bot.tenant_id for bot in found})
     page = [
-        bodies.AdminBotBody(**bodies.bot_fields(bot), tenant_id=bot.tenant_id, tenant_name=names[bot.tenant_id])
+        bodies.AdminBotBody(
+            **bodies.bot_fields(bot), tenant_id=bot.tenant_id, tenant_name=names.get(bot.tenant_id, GONE)
+        )
         for bot in found[:ADMIN_PAGE]
     ]
     return bodies.AdminBotList(bots=page, next_cursor=str(page[-1].id) if len(found) > ADMIN_PAGE else None)

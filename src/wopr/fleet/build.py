@@ -1,5 +1,6 @@
 """Puts the fleet of one process together. Making it touches nothing; it begins to work with its first pass."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import httpx
@@ -7,6 +8,7 @@ import httpx
 from wopr.core.errors import NotConfigured
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
+from wopr.fleet.changes import Changes
 from wopr.fleet.runtimes.process import ProcessRuntime
 from wopr.fleet.runtimes.protocol import Runtime
 
@@ -21,6 +23,7 @@ class Fleet:
 
     runtime: Runtime
     http: httpx.AsyncClient
+    changes: Changes
 
     async def close(self) -> None:
         """Give back connections and watches; the bots go on."""
@@ -28,9 +31,36 @@ class Fleet:
         await self.runtime.close()
 
 
+class SharedFleet:
+    """The one fleet of a process, for its routes and its loops; made at its first use, closed with the process."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._fleet: Fleet | None = None
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+
+    def get(self) -> Fleet:
+        """The fleet; NotConfigured when the settings name no way to run bots."""
+        if self._fleet is None:
+            self._fleet = build_fleet(self._platform)
+        return self._fleet
+
+    def before_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Call this when the process ends, before the connections are closed."""
+        self._closers.append(closer)
+
+    async def close(self) -> None:
+        """Give everything back; the bots go on."""
+        while self._closers:
+            await self._closers.pop()()
+        if self._fleet is not None:
+            await self._fleet.close()
+            self._fleet = None
+
+
 def build_fleet(platform: Platform) -> Fleet:
     """The fleet of these settings."""
-    return Fleet(_runtime(platform.settings), bot_http())
+    return Fleet(_runtime(platform.settings), bot_http(), Changes(platform.notifier))
 
 
 def bot_http() -> httpx.AsyncClient:

@@ -15,6 +15,7 @@ from wopr.fleet.plan import READY_SECONDS_MAX, Action, Plan
 from wopr.fleet.runtimes.protocol import BotSpec, Instance, Runtime, RuntimeFailed
 
 READY_POLL_SECONDS = 0.02
+READY_POLL_SECONDS_MAX = 0.25
 READY_REQUEST_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,8 @@ class Executor:
     async def _await_ready(self, instance: Instance, waited_seconds: float) -> None:
         """Ask until it answers, ends or has had its time; what follows from each is the planner's business."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + READY_SECONDS_MAX - waited_seconds
+        begun = loop.time()
+        deadline = begun + READY_SECONDS_MAX - waited_seconds
         while loop.time() < deadline:
             if await self._answers(instance):
                 async with self._platform.db.begin() as session:
@@ -66,7 +68,9 @@ class Executor:
             present = await self._runtime.locate(instance.bot_id)
             if present is None or present.id != instance.id:
                 return
-            await asyncio.sleep(READY_POLL_SECONDS)
+            # Many may be waited for at once: whoever takes long is asked less and less often.
+            waited = loop.time() - begun
+            await asyncio.sleep(min(READY_POLL_SECONDS_MAX, max(READY_POLL_SECONDS, waited / 10)))
 
     async def _answers(self, instance: Instance) -> bool:
         try:

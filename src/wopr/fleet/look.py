@@ -10,9 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from wopr.accounts import keys
 from wopr.accounts.principal import Scope
 from wopr.core.ids import BotId, TenantId
+from wopr.core.notify import notify
 from wopr.core.settings import Settings
 from wopr.core.vault import VaultError
 from wopr.fleet.bots import vault_of
+from wopr.fleet.changes import STATES_CHANNEL
 from wopr.fleet.environment import Access, Character, bot_environment, limits_of
 from wopr.fleet.models import Bot, BotObserved
 from wopr.fleet.plan import CRASHES_MAX, Desired, Observed, Plan, State, Wanted
@@ -106,6 +108,8 @@ def add_crash(observed: BotObserved, at: datetime, reason: str) -> None:
 async def record(session: AsyncSession, sight: Sight, step: Plan, now: datetime) -> None:
     """Write what is seen: the state to show, the living instance, and its run."""
     observed, instance = sight.observed, sight.instance
+    if observed.state != step.state.value:
+        await notify(session, STATES_CHANNEL, str(sight.bot.id))
     observed.state, observed.reason, observed.updated_at = step.state.value, step.reason, now
     observed.instance_id = instance.id if instance else None
     if instance is None:

@@ -7,16 +7,16 @@ from wopr.billing.prices import load_prices
 from wopr.core.loops import Loop
 from wopr.core.platform import Platform
 from wopr.fleet.bots import BOTS_CHANNEL
-from wopr.fleet.build import Fleet, build_fleet
+from wopr.fleet.build import SharedFleet
 from wopr.fleet.farewell import delete_unpaid
 from wopr.fleet.probe import Probe
 from wopr.fleet.reconcile import Reconciler
 from wopr.fleet.runs import charge_runs
 
 
-def loops(platform: Platform) -> Sequence[Loop]:
+def loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
     """The fleet's lines in the table of loops. Making them starts and opens nothing."""
-    worker = _Worker(platform)
+    worker = _Worker(platform, fleet)
     return (
         Loop(
             name="reconcile_bots",
@@ -54,23 +54,24 @@ def loops(platform: Platform) -> Sequence[Loop]:
 
 
 class _Worker:
-    """Makes the fleet when the first pass needs it: the table of loops is also built just to be shown."""
+    """Makes what works when its first pass needs it: the table of loops is also built just to be shown."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, fleet: SharedFleet) -> None:
         self._platform = platform
-        self._fleet: Fleet | None = None
+        self._fleet = fleet
         self._reconciler: Reconciler | None = None
         self._probe: Probe | None = None
 
     async def reconcile(self) -> Mapping[str, int]:
         if self._reconciler is None:
-            fleet = self._built()
+            fleet = self._fleet.get()
             self._reconciler = Reconciler(self._platform, fleet.runtime, fleet.http)
+            self._fleet.before_close(self._reconciler.close)
         return await self._reconciler.run_pass()
 
     async def probe(self) -> Mapping[str, int]:
         if self._probe is None:
-            fleet = self._built()
+            fleet = self._fleet.get()
             self._probe = Probe(self._platform, fleet.runtime, fleet.http)
         return await self._probe.run_pass()
 
@@ -78,9 +79,4 @@ class _Worker:
         return {"charged": await charge_runs(self._platform.db, load_prices(self._platform.settings.wopr_prices))}
 
     async def tend(self) -> Mapping[str, int]:
-        return {"rotated": await self._built().runtime.tend()}
-
-    def _built(self) -> Fleet:
-        if self._fleet is None:
-            self._fleet = build_fleet(self._platform)
-        return self._fleet
+        return {"rotated": await self._fleet.get().runtime.tend()}

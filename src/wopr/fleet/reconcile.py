@@ -10,7 +10,7 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -27,8 +27,8 @@ from wopr.fleet.bots import BOTS_CHANNEL
 from wopr.fleet.executor import Executor
 from wopr.fleet.locks import BotLocks
 from wopr.fleet.look import Sight
-from wopr.fleet.plan import Action, Desired, Standing, plan
-from wopr.fleet.runtimes.protocol import Ended, Instance, Runtime
+from wopr.fleet.plan import Action, Desired, Plan, Standing, State, plan
+from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance, Runtime
 from wopr.fleet.standing import standing
 
 PASS_SECONDS = 10.0
@@ -37,8 +37,23 @@ STEPS_MAX = 8
 RETRY_SECONDS = 2.0
 STANDING_SECONDS = 30.0
 AT_ONCE_MAX = 16
+AT_REST = (State.STOPPED, State.ASLEEP, State.SUSPENDED)
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What was seen of a bot, and the step that follows.
+
+    `unseen_rest`: it comes to rest without having been stopped, as nothing of it was seen. A starter that was killed
+    before it could write its record leaves a process that only a stop finds.
+    """
+
+    sight: Sight
+    step: Plan
+    spec: BotSpec | None
+    unseen_rest: bool
 
 
 class Reconciler:
@@ -213,7 +228,7 @@ class Reconciler:
             self._counts["strays"] += 1
 
     async def _converge(self, bot_id: UUID) -> None:
-        async with self._room, self._locks.hold(bot_id) as ours:
+        async with self._locks.hold(bot_id) as ours:
             if not ours:
                 self._later(bot_id, RETRY_SECONDS)
                 return
@@ -223,18 +238,38 @@ class Reconciler:
             self._later(bot_id, RETRY_SECONDS)
 
     async def _step(self, bot_id: UUID) -> bool:
-        """Look, plan, act once; False when there is nothing more to do now."""
+        """Look, plan, act once; False when there is nothing more to do now.
+
+        Waiting for a bot's first answer takes no room: bots that hang must not keep the others from their turn.
+        """
+        async with self._room:
+            decision = await self._decide(bot_id)
+            if decision is None:
+                return False
+            if decision.step.action is Action.NOTHING:
+                if decision.unseen_rest:
+                    await self._runtime.stop(BotId(bot_id))
+                return False
+            if decision.step.action is not Action.AWAIT_READY:
+                await self._executor.act(decision.sight, decision.step, decision.spec)
+                return True
+        await self._executor.act(decision.sight, decision.step, None)
+        return True
+
+    async def _decide(self, bot_id: UUID) -> _Decision | None:
+        """What is seen and the next step, written down; None for a bot that is gone."""
         now = self._platform.clock.now()
         instance = await self._runtime.locate(BotId(bot_id))
         async with self._platform.db.begin() as session:
             rows = await look.read(session, bot_id)
             if rows is None:
                 self._ended.pop(BotId(bot_id), None)
-                return False
+                return None
             sight = self._timed(Sight(*rows, instance))
             crashed = await look.record_end(session, sight, self._ended.pop(BotId(bot_id), None))
             allowed = await standing(session, sight.bot.tenant_id, self._platform.settings, now)
             step = plan(sight.wanted, sight.real, allowed, now)
+            before = State(sight.observed.state)
             if not sight.settled(step):
                 await look.record(session, sight, step, now)
             spec = (
@@ -243,10 +278,7 @@ class Reconciler:
         self._count(step.action, crashed)
         if step.look_again_at is not None:
             self._wait_until(bot_id, step.look_again_at, now)
-        if step.action is Action.NOTHING:
-            return False
-        await self._executor.act(sight, step, spec)
-        return True
+        return _Decision(sight, step, spec, before in (State.STARTING, State.RUNNING) and step.state in AT_REST)
 
     def _timed(self, sight: Sight) -> Sight:
         """The sight with the seconds for which this process has been asking the instance whether it answers."""

@@ -4,6 +4,7 @@ The bot's token never leaves this module, and a bot's refusal of it is our fault
 """
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ from wopr.fleet.runtimes.protocol import Instance
 from wopr.fleet.standing import SUSPENDED
 
 WAIT_SECONDS_MAX = 10.0
-WAIT_POLL_SECONDS = 0.05
+PAUSE_SECONDS_FIRST = 0.05
+PAUSE_SECONDS_MAX = 0.5
 CALL_SECONDS_MAX = 120.0
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
 REFUSALS_OF_TOKEN = (401, 403)
@@ -41,7 +43,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Message:
-    """One request to a bot. All of them may be sent again when the bot was away before it could answer."""
+    """One request to a bot. Unless it is `once`, it is sent again when the bot went away before it could answer.
+
+    Turns have ids and reading changes nothing; what has no id is paid for each time.
+    """
 
     method: str
     path: str
@@ -49,6 +54,7 @@ class Message:
     content: bytes | None = None
     params: Mapping[str, str | int] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,22 +94,23 @@ async def stream(line: Line, message: Message) -> BotAnswer | AsyncIterator[byte
 async def reach(line: Line, deadline: float) -> Instance:
     """The bot's living instance; one that is starting is waited for until `deadline` on the event loop's clock."""
     clock = asyncio.get_running_loop().time
-    while True:
-        async with line.platform.db.begin() as session:
-            bot = await bots.get(session, line.platform.settings, line.tenant_id, line.bot_id)
-        refuse_unreachable(bot)
-        if bot.state is State.RUNNING:
-            instance = await line.fleet.runtime.locate(BotId(bot.id))
-            if instance is not None and instance.generation == bot.generation:
-                return instance
-        if clock() >= deadline:
-            raise Conflict(
-                "The bot is still starting.",
-                code="bot_starting",
-                remedy="Try again in a moment; its log says what it is doing.",
-                retry_after_seconds=2,
-            )
-        await asyncio.sleep(WAIT_POLL_SECONDS)
+    with line.fleet.changes.watch(line.bot_id) as changed:
+        while True:
+            async with line.platform.db.begin() as session:
+                bot = await bots.get(session, line.platform.settings, line.tenant_id, line.bot_id)
+            refuse_unreachable(bot)
+            if bot.state is State.RUNNING:
+                instance = await line.fleet.runtime.locate(BotId(bot.id))
+                if instance is not None and instance.generation == bot.generation:
+                    return instance
+            if clock() >= deadline:
+                raise Conflict(
+                    "The bot is still starting.",
+                    code="bot_starting",
+                    remedy="Try again in a moment; its log says what it is doing.",
+                    retry_after_seconds=2,
+                )
+            await line.fleet.changes.wait(changed, deadline - clock())
 
 
 def refuse_unreachable(bot: BotView) -> None:
@@ -129,15 +136,17 @@ def refuse_unreachable(bot: BotView) -> None:
 
 async def _send(line: Line, message: Message) -> httpx.Response:
     deadline = asyncio.get_running_loop().time() + WAIT_SECONDS_MAX
-    while True:
+    for tries in itertools.count():
         instance = await reach(line, deadline)
+        pause = min(PAUSE_SECONDS_MAX, PAUSE_SECONDS_FIRST * 2**tries)
         try:
             response = await line.fleet.http.send(_request(line, instance, message), stream=True)
         except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
             # It ended a moment ago; the reconciler sees that, too, and starts it again.
-            if asyncio.get_running_loop().time() >= deadline:
+            arrived = not isinstance(error, httpx.ConnectError)
+            if asyncio.get_running_loop().time() >= deadline or (message.once and arrived):
                 raise _broken() from error
-            await asyncio.sleep(WAIT_POLL_SECONDS)
+            await asyncio.sleep(pause)
             continue
         except httpx.HTTPError as error:
             raise _broken() from error
@@ -147,7 +156,8 @@ async def _send(line: Line, message: Message) -> httpx.Response:
         if asyncio.get_running_loop().time() >= deadline or not await _not_ready(response):
             return response
         await response.aclose()
-        await asyncio.sleep(WAIT_POLL_SECONDS)
+        await asyncio.sleep(pause)
+    raise AssertionError  # count() does not end
 
 
 async def _not_ready(response: httpx.Response) -> bool:

@@ -124,7 +124,7 @@ class ProcessRuntime:
     def _stop(self, bot_id: BotId) -> None:
         folder = self._folder(bot_id)
         record = read_record(folder)
-        if record is not None and record.alive():
+        if (record is not None and record.alive()) or _is_held(folder):
             end(targets_in([folder]))
         forget_record(folder)
 
@@ -138,6 +138,21 @@ class ProcessRuntime:
         shutil.rmtree(gone, ignore_errors=True)
         folder.rename(gone)
         shutil.rmtree(gone)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether somebody holds the bot's lock: without a record, a bot whose starter was killed before it wrote one."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextlib.contextmanager
