@@ -1,9 +1,7 @@
 """What a machine of one's own needs around the supervised processes: secrets, database, migrations, the local node."""
 
 import asyncio
-import contextlib
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -131,25 +129,3 @@ class Local:
         server.prepare()
         self._database = server.start()
         return server.wait_ready(self._database)
-
-
-def holder_of_port(port: int) -> str | None:
-    """None when the port is free; else who holds it, as far as this user may know: ` by nginx (pid 12)` or nothing."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return _named_holder(port)
-    return None
-
-
-def _named_holder(port: int) -> str:
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            listens = connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
-            if listens and connection.pid:
-                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return ""

@@ -2,8 +2,6 @@
 
 import typer
 
-from wopr.cli import output
-
 EXAMPLES = "Example: wopr ui --port 3000"
 
 
@@ -12,25 +10,11 @@ def ui(
     port: int = typer.Option(0, help="Port to listen on; 0: UI_PORT (3000)."),
 ) -> None:
     """Run the UI. It reaches the API at API_INTERNAL_URL, or API_URL."""
-    import uvicorn
-
+    from wopr.cli.serving import serve
     from wopr.core.log import configure_logs
     from wopr.core.settings import load_settings
     from wopr.web import build_web
 
     settings = load_settings()
     configure_logs(settings.log_level, settings.log_format)
-    host, port = host or settings.ui_host, port or settings.ui_port
-    output.say(f"wopr ui listens on http://{host}:{port}")
-    uvicorn.run(
-        build_web(settings),
-        host=host,
-        port=port,
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        proxy_headers=False,
-    )
+    serve("ui", build_web(settings), host or settings.ui_host, port or settings.ui_port, settings.drain_seconds)

@@ -258,7 +258,7 @@ def _note(folder: Path, name: str, **data: Any) -> None:  # whatever json can wr
 
 
 def _require_free_ports(processes: list[Process]) -> None:
-    from wopr.cli.local import holder_of_port
+    from wopr.cli.ports import holder_of_port
 
     for name, port in [(process.name, port) for process in processes for port in (process.port, *process.also)]:
         if (holder := holder_of_port(port)) is not None:
