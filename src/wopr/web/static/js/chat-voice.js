@@ -37,12 +37,16 @@ export class Voice {
   async record() {
     if (this.recorder) return;
     this.silence();
-    this.recorder = new Recorder();
-    this.mic.classList.add("recording");
-    this.note.textContent = "Listening… let go to write it down";
+    const recorder = new Recorder();
+    this.recorder = recorder;
+    this.note.textContent = "One moment…";
     try {
-      await this.recorder.start();
+      await recorder.start();
+      if (this.recorder !== recorder) return; // Let go meanwhile.
+      this.mic.classList.add("recording");
+      this.note.textContent = "Listening… let go to write it down";
     } catch {
+      if (this.recorder && this.recorder !== recorder) return;
       this.endRecording("The microphone is not available. Allow it in the browser's address bar.");
     }
   }

@@ -1,6 +1,11 @@
 // Push to talk: the microphone as a WAV of 16 kHz, one channel, 16 bits, made in the browser.
 
+import { resample } from "./resample.js";
+
 const RATE = 16000;
+const TAIL_MS = 200; // People let go while the last sound is still on its way through the sound card.
+// What browsers do to sound for calls between people changes words for a recognizer, and nothing plays that could echo.
+const AS_IT_IS = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: true };
 const SECONDS_MIN = 0.25;
 const SECONDS_MAX = 290; // 16 kHz of 16 bits for this long stays under the 10 MB that a recording may have.
 
@@ -10,10 +15,18 @@ export class Recorder {
     this.samples = 0;
   }
 
+  // Resolves once the microphone is heard: everything slow is got ready before or beside it, so that no word is lost.
   async start() {
-    this.stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true } });
     this.context = new AudioContext();
-    await this.context.audioWorklet.addModule(new URL("./voice-worklet.js", import.meta.url));
+    const worklet = this.context.audioWorklet.addModule(new URL("./voice-worklet.js", import.meta.url));
+    const asked = navigator.mediaDevices.getUserMedia({ audio: AS_IT_IS });
+    try {
+      [this.stream] = await Promise.all([asked, worklet]);
+    } catch (problem) {
+      asked.then(hangUp, () => undefined);
+      this.context.close();
+      throw problem;
+    }
     const source = this.context.createMediaStreamSource(this.stream);
     this.node = new AudioWorkletNode(this.context, "wopr-recorder", { numberOfOutputs: 0 });
     this.node.port.onmessage = (message) => {
@@ -22,6 +35,7 @@ export class Recorder {
       this.samples += message.data.length;
     };
     source.connect(this.node);
+    await this.context.resume();
     this.ready = true;
     if (this.ended) this.release();
   }
@@ -31,16 +45,24 @@ export class Recorder {
     this.ended = true;
     if (!this.ready) return null;
     const rate = this.context.sampleRate;
+    if (this.samples < rate * SECONDS_MIN) {
+      this.release();
+      return null;
+    }
+    await new Promise((done) => setTimeout(done, TAIL_MS));
     this.release();
-    if (this.samples < rate * SECONDS_MIN) return null;
-    return wav(resample(joined(this.chunks, this.samples), rate));
+    return wav(resample(joined(this.chunks, this.samples), rate, RATE));
   }
 
   release() {
-    for (const track of this.stream.getTracks()) track.stop();
+    hangUp(this.stream);
     this.node.port.onmessage = null;
     this.context.close();
   }
+}
+
+function hangUp(stream) {
+  for (const track of stream.getTracks()) track.stop();
 }
 
 function joined(chunks, length) {
@@ -51,20 +73,6 @@ function joined(chunks, length) {
     at += chunk.length;
   }
   return all;
-}
-
-// Average over each step: a plain low-pass that keeps speech clear.
-export function resample(samples, rate) {
-  const step = rate / RATE;
-  const out = new Float32Array(Math.floor(samples.length / step));
-  for (let index = 0; index < out.length; index += 1) {
-    const from = Math.floor(index * step);
-    const to = Math.max(from + 1, Math.min(samples.length, Math.floor((index + 1) * step)));
-    let sum = 0;
-    for (let at = from; at < to; at += 1) sum += samples[at];
-    out[index] = sum / (to - from);
-  }
-  return out;
 }
 
 export function wav(samples) {
