@@ -68,6 +68,7 @@ class Notifier:
 
     async def _listen(self) -> None:
         connection = await self._db.connect_raw()
+        connection.add_termination_listener(self._terminated)
         try:
             listening: set[str] = set()
             while True:
@@ -82,6 +83,11 @@ class Notifier:
                 await connection.execute("SELECT 1", timeout=CHECK_SECONDS)
         finally:
             connection.terminate()
+
+    def _terminated(self, _connection: Any) -> None:
+        # At once, not at the next check: whoever relies on hearing of changes must know that it doesn't.
+        self.connected.clear()
+        self._changed.set()
 
     def _receive(self, _connection: Any, _pid: int, channel: str, payload: object) -> None:  # asyncpg types it loosely
         self._dispatch(channel, str(payload))

@@ -15,7 +15,7 @@ from wopr.billing.usage import UsageRecord
 from wopr.core.ids import TenantId
 from wopr.core.money import NANOS_PER_USD, Nanos
 from wopr.inference.gateway import wal
-from wopr.inference.gateway.settle import pack_lease, pack_usage
+from wopr.inference.gateway.lines import pack_lease, pack_usage
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 BODY: Any = {"model": "handbook", "messages": HELLO, "max_tokens": 5}
@@ -204,7 +204,7 @@ def _record(customer: Any, now: Any) -> UsageRecord:
         prompt_tokens=5,
         completion_tokens=5,
         units=0,
-        cost=price_of(5),
+        cost=Nanos(price_of(5)),
         upstream_cost=Nanos(0),
         status="ok",
         started_at=now,

@@ -15,12 +15,11 @@ from wopr.core.errors import PaymentRequired, TooManyRequests
 from wopr.core.ids import BotId, KeyId, NodeId, TenantId, new_id
 from wopr.core.money import Nanos
 from wopr.inference import routing
-from wopr.inference.gateway import audio, credit, wal
+from wopr.inference.gateway import audio, credit, lines, wal
 from wopr.inference.gateway.catalog import Catalog, UnknownModel
 from wopr.inference.gateway.credit import Purse, Used
 from wopr.inference.gateway.errors import BadParameter
 from wopr.inference.gateway.limits import Limiter
-from wopr.inference.gateway.settle import pack_usage, unpack_usage
 from wopr.inference.nodes import Backend
 from wopr.inference.routing import Target
 
@@ -262,9 +261,23 @@ def test_a_broken_form_is_refused(raw: bytes) -> None:
 
 def test_a_record_comes_back_from_its_line() -> None:
     mine = record()
-    kind, *values = wal.unpack(pack_usage(mine))
-    assert kind == "u"
-    assert unpack_usage(values) == mine
+    assert lines.unpack(lines.pack_usage(mine)) == mine
+    older = lines.pack_usage(mine).replace(b'["u1"', b'["u"', 1)
+    assert lines.unpack(older) == mine
+
+
+def test_a_field_that_is_added_to_the_record_needs_a_version_of_the_line() -> None:
+    assert tuple(UsageRecord.__dataclass_fields__) == lines.FIELDS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"7", b"[]", b'["u9"]', b'["u1"]', b'["l","x","y"]', b"{", b'["u1"' + b",1" * 17 + b"]", b"[[1]]"]
+    + [lines.pack_usage(record()).replace(old, new) for old, new in [(b'"chat"', b'"song"'), (b",10,", b",-1,")]],
+)
+def test_a_line_that_can_not_be_read_is_a_value_error_and_nothing_else(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        lines.unpack(line)
 
 
 def test_a_torn_end_is_ignored_and_damage_in_the_middle_skips_one_line(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from wopr.inference.gateway.stream import (
+    TOKENS_MAX,
     StreamScanner,
     Usage,
     closing_events,
@@ -106,6 +107,12 @@ def test_a_usage_that_makes_no_sense_is_not_believed(bad: dict[str, Any]) -> Non
     scanner = StreamScanner(keep_usage=False)
     scanner.feed(event([], usage=bad))
     assert scanner.usage is None
+
+
+def test_counts_beyond_all_reason_are_bounded() -> None:
+    scanner = StreamScanner(keep_usage=False)
+    scanner.feed(event([], usage={"prompt_tokens": 10**30, "completion_tokens": 2**63}))
+    assert scanner.usage == Usage(TOKENS_MAX, TOKENS_MAX)
 
 
 def test_malformed_events_pass_and_are_counted() -> None:

@@ -1,6 +1,7 @@
 """Who is asking: keys by their SHA-256, remembered in this process and forgotten the moment they change.
 
-A notification on `wopr_keys` or `wopr_tenants` removes what it concerns, a lost listening connection removes all. A
+A notification on `wopr_keys` or `wopr_tenants` removes what it concerns, a lost listening connection removes all, and
+while there is none the database is asked for every request. A
 lookup that was under way meanwhile is not remembered. Keys that are refused are remembered for a moment only, so that a
 flood of wrong keys is no flood of queries and a mended account works at once.
 """
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 
 from wopr.accounts.keys import KEYS_CHANNEL, KeyRecord, find_by_hash
 from wopr.accounts.principal import Scope
+from wopr.accounts.tenants import TENANTS_CHANNEL
 from wopr.core.errors import Forbidden, Unauthenticated, WoprError
 from wopr.core.notify import LOST
 from wopr.core.platform import Platform
 
-TENANTS_CHANNEL = "wopr_tenants"
 KNOWN_SECONDS = 60.0
 REFUSED_SECONDS = 1.0
 ENTRIES_MAX = 100_000
@@ -40,11 +41,14 @@ class Authenticator:
         self._callers: dict[bytes, Caller] = {}
         self._under_way: dict[bytes, asyncio.Task[Caller]] = {}
         self._changes = 0
+        self._listening = platform.notifier.connected.is_set
         platform.notifier.subscribe(KEYS_CHANNEL, self._key_changed)
         platform.notifier.subscribe(TENANTS_CHANNEL, self._tenant_changed)
 
     def known(self, digest: bytes) -> Caller | None:
-        """The caller with this key's digest, when it is remembered."""
+        """The caller with this key's digest, when it is remembered and we would hear of a change."""
+        if not self._listening():
+            return None
         caller = self._callers.get(digest)
         return caller if caller is not None and self._now() < caller.until else None
 

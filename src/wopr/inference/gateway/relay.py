@@ -234,8 +234,8 @@ def _audio_seconds(body: bytes, at_most: int) -> int:
     usage = document.get("usage")
     said = document.get("duration", usage.get("seconds") if isinstance(usage, dict) else None)
     try:
-        return min(at_most, math.ceil(float(said))) if said is not None else at_most
-    except (TypeError, ValueError):
+        return max(0, min(at_most, math.ceil(float(said)))) if said is not None else at_most
+    except (TypeError, ValueError, OverflowError):
         return at_most
 
 

@@ -7,33 +7,30 @@ the background; a request waits for it only when its customer has no credit in t
 import asyncio
 import contextlib
 import functools
-import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Any
-from uuid import UUID
 
 import structlog
 
 from wopr.billing import codes
-from wopr.billing.leases import Lease, LeaseRoll, lease_roll, lease_rolls
+from wopr.billing.leases import Lease, LeaseRoll, lease_rolls
 from wopr.billing.ledger import balance
 from wopr.billing.usage import UsageRecord
 from wopr.core.errors import WoprError
 from wopr.core.ids import TenantId
 from wopr.core.money import Nanos
 from wopr.core.platform import Platform
-from wopr.inference.gateway import credit, meters, wal
+from wopr.inference.gateway import credit, meters, recovery
 from wopr.inference.gateway.credit import OpenRoll, Purse, RollPlan, Used
 from wopr.inference.gateway.errors import DATABASE_ERRORS
+from wopr.inference.gateway.lines import pack_lease, pack_usage
 from wopr.inference.gateway.wal import Wal
 
 ROLLS_AT_ONCE = 4
 CUSTOMERS_AT_ONCE = 100
 ROLLS_FOR_A_HOLD = 5
 CLOSE_SECONDS = 5.0
-RECOVER_RECORDS = 1_000
 WAL_FOLDER = "wal"
+MAKE_ROOM = "Make room under WOPR_HOME/wal."
 
 log = structlog.get_logger(__name__)
 
@@ -130,7 +127,7 @@ class Settler:
             segment = self._wal.append(pack_usage(record))
             self._dirty = True
         except (OSError, ValueError) as error:
-            log.error("gateway.wal.failed", error=str(error), remedy="Make room under WOPR_HOME/wal.")
+            log.error("gateway.wal.failed", error=str(error), remedy=MAKE_ROOM)
         purse.owed += record.cost
         purse.records.append(Used(record, segment))
         self.release(purse, held)
@@ -142,19 +139,8 @@ class Settler:
         return sum(len(purse.records) for purse in self._purses.values()), self._wal.size()
 
     async def recover(self) -> int:
-        """Settle what dead processes left; how many records there were. Files that can't be settled now stay."""
-        count = 0
-        for left in wal.remains(self._platform.settings.wopr_home / WAL_FOLDER):
-            try:
-                await self._settle_lines(left.lines)
-            except DATABASE_ERRORS as error:
-                left.leave()
-                log.warning("gateway.wal.waits", file=left.path.name, error=str(error))
-                continue
-            count += len(left.lines)
-            left.remove()
-            log.info("gateway.wal.recovered", file=left.path.name, lines=len(left.lines))
-        return count
+        """Settle what dead processes left; how many lines there were. Files that can't be settled now stay."""
+        return await recovery.recover(self._platform, self._platform.settings.wopr_home / WAL_FOLDER)
 
     async def _run(self) -> None:
         while True:
@@ -174,21 +160,42 @@ class Settler:
             for purse in [each for each in self._purses.values() if credit.is_spent(each, now)]:
                 del self._purses[purse.tenant_id]
 
-    def _rolled(self, part: int, more: bool, _task: "asyncio.Task[None]") -> None:
+    def _rolled(self, part: int, more: bool, task: "asyncio.Task[None]") -> None:
         del self._rolls[part]
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            meters.SETTLE_FAILURES.inc()
+            log.error("gateway.settle.broke", exc_info=failure)
         if more or any(purse.waiters for purse in self._purses.values()):
             self._wake.set()
 
     async def _roll(self, batch: Sequence[tuple[Purse, RollPlan]]) -> None:
         rolls = [credit.begin_roll(purse, plan) for purse, plan in batch]
         try:
-            await self._roll_in_database(rolls)
+            await self._try_roll(rolls)
         except (*DATABASE_ERRORS, WoprError) as error:
             meters.SETTLE_FAILURES.inc()
             log.warning("gateway.settle.failed", error=f"{type(error).__name__}: {error}", customers=len(rolls))
         finally:
             for roll in rolls:
                 credit.end_roll(roll, self._now(), together=len(rolls) > 1)
+
+    async def _try_roll(self, rolls: Sequence[OpenRoll]) -> None:
+        try:
+            await self._roll_in_database(rolls)
+        except DATABASE_ERRORS as error:
+            if len(rolls) == 1 and rolls[0].settling and recovery.is_refusal(error):
+                await self._sift(rolls[0])
+            raise
+
+    async def _sift(self, roll: OpenRoll) -> None:
+        """One of a customer's records is refused: settle the others without the lease, and set that one aside."""
+        refused = await recovery.sift(self._platform, [used.record for used in roll.settling])
+        self._wal.set_aside([pack_usage(record) for record in refused])
+        roll.purse.owed -= roll.cost
+        settled, roll.settling = roll.settling, []
+        for used in settled:
+            self._forget(used)
 
     async def _roll_in_database(self, rolls: Sequence[OpenRoll]) -> None:
         asked = [
@@ -217,11 +224,20 @@ class Settler:
     def _settled(self, roll: OpenRoll, lease: Lease | None, total: int | None) -> None:
         credit.finish_roll(roll, lease, total, self._now())
         if lease is not None:
-            self._wal.note(pack_lease(roll.purse.tenant_id, lease.id))
+            try:
+                self._wal.note(pack_lease(roll.purse.tenant_id, lease.id))
+            except (OSError, ValueError) as error:  # the ledger has the lease; should we die, it expires
+                log.error("gateway.wal.failed", error=str(error), remedy=MAKE_ROOM)
         for used in roll.settling:
-            if used.segment is not None:
-                self._wal.settled(used.segment)
+            self._forget(used)
         meters.SETTLED.inc(len(roll.settling))
+
+    def _forget(self, used: Used) -> None:
+        if used.segment is not None:
+            try:
+                self._wal.settled(used.segment)
+            except OSError as error:  # the file stays and is settled once more, which charges nothing
+                log.error("gateway.wal.failed", error=str(error), remedy=MAKE_ROOM)
 
     async def _roll_soon(self, purse: Purse, wanted: int) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -238,24 +254,6 @@ class Settler:
     def _leases(self) -> Iterable[bytes]:
         return [pack_lease(purse.tenant_id, purse.lease_id) for purse in self._purses.values() if purse.lease_id]
 
-    async def _settle_lines(self, lines: Sequence[bytes]) -> None:
-        records: dict[TenantId, list[UsageRecord]] = {}
-        leases: dict[TenantId, UUID] = {}
-        for line in lines:
-            kind, *values = wal.unpack(line)
-            if kind == "u":
-                record = unpack_usage(values)
-                records.setdefault(record.tenant_id, []).append(record)
-            elif kind == "l":
-                leases[TenantId(UUID(values[0]))] = UUID(values[1])
-        for tenant in sorted(records.keys() | leases.keys()):
-            mine = records.get(tenant, [])
-            for start in range(0, max(1, len(mine)), RECOVER_RECORDS):
-                part = mine[start : start + RECOVER_RECORDS]
-                roll = LeaseRoll(tenant, leases.pop(tenant, None), Nanos(0), Nanos(0), part)
-                async with self._platform.db.begin() as session:
-                    await lease_roll(session, roll, self._platform.clock.now())
-
 
 def _batches(plans: Sequence[tuple[Purse, RollPlan]]) -> dict[int, list[tuple[Purse, RollPlan]]]:
     """What may be rolled at once: customers in different parts never wait for each other in the database."""
@@ -266,35 +264,3 @@ def _batches(plans: Sequence[tuple[Purse, RollPlan]]) -> dict[int, list[tuple[Pu
         if not (batch and alone) and len(batch) < CUSTOMERS_AT_ONCE:
             batch.append((purse, plan))
     return batches
-
-
-def pack_usage(record: UsageRecord) -> bytes:
-    """A usage record as a line of the log: JSON, written by hand because it is written for every request."""
-    r = record
-    return (
-        f'["u","{r.request_id.hex}","{r.tenant_id.hex}",{_hex(r.key_id)},{_hex(r.bot_id)},{_hex(r.turn_id)},'
-        f'"{r.kind}",{json.dumps(r.model)},{json.dumps(r.node_id)},{r.prompt_tokens},{r.completion_tokens},{r.units},'
-        f'{r.cost},{r.upstream_cost},"{r.status}",{r.started_at.timestamp()!r},{r.duration_ms},'
-        f"{'null' if r.first_token_ms is None else r.first_token_ms}]"
-    ).encode()
-
-
-def unpack_usage(values: Sequence[Any]) -> UsageRecord:
-    """The record that `pack_usage` was given."""
-    found = dict(zip(FIELDS, values, strict=True))
-    for name in ("request_id", "tenant_id", "key_id", "bot_id", "turn_id"):
-        found[name] = UUID(found[name]) if found[name] is not None else None
-    found["started_at"] = datetime.fromtimestamp(found["started_at"], UTC)
-    return UsageRecord(**found)
-
-
-def pack_lease(tenant_id: TenantId, lease_id: UUID) -> bytes:
-    """Which lease this process holds, so that it can be given back for it when it dies."""
-    return wal.pack("l", [tenant_id, lease_id])
-
-
-def _hex(value: UUID | None) -> str:
-    return "null" if value is None else f'"{value.hex}"'
-
-
-FIELDS = tuple(UsageRecord.__dataclass_fields__)

@@ -22,6 +22,7 @@ _BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _DECODER = json.JSONDecoder()
 EVENT_BYTES_MAX = 4 * 1024 * 1024
+TOKENS_MAX = 2**24  # no request uses more, whatever an engine says
 
 
 @dataclass(slots=True)
@@ -138,14 +139,14 @@ def event_data(event: bytes) -> bytes | None:
 
 
 def read_usage(document: dict[str, Any]) -> Usage | None:
-    """The usage of an answer or a chunk, when it has one that makes sense."""
+    """The usage of an answer or a chunk, when it has one that makes sense; never more than `TOKENS_MAX`."""
     usage = document.get("usage")
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
     if not isinstance(prompt, int) or not isinstance(completion, int) or prompt < 0 or completion < 0:
         return None
-    return Usage(prompt, completion)
+    return Usage(min(prompt, TOKENS_MAX), min(completion, TOKENS_MAX))
 
 
 def find_usage(answer: bytes) -> Usage | None:

@@ -8,6 +8,7 @@ The list comes from the nodes' table (at once when it changes, and now and then)
 import asyncio
 import contextlib
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -237,8 +238,8 @@ class Upstreams:
             ) as response:
                 if response.status != 200 or (response.content_length or 0) > MODELS_BYTES_MAX:
                     return None
-                document = await response.json(content_type=None)
-        except (*CONNECTION_ERRORS, ValueError):
+                document = json.loads(await _all(response, MODELS_BYTES_MAX))
+        except (*CONNECTION_ERRORS, ValueError, RecursionError):
             return None
         return _ids(document)
 
@@ -247,7 +248,7 @@ async def _first(response: aiohttp.ClientResponse, *, whole: bool) -> bytes:
     """The first bytes of the body, or all of it. Whatever keeps us from having them cuts the connection."""
     try:
         if whole:
-            return await _all(response)
+            return await _all(response, ANSWER_BYTES_MAX)
         head = await response.content.readany()
         if not head:
             raise aiohttp.ClientPayloadError("the answer is empty")
@@ -257,12 +258,12 @@ async def _first(response: aiohttp.ClientResponse, *, whole: bool) -> bytes:
         raise
 
 
-async def _all(response: aiohttp.ClientResponse) -> bytes:
+async def _all(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
     parts, size = [], 0
     while part := await response.content.readany():
         parts.append(part)
         size += len(part)
-        if size > ANSWER_BYTES_MAX:
+        if size > bytes_max:
             raise aiohttp.ClientPayloadError("the answer is too large")
     return b"".join(parts) if len(parts) != 1 else parts[0]
 

@@ -1,5 +1,6 @@
-"""The write-ahead log of usage: what was answered is on this machine's disk before the answer's end is sent.
+"""The write-ahead log of usage: what was answered is in a file before the answer's end is sent.
 
+It survives the end of this process at once, and a power cut after the next sync, up to a tenth of a second later.
 Each process appends to files of its own, `<pid>-<random>.<number>.wal`, one record a line behind its CRC-32. A file is
 removed when every record in it is settled in the database. The process holds a lock on its files for as long as it
 lives, so whoever can lock a file knows that its writer is dead, and settles what it left: exactly once, since usage is
@@ -24,6 +25,7 @@ from wopr.core.ids import new_id
 ROTATE_BYTES = 1024 * 1024
 TRUNCATE_BYTES = 64 * 1024
 SUFFIX = ".wal"
+BAD_SUFFIX = ".bad"
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +82,17 @@ class Wal:
             os.ftruncate(segment.descriptor, 0)
             segment.size = 0
             self._begin(segment)
+
+    def set_aside(self, lines: Iterable[bytes]) -> None:
+        """Keep lines that can't be settled at all in a file that nobody settles, on the disk when this returns."""
+        path = self.folder / f"{self.name}{BAD_SUFFIX}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            for line in lines:
+                _write(Segment(path, descriptor), line)
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def size(self) -> int:
         """Bytes in the files of this process."""
@@ -145,6 +158,13 @@ class Remains:
         """It is settled."""
         self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
+
+    def set_aside(self) -> Path:
+        """Some of it can't be settled at all: nobody tries again under the name that is returned."""
+        path = self.path.with_suffix(BAD_SUFFIX)
+        self.path.rename(path)
+        os.close(self.descriptor)
+        return path
 
     def leave(self) -> None:
         """It could not be settled now."""
