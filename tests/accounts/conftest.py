@@ -157,7 +157,7 @@ def settings_with(**changes: object) -> Settings:
         "api_url": "http://localhost:3100",
         "ui_url": UI,
         "better_auth_secret": "one secret for the tests",
-        "platform_secret": "between services",
+        "platform_secret": "between services, the one before",
         "resend_api_key": None,
         "smtp_url": None,
         **changes,

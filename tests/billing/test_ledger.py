@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from wopr.billing import codes, ledger
+from wopr.billing.invariants import CHECK_SECONDS_MAX, invariants
 from wopr.billing.ledger import InsufficientCredit, Transfer
 from wopr.core.db import Database
 from wopr.core.errors import Conflict, Invalid
@@ -40,6 +41,16 @@ async def test_a_payment_becomes_credit(db: Database) -> None:
     async with db.begin() as session:
         assert await ledger.post(session, [payment(owner, 100)]) == 1
     assert await money(db, owner) == (100, 0, 0)
+
+
+async def test_the_checks_have_the_time_that_they_need(db: Database) -> None:
+    async with db.begin() as session:
+        assert await invariants(session) == []
+        allowed = await session.scalar(text("SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'"))
+    assert allowed == CHECK_SECONDS_MAX * 1000
+    async with db.begin() as session:
+        after = await session.scalar(text("SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'"))
+    assert after != allowed
 
 
 async def test_the_same_id_moves_money_once_and_another_content_is_refused(db: Database) -> None:

@@ -86,10 +86,11 @@ async def person(principal: Caller) -> Principal:
 
 
 async def service(platform: PlatformDep, credentials: ServiceDep) -> None:
-    """Another service of ours, by PLATFORM_SECRET; NotConfigured when that is not set."""
-    secret = platform.settings.require("platform_secret", "Service-to-service authentication")
+    """Another service of ours, by PLATFORM_SECRET (one or a list); NotConfigured when that is not set."""
+    secrets = platform.settings.require("platform_secret", "Service-to-service authentication")
     shown = credentials.credentials if credentials is not None else ""
-    if not hmac.compare_digest(shown.encode(), secret.encode()):
+    known = [part.strip().encode() for part in secrets.split(",") if part.strip()]
+    if not any(hmac.compare_digest(shown.encode(), secret) for secret in known):
         raise Unauthenticated("The platform's secret is missing or wrong.", remedy="Send PLATFORM_SECRET as bearer.")
 
 

@@ -13,7 +13,7 @@ from wopr.billing.checkout import Payer, Wish, confirm_checkout, open_portal, st
 from wopr.billing.entitlement import entitlement
 from wopr.billing.grants import grant_credit
 from wopr.billing.invariants import invariants
-from wopr.billing.ledger import balance
+from wopr.billing.ledger import balance, balances
 from wopr.billing.payments import parse_event
 from wopr.billing.prices import load_prices
 from wopr.billing.signature import verify
@@ -135,7 +135,7 @@ async def tenants(
     """Customers, newest first, with their credit."""
     async with platform.db.begin() as session:
         page = await list_tenants(session, query, cursor)
-        money = {tenant.id: await balance(session, tenant.id) for tenant in page.tenants}
+        money = await balances(session, [tenant.id for tenant in page.tenants])
     rows = [present.tenant_body(tenant, money[tenant.id]) for tenant in page.tenants]
     return bodies.TenantsBody(tenants=rows, next_cursor=page.next_cursor)
 

@@ -42,7 +42,7 @@ def loops(platform: Platform) -> list[Loop]:
         Loop(
             "entitlements",
             60,
-            "warns, suspends, archives without credit; reinstates with it",
+            "warns, stops bots and announces their end without credit; takes it all back with credit",
             lambda: plan_entitlements(platform),
             (BALANCE_CHANNEL,),
         ),

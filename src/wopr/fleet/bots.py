@@ -195,9 +195,9 @@ def shown_state(desired: Desired, state: State) -> State:
     if desired is Desired.DELETED:
         return State.DELETING
     alive = state in (State.RUNNING, State.STARTING)
-    if desired in (Desired.STOPPED, Desired.ASLEEP) and alive:
+    if desired is Desired.STOPPED and alive:
         return State.STOPPING
-    if desired is Desired.RUNNING and state in (State.STOPPED, State.ASLEEP, State.STOPPING):
+    if desired is Desired.RUNNING and state in (State.STOPPED, State.STOPPING):
         return State.STARTING
     return state
 

@@ -19,7 +19,7 @@ class Bot(Base):
 
     __tablename__ = "bots"
     __table_args__ = (
-        CheckConstraint("desired IN ('running', 'stopped', 'asleep', 'deleted')", name="desired"),
+        CheckConstraint("desired IN ('running', 'stopped', 'deleted')", name="desired"),
         Index(
             "uq_bots_name",
             "tenant_id",
@@ -54,7 +54,7 @@ class BotObserved(Base):
     __tablename__ = "bot_observed"
     __table_args__ = (
         CheckConstraint(
-            "state IN ('starting', 'running', 'stopping', 'stopped', 'asleep', 'suspended', 'failed', 'deleting')",
+            "state IN ('starting', 'running', 'stopping', 'stopped', 'suspended', 'failed', 'deleting')",
             name="state",
         ),
     )

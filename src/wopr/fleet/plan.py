@@ -20,7 +20,6 @@ class Desired(StrEnum):
 
     RUNNING = "running"
     STOPPED = "stopped"
-    ASLEEP = "asleep"
     DELETED = "deleted"
 
 
@@ -31,7 +30,6 @@ class State(StrEnum):
     RUNNING = "running"
     STOPPING = "stopping"
     STOPPED = "stopped"
-    ASLEEP = "asleep"
     SUSPENDED = "suspended"
     FAILED = "failed"
     DELETING = "deleting"
@@ -114,7 +112,7 @@ def _rest(wanted: Wanted, observed: Observed, standing: Standing) -> Plan:
     if wanted.desired is Desired.RUNNING:
         state, reason = State.SUSPENDED, standing.reason
     else:
-        state, reason = (State.ASLEEP if wanted.desired is Desired.ASLEEP else State.STOPPED), ""
+        state, reason = State.STOPPED, ""
     if observed.generation is not None:
         return Plan(Action.STOP, State.STOPPING, reason)
     return Plan(Action.NOTHING, state, reason)

@@ -37,7 +37,7 @@ STEPS_MAX = 8
 RETRY_SECONDS = 2.0
 STANDING_SECONDS = 30.0
 AT_ONCE_MAX = 16
-AT_REST = (State.STOPPED, State.ASLEEP, State.SUSPENDED)
+AT_REST = (State.STOPPED, State.SUSPENDED)
 
 log = structlog.get_logger(__name__)
 

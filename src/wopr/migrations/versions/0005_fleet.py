@@ -30,7 +30,7 @@ def upgrade() -> None:
         sa.Column("updated_at", MOMENT, nullable=False, server_default=NOW),
         sa.Column("deleted_at", MOMENT, nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_bots"),
-        sa.CheckConstraint("desired IN ('running', 'stopped', 'asleep', 'deleted')", name=op.f("ck_bots_desired")),
+        sa.CheckConstraint("desired IN ('running', 'stopped', 'deleted')", name=op.f("ck_bots_desired")),
     )
     op.create_index(
         "uq_bots_name",
@@ -59,7 +59,7 @@ def _observed() -> None:
         sa.PrimaryKeyConstraint("bot_id", name="pk_bot_observed"),
         sa.ForeignKeyConstraint(["bot_id"], ["bots.id"], name="fk_bot_observed_bot_id_bots", ondelete="CASCADE"),
         sa.CheckConstraint(
-            "state IN ('starting', 'running', 'stopping', 'stopped', 'asleep', 'suspended', 'failed', 'deleting')",
+            "state IN ('starting', 'running', 'stopping', 'stopped', 'suspended', 'failed', 'deleting')",
             name=op.f("ck_bot_observed_state"),
         ),
     )
