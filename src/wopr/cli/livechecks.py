@@ -1,6 +1,6 @@
 """The checks of `wopr check` that look at the running installation: database, money, nodes, the API over HTTP."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from wopr.ops.checks import Check, Finding, failed, ok, skipped, warning
@@ -23,11 +23,13 @@ class LiveChecks:
         """Every check that needs something to run."""
         return [
             Check("database.reachable", "PostgreSQL answers", self._reachable),
-            Check("database.migrated", "no migration is pending", self._migrated),
-            Check("billing.ledger", "every sum of the ledger is right", self._ledger),
-            Check("billing.inbox", "no payment event is stuck", self._inbox),
-            Check("inference.nodes", "a node serves every kind of request", self._nodes),
-            Check("loops.alive", "every background loop passed lately without an error", self._loops),
+            Check("database.migrated", "no migration is pending", self._with_database(self._migrated)),
+            Check("billing.ledger", "every sum of the ledger is right", self._with_database(self._ledger)),
+            Check("billing.inbox", "no payment event is stuck", self._with_database(self._inbox)),
+            Check("inference.nodes", "a node serves every kind of request", self._with_database(self._nodes)),
+            Check(
+                "loops.alive", "every background loop passed lately without an error", self._with_database(self._loops)
+            ),
             Check("api.health", "the API answers exactly as agreed", self._api_health),
             Check("api.ready", "the API is ready for requests", self._api_ready),
             Check("ui.serves", "the UI answers", self._ui),
@@ -36,6 +38,24 @@ class LiveChecks:
     async def close(self) -> None:
         if self._db is not None:
             await self._db.dispose()
+
+    def _with_database(self, look: Callable[[], Awaitable[Finding]]) -> Callable[[], Awaitable[Finding]]:
+        """The same check, passed over while there is no database: `database.reachable` says so once."""
+        from sqlalchemy.exc import DBAPIError
+
+        from wopr.core.errors import Unavailable
+
+        async def guarded() -> Finding:
+            try:
+                return await look()
+            except (OSError, Unavailable):
+                return skipped("needs the database")
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    return skipped("needs the database")
+                raise
+
+        return guarded
 
     def _database(self) -> "Database":
         from wopr.core.db import Database
@@ -133,8 +153,8 @@ class LiveChecks:
         async with ApiClient(url) as api:
             try:
                 health = await api.ops.health()
-            except ApiError as error:
-                return failed(error.message, START)
+            except ApiError:
+                return failed(f"{url} does not answer", START)
             except ValueError:
                 return failed(f"{url}/health is not ours", "Is another program on this port?")
         return ok(f"{url} {health.status}") if health.status == "ok" else failed(health.status, START)
