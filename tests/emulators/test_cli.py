@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from wopr.cli import trigger
 
@@ -92,6 +92,13 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(shop: Shop, invoke
     assert shop.client.v1.events.list().data == []
     assert shop.client.v1.subscriptions.list().data == []
     assert shop.browser.get("/_emulator/clock").json()["offset_seconds"] == 0
+
+
+def test_a_rehearsal_calls_its_ids_examples(invoke: Callable[..., Result]) -> None:
+    told = invoke("stripe", "checkout.session.completed", "--dry-run")
+    assert "Ids are examples" in told.stderr
+    assert all("  for example " in line for line in told.stdout.splitlines() if "_" in line.partition("  ")[2])
+    assert "for example" in told.stdout
 
 
 def test_trigger_explains_what_it_cannot_do(invoke: object) -> None:

@@ -8,9 +8,9 @@ from decimal import Decimal
 import pytest
 
 from wopr.client.billing import DaySpend
+from wopr.client.logwords import log_words
 from wopr.web import formats
 from wopr.web.chart import nice_top, spend_chart
-from wopr.web.logwords import log_words
 from wopr.web.pages.chat import unanswered
 from wopr.web.pages.usage import by_turn
 from wopr.web.prices import Prices, parse_prices

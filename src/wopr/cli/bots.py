@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 SETTLE_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.2
-RECEIPT_SECONDS_MAX = 3.0
+RECEIPT_SECONDS_MAX = 5.0
+RECEIPT_QUIET_SECONDS = 1.0
 MOVING = ("starting", "stopping", "deleting")
 
 app = typer.Typer(help="Make bots, look after them, talk to them.", no_args_is_help=True, rich_markup_mode=None)
@@ -175,7 +176,7 @@ def logs(
     key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a bot wrote; stderr is marked with an exclamation mark."""
+    """Show what a bot wrote, in words; stderr is marked with an exclamation mark. `--json` has the lines as written."""
 
     async def read(api: "ApiClient") -> None:
         found = await _find(api, bot)
@@ -289,14 +290,21 @@ async def _settled(api: "ApiClient", bot: "Bot") -> "Bot":
 
 
 async def _receipt(api: "ApiClient", said: _Said) -> "Receipt":
-    """The receipt; requests are settled a moment after their end."""
-    deadline = asyncio.get_running_loop().time() + RECEIPT_SECONDS_MAX
+    """The receipt once it is whole: requests are settled a moment after their end, and the bot remembers what was said
+    by one more that the turn does not name. Whole is what has the named ones and did not grow for a while."""
+    clock = asyncio.get_running_loop().time
     expected = len(said.data.get("request_ids") or ())
-    while True:
-        receipt = await api.fleet.receipt(said.bot_id, said.turn_id)
-        if len(receipt.lines) >= expected or asyncio.get_running_loop().time() > deadline:
-            return receipt
+    receipt = await api.fleet.receipt(said.bot_id, said.turn_id)
+    grown = started = clock()
+    while clock() < started + RECEIPT_SECONDS_MAX:
+        if len(receipt.lines) >= expected and clock() >= grown + RECEIPT_QUIET_SECONDS:
+            break
         await asyncio.sleep(POLL_SECONDS)
+        later = await api.fleet.receipt(said.bot_id, said.turn_id)
+        if len(later.lines) > len(receipt.lines):
+            grown = clock()
+        receipt = later
+    return receipt
 
 
 async def _say_end(api: "ApiClient", said: _Said, *, as_json: bool) -> None:
@@ -315,9 +323,11 @@ async def _say_end(api: "ApiClient", said: _Said, *, as_json: bool) -> None:
 def _say_line(line: dict[str, Any], *, as_json: bool) -> None:  # one line of the log, as JSON
     if as_json:
         json_line(line)
-    else:
-        mark = "!" if line.get("stream") == "stderr" else " "
-        result(f"{str(line.get('at') or '')[:23]:<23} {mark} {line.get('text', '')}")
+        return
+    from wopr.client.logwords import log_words
+
+    mark = "!" if line.get("stream") == "stderr" else " "
+    result(f"{str(line.get('at') or '')[:23]:<23} {mark} {log_words(str(line.get('text', '')))}")
 
 
 def _say_bot(bot: "Bot", *, as_json: bool) -> None:

@@ -48,9 +48,10 @@ def stripe_command(
         json_document(done)
         return
     if dry_run:
-        say("Nothing was changed; these events would happen:")
+        say("Nothing was changed; these events would happen. Ids are examples: what is made then gets others.")
     for caused in done["events"]:
-        result(f"{caused['type']}  {caused['object'] or ''}")
+        about = caused["object"] or ""
+        result(f"{caused['type']}  {f'for example {about}' if dry_run and about else about}".rstrip())
 
 
 @app.command("clock", epilog="Example: wopr trigger clock --days 31")

@@ -189,7 +189,14 @@ def _only_one(part: Path) -> Iterator[None]:
             raise Conflict(
                 f"{part.name} is being fetched by another process.", remedy="Wait until it is through."
             ) from error
-        yield
+        if not os.fstat(lock.fileno()).st_nlink:
+            raise Conflict(f"{part.name} was given up by another process just now.", remedy="Pull it again.")
+        try:
+            yield
+        finally:
+            # Nothing came: nothing to go on with later.
+            if part.exists() and not part.stat().st_size:
+                part.unlink()
 
 
 def _note(part: Path) -> Path:

@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from wopr.client.logwords import log_words
 from wopr.web import formats, icons, markdown
-from wopr.web.logwords import log_words
 from wopr.web.preferences import preferences_of
 from wopr.web.results import result_of
 

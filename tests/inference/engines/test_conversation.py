@@ -14,6 +14,7 @@ from wopr.inference.engines.conversation import (
     Source,
     asked,
     facts,
+    halves_of,
     is_question,
     persona_line,
     to_second_person,
@@ -43,6 +44,18 @@ def test_statements_are_said_back_in_the_second_person(said: str, told: str) -> 
 )
 def test_questions_are_known_without_a_mark(sentence: str) -> None:
     assert is_question(sentence)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "parts"),
+    [
+        ("What is it, and how do I pay?", ("What is it", "how do I pay?")),
+        ("When and how do I pay?", ("When and how do I pay?",)),
+        ("Can bread and butter be sent?", ("Can bread and butter be sent?",)),
+    ],
+)
+def test_a_sentence_that_asks_two_things_is_parted(sentence: str, parts: tuple[str, ...]) -> None:
+    assert halves_of(sentence) == parts
 
 
 def test_speech_without_punctuation_is_parted_at_its_question() -> None:

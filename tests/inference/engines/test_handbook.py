@@ -92,6 +92,30 @@ async def test_it_uses_persona_and_recalled_memories(serve: Serve, engine: Handb
         assert "nine" in await text(client, instructions, user("When does the shop open?"))
 
 
+async def test_who_is_meant_by_her_stays_with_what_was_said_of_her(serve: Serve, engine: HandbookEngine) -> None:
+    said = user("My sister Nora lives in Rome. Her birthday is on 4 May.")
+    async with serve(engine) as client:
+        noted = await text(client, said)
+        told = await text(client, said, assistant(noted), user("When is Nora's birthday?"))
+        alone = await text(
+            client, user("Her birthday is on 4 May."), assistant("Noted."), user("When is her birthday?")
+        )
+    assert noted.startswith("Noted: your sister Nora lives in Rome. Her birthday is on 4 May.")
+    assert told == "You told me that your sister Nora lives in Rome. Her birthday is on 4 May."
+    assert alone == "You told me that her birthday is on 4 May."
+
+
+async def test_two_questions_in_one_sentence_get_both_answers(serve: Serve, engine: HandbookEngine) -> None:
+    async with serve(engine) as client:
+        both = await text(client, user("What does a bot cost, and what happens when my credit runs out?"))
+        first = await text(client, user("What does a bot cost?"))
+        second = await text(client, user("What happens when my credit runs out?"))
+        one = await text(client, user("When and how can I cancel my subscription?"))
+    assert both.startswith(first.partition("\n\n")[0])
+    assert second.partition("\n\n")[0] in both
+    assert "found nothing" not in one
+
+
 async def test_it_admits_what_it_does_not_know(serve: Serve, engine: HandbookEngine) -> None:
     async with serve(engine) as client:
         answer = await text(client, user("Explain quantum physics"))

@@ -160,6 +160,13 @@ def test_a_missing_file_and_a_second_pull_are_named(files: FileServer, tmp_path:
         get(remote(files), tmp_path)
 
 
+def test_a_pull_that_got_nothing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download.time, "sleep", lambda _seconds: None)
+    with new_client() as client, pytest.raises(UpstreamFailed):
+        fetch(RemoteFile("http://127.0.0.1:9/tiny.gguf", "tiny.gguf"), tmp_path, lambda *_: None, client)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_offer_has_secure_addresses_and_its_deciding_file_last() -> None:
     for offer in CATALOGUE:
         assert all(file.url.startswith("https://") for file in offer.files)

@@ -14,6 +14,7 @@ from wopr.inference.engines.conversation import (
     Source,
     asked,
     facts,
+    halves_of,
     persona_line,
     persona_name,
     previous_question,
@@ -34,10 +35,16 @@ FACT_GOOD = 0.42
 FACT_BONUS = 0.08
 NEWEST_BONUS = 0.03
 
+LITTLE_WORDS = frozenset({
+    "your", "you", "you're", "you've", "you'll", "you'd", "yours", "the", "a", "an", "it", "its", "it's",
+    "my", "there", "this", "that", "these", "those", "he", "she", "they", "his", "her", "their", "he's",
+    "she's", "they're", "we", "our", "every", "each", "all", "some", "when", "on", "in", "at",
+})  # fmt: skip
 WHAT_I_AM = (
     "I am the handbook model of WOPR: I answer from the customer handbook and from what you tell me in our "
     "conversations. I do not make up anything beyond that."
 )
+NOTHING = "I found nothing about that"
 LARGER = "For open questions, choose a larger model in the bot's settings."
 
 _GREETING = re.compile(
@@ -77,7 +84,9 @@ class Handbook:
         small_talk = _small_talk(said.text, messages, known)
         if small_talk:
             return small_talk
-        parts = [self._answer_one(question, messages, known) for question in said.questions[:QUESTIONS_MAX]]
+        parts = [
+            part for question in said.questions[:QUESTIONS_MAX] for part in self._answers_of(question, messages, known)
+        ]
         if not parts and said.statements and self._best_passage(said.text)[1] < COMPLAINT:
             return _noted(said.statements)
         if not parts:
@@ -85,6 +94,14 @@ class Handbook:
         text = "\n\n".join(dict.fromkeys(parts))
         first = not any(message.role == "assistant" for message in messages)
         return f"{text}\n\n{WHAT_I_AM}" if first and WHAT_I_AM not in text else text
+
+    def _answers_of(self, question: str, messages: Sequence[Message], known: Sequence[Fact]) -> list[str]:
+        """An answer to each half of a sentence that asks two things, if each has one; else one to the whole."""
+        halves = halves_of(question)
+        parts = [self._answer_one(half, messages, known) for half in halves]
+        if len(parts) > 1 and any(part.startswith(NOTHING) for part in parts):
+            return [self._answer_one(question, messages, known)]
+        return parts
 
     def _answer_one(self, question: str, messages: Sequence[Message], known: Sequence[Fact]) -> str:
         told = [fact for fact in known if fact.text != question]
@@ -158,7 +175,7 @@ def _identity(messages: Sequence[Message]) -> str:
 
 
 def _noted(statements: Sequence[str]) -> str:
-    noted = "; ".join(to_second_person(statement) for statement in statements)
+    noted = "; ".join(_lower_first(to_second_person(statement)) for statement in statements)
     return f"Noted: {noted}. Ask me about it whenever you like."
 
 
@@ -179,7 +196,7 @@ def _told(fact: Fact) -> str:
 
 def _nothing(nearest: str) -> str:
     near = f" The nearest page of the handbook is “{nearest}”: ask me that, if it is what you mean." if nearest else ""
-    return f"I found nothing about that in the handbook or in what you told me.{near} {WHAT_I_AM} {LARGER}"
+    return f"{NOTHING} in the handbook or in what you told me.{near} {WHAT_I_AM} {LARGER}"
 
 
 def _personal(question: str, fact: Fact) -> float:
@@ -190,21 +207,4 @@ def _personal(question: str, fact: Fact) -> float:
 def _lower_first(text: str) -> str:
     """Lower the first letter of a pronoun or article, which stood at the beginning of a sentence; names keep theirs."""
     first = text.split(maxsplit=1)[0].lower() if text else ""
-    plain = (
-        "your",
-        "you",
-        "you're",
-        "you've",
-        "you'll",
-        "you'd",
-        "yours",
-        "the",
-        "a",
-        "an",
-        "it",
-        "my",
-        "there",
-        "this",
-        "that",
-    )
-    return text[:1].lower() + text[1:] if first in plain else text
+    return text[:1].lower() + text[1:] if first in LITTLE_WORDS else text

@@ -32,6 +32,11 @@ _INNER_QUESTION = re.compile(
     r"(?:is|are|am|was|were|do|does|did|can|could|much|many|will|would|should)\b)",
     re.IGNORECASE,
 )
+# Two questions in one sentence: `What does it cost, and how do I pay?`
+_ANOTHER_QUESTION = re.compile(r",?\s+and\s+(?=(?:also\s+)?(?:what|where|when|who|how|why|which)\b)", re.IGNORECASE)
+_QUESTION_WORD_LAST = re.compile(r"\b(?:what|where|when|who|how|why|which|if|whether)$", re.IGNORECASE)
+# Who or what is meant by these was named in the sentence before.
+_POINTS_BACK = re.compile(r"(?:he|she|it|they|his|her|hers|its|their|theirs|him|them)\b", re.IGNORECASE)
 _REMEMBER = re.compile(
     _OPENERS
     + r"(?:(?:please )?(?:remember|note|keep in mind|don't forget|do not forget|know)(?: this)?(?: that)?[:,]?\s+)?",
@@ -100,7 +105,7 @@ def asked(messages: Sequence[Message]) -> Asked:
     last = next((m.text for m in reversed(messages) if m.role == "user"), "")
     parts = list(_sentences(last))
     questions = tuple(part for part in parts if is_question(part))
-    return Asked(last.strip(), questions, tuple(s for s in map(_statement, parts) if s is not None))
+    return Asked(last.strip(), questions, tuple(_statements(last)))
 
 
 def previous_question(messages: Sequence[Message]) -> str:
@@ -149,6 +154,17 @@ def is_question(sentence: str) -> bool:
     return sentence.rstrip().endswith("?") or _ASKS.match(sentence) is not None
 
 
+def halves_of(question: str) -> tuple[str, ...]:
+    """The questions that one sentence joins by `and`; the sentence alone when it asks one thing."""
+    found = [question]
+    for match in _ANOTHER_QUESTION.finditer(question):
+        # `when and how do I pay` asks one thing.
+        if is_question(question[: match.start()]) and not _QUESTION_WORD_LAST.search(question[: match.start()]):
+            found = [question[: match.start()], question[match.end() :]]
+            break
+    return tuple(found)
+
+
 def to_second_person(statement: str) -> str:
     """The same statement said to the person who made it: `my name is Ada` → `your name is Ada`."""
     swapped = _swap(statement, _SWAP_TO_YOU)
@@ -158,10 +174,8 @@ def to_second_person(statement: str) -> str:
 
 def _facts_of(message: Message) -> Iterator[Fact]:
     if message.role == "user":
-        for part in _sentences(message.text):
-            statement = _statement(part)
-            if statement is not None:
-                yield Fact(statement, Source.PERSON)
+        for statement in _statements(message.text):
+            yield Fact(statement, Source.PERSON)
     elif message.role in ("system", "developer"):
         for line in message.text.splitlines():
             if not line.startswith(HEADING):
@@ -174,11 +188,25 @@ def _facts_of_line(line: str) -> Iterator[Fact]:
     by_person = speaker is not None and speaker.group(1).lower() in ("user", "human", "person", "they said")
     if speaker is not None and not by_person:
         return
-    for part in _sentences(line[speaker.end() :] if speaker else line):
-        statement = _statement(part)
-        if statement is not None and not (not by_person and re.match(r"you\b", statement, re.IGNORECASE)):
+    for statement in _statements(line[speaker.end() :] if speaker else line):
+        if by_person or not re.match(r"you\b", statement, re.IGNORECASE):
             first_person = re.match(r"(?:i|my|we|our)\b", statement, re.IGNORECASE) is not None
             yield Fact(statement, Source.PERSON if by_person or first_person else Source.INSTRUCTIONS)
+
+
+def _statements(text: str) -> Iterator[str]:
+    """The facts of a text, each with the sentences after it that say more about the same: `My sister … Her …`."""
+    whole = ""
+    for sentence in _sentences(text):
+        statement = _statement(sentence)
+        if statement and whole and _POINTS_BACK.match(statement) and len(whole) < SENTENCE_CHARACTERS_MAX:
+            whole = f"{whole}. {_sentence_case(statement)}"
+            continue
+        if whole:
+            yield whole
+        whole = statement or ""
+    if whole:
+        yield whole
 
 
 def _statement(sentence: str) -> str | None:

@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from wopr.client import ApiError
 from wopr.client.fleet import LogLine
+from wopr.client.logwords import log_words
 from wopr.web.formats import iso
-from wopr.web.logwords import log_words
 from wopr.web.proxy import pass_stream
 from wopr.web.visit import Guest, Member
 

@@ -1,6 +1,6 @@
 """Lines of a bot's log for people: bots write JSON, one object a line; here it becomes an event and its fields.
 
-`static/js/logs.js` does the same for the lines that arrive later.
+The page's script (`web/static/js/logs.js`) does the same for the lines that arrive later.
 """
 
 from __future__ import annotations
