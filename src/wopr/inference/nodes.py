@@ -4,6 +4,7 @@ A node is a row; the watchdog keeps its health. Every change that matters to rou
 `wopr_nodes` by a trigger on the table, so that the runbook's SQL is seen as quickly as our own code.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,8 @@ SERVICES: Mapping[str, int] = {"llama": 8080, "chatterbox": 8081, "whisper": 808
 SERVING_STATES = ("active", "degraded")
 NODES_MAX = 1000
 NAME_LENGTH_MAX = 128
+# Names and addresses stand in URLs, logs and terminals. Colons and brackets are for IPv6.
+WORD = re.compile(r"[A-Za-z0-9:\[][A-Za-z0-9._:\[\]-]*")
 PORT_MAX = 65535
 
 
@@ -143,10 +146,10 @@ def backends_of(node: Node) -> Sequence[Backend]:
 def check(node: Node) -> None:
     """Refuse what can't be a node: Invalid names the field and what to give instead."""
     for what, value in (("id", node.id), ("host", node.host), ("region", node.region), ("size", node.size)):
-        if not value or len(value) > NAME_LENGTH_MAX or any(c.isspace() or c in "/@?#" for c in value):
+        if len(value) > NAME_LENGTH_MAX or not WORD.fullmatch(value):
             raise Invalid(
                 f"{value!r} can't be a node's {what}.",
-                remedy=f"Give a {what} without spaces, such as gpu-1 or 10.0.0.5.",
+                remedy=f"Give a {what} of letters, digits, dots and hyphens, such as gpu-1 or 10.0.0.5.",
             )
     unknown = sorted(set(node.ports) - set(SERVICES))
     if unknown or not node.ports:

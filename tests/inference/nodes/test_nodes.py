@@ -51,6 +51,8 @@ async def test_a_removed_node_is_gone_and_cannot_be_removed_again(db: Database) 
     "wrong",
     [
         {"id": NodeId("")},
+        {"id": NodeId("a\x19b")},
+        {"id": NodeId("..")},
         {"host": "a b"},
         {"host": "http://10.0.0.5"},
         {"ports": {}},
