@@ -176,6 +176,22 @@ async def test_no_payment_lifts_what_the_operator_suspended(life: Life) -> None:
     assert await life.suspended()
 
 
+async def test_while_the_operator_suspends_nothing_goes_on_toward_deletion(life: Life) -> None:
+    await life.credit(USD)
+    await life.credit(-USD)
+    await life.days(9)
+    told = await life.mails()
+    async with life.platform.db.begin() as session:
+        await set_suspended(session, life.customer.id, True)
+    await life.days(120)
+    assert await life.mails() == told
+    async with life.platform.db.begin() as session:
+        assert await session.scalar(text("SELECT state FROM entitlements")) == "suspended"
+        await set_suspended(session, life.customer.id, False)
+    await life.days(3)
+    assert (await life.mails())[len(told) :] == ["Your bots are still stopped"]
+
+
 async def test_who_never_paid_gets_no_mail(life: Life) -> None:
     await life.days(40)
     assert (await life.state()).state == "unfunded"

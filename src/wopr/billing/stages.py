@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.accounts import mail
-from wopr.accounts.tenants import TENANTS_CHANNEL, owner_email
+from wopr.accounts.tenants import TENANTS_CHANNEL, get_tenant, owner_email
 from wopr.billing import codes
 from wopr.billing.entitlement import Entitlement, Stored, describe, plan
 from wopr.billing.ledger import balance
@@ -89,6 +89,8 @@ async def carry_out(
     stored = Stored(*row) if row is not None else None
     money = await balance(session, tenant_id)
     planned = plan(money, stored, stages, now)
+    if planned.state != "active" and await _stands_still(session, tenant_id):
+        return False, False
     if stored == planned:
         due = _reminder_due(planned, stages, now)
         if due:
@@ -112,6 +114,14 @@ async def _act(session: AsyncSession, platform: Platform, tenant_id: TenantId, s
         await _write(session, platform, tenant_id, (view.state, view))
     except NotFound:
         return  # the tenant is gone; what is left is the ledger's history
+
+
+async def _stands_still(session: AsyncSession, tenant_id: TenantId) -> bool:
+    """While the operator suspends the account nothing goes on toward deletion: its owner is told to write to support."""
+    try:
+        return (await get_tenant(session, tenant_id)).suspended_at is not None
+    except NotFound:
+        return False
 
 
 async def _remind(session: AsyncSession, platform: Platform, tenant_id: TenantId, view: Entitlement) -> None:
