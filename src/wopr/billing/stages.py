@@ -117,7 +117,7 @@ async def _act(session: AsyncSession, platform: Platform, tenant_id: TenantId, s
 
 
 async def _stands_still(session: AsyncSession, tenant_id: TenantId) -> bool:
-    """While the operator suspends the account nothing goes on toward deletion: its owner is told to write to support."""
+    """While the operator suspends the account nothing goes on toward deletion: its owner is told to ask support."""
     try:
         return (await get_tenant(session, tenant_id)).suspended_at is not None
     except NotFound:
