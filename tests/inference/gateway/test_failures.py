@@ -1,7 +1,10 @@
 """When something fails: another backend, an honest end, and a bill for what was delivered."""
 
 import asyncio
+import contextlib
 import json
+import socket
+import struct
 from typing import Any
 
 import openai
@@ -11,6 +14,7 @@ from sqlalchemy import text
 
 from wopr.core.ids import NodeId
 from wopr.inference import nodes
+from wopr.inference.gateway.watch import Running
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 BODY: Any = {"model": "handbook", "messages": HELLO, "max_tokens": 5}
@@ -236,3 +240,48 @@ async def _nothing_held(stage: Any, customer: Any) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("the lease was not returned")
+
+
+async def test_a_client_that_leaves_pays_what_had_reached_it(stage: Any) -> None:
+    backend = await stage.backend()
+    backend.token_seconds = 0.01
+    customers = [await stage.customer() for _ in range(4)]
+    counts = await asyncio.gather(*(_leave(stage, each, 3 * n + 1) for n, each in enumerate(customers)))
+    for customer, delivered in zip(customers, counts, strict=True):
+        [row] = await stage.usage(customer)
+        assert row.status == "cut"
+        assert abs(row.completion_tokens - delivered) <= 1
+
+
+async def _leave(stage: Any, customer: Any, wanted: int) -> int:
+    """Reset the connection after so many tokens; how many had arrived, read or not."""
+    content = json.dumps(BODY | {"stream": True, "max_tokens": 1000}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {customer.key}\r\n"
+    head += f"Content-Length: {len(content)}\r\n\r\n"
+    loop, received = asyncio.get_running_loop(), b""
+    with socket.socket() as connection:
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await loop.sock_connect(connection, ("127.0.0.1", int(stage.url.rpartition(":")[2])))
+        await loop.sock_sendall(connection, head.encode() + content)
+        while received.count(b"word") < wanted:
+            received += await loop.sock_recv(connection, 65536)
+        with contextlib.suppress(BlockingIOError):
+            while piece := connection.recv(65536):
+                received += piece
+    return received.count(b"word")
+
+
+async def test_the_server_is_asked_without_waiting_whether_the_client_has_left() -> None:
+    left = asyncio.Event()
+
+    async def receive() -> dict[str, str]:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    task = asyncio.current_task()
+    assert task is not None
+    running = Running(task, receive, 0.0, 0.0)
+    assert not running.has_left()
+    left.set()
+    assert running.has_left()

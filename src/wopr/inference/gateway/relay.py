@@ -15,7 +15,7 @@ from wopr.inference.gateway.bills import Bill, Origin
 from wopr.inference.gateway.errors import error_body, error_event
 from wopr.inference.gateway.stream import StreamScanner, Usage, closing_events, find_usage, split_after
 from wopr.inference.gateway.upstream import CONNECTION_ERRORS, Reply, Upstreams
-from wopr.inference.gateway.watch import IDLE_SECONDS_MAX, Running, Watch
+from wopr.inference.gateway.watch import IDLE_SECONDS_MAX, LEFT, Running, Watch
 
 NOTHING = Usage(0, 0)
 DONE_EOF_SECONDS = 1.0
@@ -28,7 +28,20 @@ log = structlog.get_logger(__name__)
 class Relay:
     """One answer on its way: whether the client has its head, whether it is a stream, whether the end was sent."""
 
-    __slots__ = ("_bill", "_origin", "_running", "_send", "_upstreams", "_watch", "ended", "events", "started")
+    __slots__ = (
+        "_bill",
+        "_delivered",
+        "_origin",
+        "_running",
+        "_send",
+        "_sent",
+        "_soon",
+        "_upstreams",
+        "_watch",
+        "ended",
+        "events",
+        "started",
+    )
 
     def __init__(self, upstreams: Upstreams, watch: Watch, running: Running, send: Send, bill: Bill) -> None:
         self._upstreams = upstreams
@@ -37,6 +50,9 @@ class Relay:
         self._send = send
         self._bill = bill
         self._origin: Origin | None = None
+        self._soon = asyncio.get_running_loop().call_soon
+        self._sent = 0  # tokens that were given to the server
+        self._delivered = 0  # of these, tokens after which the client was still there
         self.started = False
         self.events = False
         self.ended = False
@@ -100,6 +116,7 @@ class Relay:
             failure = UpstreamFailed("The model's machine failed in the middle of the answer.", code="stream_failed")
             await self._last(error_event(failure))
         except asyncio.CancelledError:
+            scanner.tokens = self._delivered if self._running.why == LEFT else self._sent
             self._close_stream(scanner, "cut")
             raise
         finally:
@@ -129,11 +146,19 @@ class Relay:
                 return await self._last(out)
             if out:
                 await self._send({"type": "http.response.body", "body": out, "more_body": True})
+                if scanner.tokens != self._sent:
+                    self._sent = scanner.tokens
+                    # What the server drops since the client is gone, of which we hear later, is not delivered.
+                    self._soon(self._confirm, self._sent)
             chunk = await read()
         rest = scanner.finish()
         self._close_stream(scanner, "ok")
         await self._last(rest)
         return None
+
+    def _confirm(self, tokens: int) -> None:
+        if not self._running.has_left():
+            self._delivered = tokens
 
     async def _cut(self, scanner: StreamScanner, allowed: bytes, bears: int) -> None:
         """Credit is out: what it bore, then a proper end. Leaving the loop cuts the connection to the engine."""

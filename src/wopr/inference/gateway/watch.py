@@ -6,7 +6,7 @@ for its client to leave; the many short ones never need one. Time limits are com
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from wopr.inference.gateway.asgi import Receive
@@ -37,6 +37,23 @@ class Running:
     over: bool = False  # the end is on its way: whoever leaves now misses nothing
     why: str | None = None
     follower: "asyncio.Task[None] | None" = None
+
+    def has_left(self) -> bool:
+        """Whether the server knows already that the client is gone; `end` hears of it a little later.
+
+        Asks the server without waiting: a call of `receive` that doesn't answer at once is given up.
+        """
+        if self.why is not None:
+            return self.why == LEFT
+        call = self.receive()
+        if not isinstance(call, Coroutine):
+            return False
+        try:
+            call.send(None)
+        except StopIteration as answer:
+            return bool(answer.value["type"] == "http.disconnect")
+        call.close()
+        return False
 
     def end(self, why: str) -> None:
         """Cancel it for a reason, once."""
