@@ -376,6 +376,8 @@ async def test_a_bot_without_credit_still_has_its_page_with_one_banner_and_a_way
     answer = await browser.get(f"/bots/{bot_of(store)}")
     assert answer.status_code == 200
     assert "Marvin waits for credit" in answer.text
+    assert "None yet." not in answer.text
+    assert "Credit is used up" in (await browser.get("/parts/balance")).json()["lasts"]
     assert answer.text.count('class="banner') == 1
     assert 'class="button primary" href="/billing">Top up</a>' in answer.text
     settings = (await browser.get(f"/bots/{bot_of(store)}/settings")).text
