@@ -530,12 +530,9 @@ def _serve() -> None:
 
         profiler = cProfile.Profile()
         profiler.enable()
+    serve: dict[str, Any] = {"upstream": serve_upstream, "gateway": serve_gateway, "bare": serve_bare}
     with contextlib.suppress(KeyboardInterrupt):
-        run(
-            {"upstream": serve_upstream, "gateway": serve_gateway, "bare": serve_bare}[given.what](
-                *([given.port, given.upstream] if given.what == "bare" else [given.port])
-            )
-        )
+        run(serve[given.what](*([given.port, given.upstream] if given.what == "bare" else [given.port])))
     if profile:
         profiler.disable()
         profiler.dump_stats(f"{profile}.{given.what}")

@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from wopr.core.ids import NodeId
 from wopr.inference import nodes
+from wopr.inference.gateway import upstream
 from wopr.inference.gateway.watch import Running
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
@@ -285,3 +286,30 @@ async def test_the_server_is_asked_without_waiting_whether_the_client_has_left()
     assert not running.has_left()
     left.set()
     assert running.has_left()
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "ANSWER_BYTES_MAX", 100_000)
+    monkeypatch.setattr(upstream, "MODELS_BYTES_MAX", 100_000)
+    backend = await stage.backend()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionResetError):
+            while True:
+                await response.write(b" " * 50_000)
+        return response
+
+    backend.answers.append(endless)
+    customer = await stage.customer()
+    answer = await stage.http(customer).post("/v1/chat/completions", json=BODY)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_failed")
+
+    async def listing(_backend: Any, request: web.Request) -> web.StreamResponse:
+        return await endless(request)
+
+    monkeypatch.setattr(type(backend), "_list", listing)
+    await stage.backend(models=("other",))
+    answer = await stage.http(customer).post("/v1/chat/completions", json=BODY | {"model": "other"})
+    assert answer.status_code == 404

@@ -134,7 +134,7 @@ def _refusal(record: KeyRecord | None) -> WoprError | None:
         return _wrong_key("The API key has been revoked.")
     if record.tenant_suspended:
         return Forbidden(
-            "The account is suspended.", code="account_suspended", remedy="See the billing page, or write to support."
+            "The account was suspended by the operator.", code="account_suspended", remedy="Write to support."
         )
     if not record.email_verified:
         return Forbidden(

@@ -35,7 +35,6 @@ class Relay:
         "_running",
         "_send",
         "_sent",
-        "_soon",
         "_upstreams",
         "_watch",
         "ended",
@@ -50,7 +49,6 @@ class Relay:
         self._send = send
         self._bill = bill
         self._origin: Origin | None = None
-        self._soon = asyncio.get_running_loop().call_soon
         self._sent = 0  # tokens that were given to the server
         self._delivered = 0  # of these, tokens after which the client was still there
         self.started = False
@@ -129,6 +127,7 @@ class Relay:
     async def _pass_events(self, reply: Reply, scanner: StreamScanner) -> None:
         read = reply.response.content.readany
         bears = self._bill.tokens_held()
+        soon = self._running.task.get_loop().call_soon
         chunk = reply.head
         while chunk:
             self._running.progress = self._upstreams.now()
@@ -149,7 +148,7 @@ class Relay:
                 if scanner.tokens != self._sent:
                     self._sent = scanner.tokens
                     # What the server drops since the client is gone, of which we hear later, is not delivered.
-                    self._soon(self._confirm, self._sent)
+                    soon(self._confirm, self._sent)
             chunk = await read()
         rest = scanner.finish()
         self._close_stream(scanner, "ok")

@@ -34,7 +34,8 @@ REFRESH_SECONDS = 10.0
 REFRESH_SECONDS_UNKNOWN = 1.0  # while a backend has not told its models
 MODELS_SECONDS = 3.0
 MODELS_BYTES_MAX = 4 * 1024 * 1024
-ANSWER_BYTES_MAX = 64 * 1024 * 1024
+ANSWER_BYTES_MAX = 16 * 1024 * 1024
+EMBEDDINGS_BYTES_MAX = 64 * 1024 * 1024  # thousands of vectors, written as decimals
 ERROR_BYTES_MAX = 64 * 1024
 BYTES_AT_ONCE_MAX = 1024 * 1024  # aiohttp wants more than this as a file
 RETRY_SECONDS = 1.0
@@ -156,7 +157,8 @@ class Upstreams:
             error = self._error(response)
             if error is None:
                 whole = job.wants_whole(response)
-                head = await _first(response, whole=whole)
+                bytes_max = EMBEDDINGS_BYTES_MAX if job.endpoint.kind == "embedding" else ANSWER_BYTES_MAX
+                head = await (_all(response, bytes_max) if whole else _first(response))
                 routing.succeeded(target)
                 return Reply(target, served, response, head, whole)
         except CONNECTION_ERRORS as failure:
@@ -244,11 +246,9 @@ class Upstreams:
         return _ids(document)
 
 
-async def _first(response: aiohttp.ClientResponse, *, whole: bool) -> bytes:
-    """The first bytes of the body, or all of it. Whatever keeps us from having them cuts the connection."""
+async def _first(response: aiohttp.ClientResponse) -> bytes:
+    """The first bytes of the body. Whatever keeps us from having them cuts the connection."""
     try:
-        if whole:
-            return await _all(response, ANSWER_BYTES_MAX)
         head = await response.content.readany()
         if not head:
             raise aiohttp.ClientPayloadError("the answer is empty")
@@ -259,12 +259,17 @@ async def _first(response: aiohttp.ClientResponse, *, whole: bool) -> bytes:
 
 
 async def _all(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    """The whole body, or ClientPayloadError when it is larger. Whatever keeps us from having it cuts the connection."""
     parts, size = [], 0
-    while part := await response.content.readany():
-        parts.append(part)
-        size += len(part)
-        if size > bytes_max:
-            raise aiohttp.ClientPayloadError("the answer is too large")
+    try:
+        while part := await response.content.readany():
+            parts.append(part)
+            size += len(part)
+            if size > bytes_max:
+                raise aiohttp.ClientPayloadError("the answer is too large")
+    except BaseException:
+        response.close()
+        raise
     return b"".join(parts) if len(parts) != 1 else parts[0]
 
 

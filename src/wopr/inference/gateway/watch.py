@@ -72,9 +72,11 @@ class Watch:
         self._none = asyncio.Event()
         self._none.set()
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # naming it spares each request a system call
 
     async def start(self) -> None:
         """Begin to sweep."""
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run(), name="gateway watch")
 
     async def stop(self, drain_seconds: float, cut_seconds: float) -> None:
@@ -91,7 +93,7 @@ class Watch:
 
     def add(self, receive: Receive) -> Running:
         """The present task is an exchange from now on."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("an exchange runs in a task")
         now = self._now()
