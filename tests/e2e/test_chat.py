@@ -117,8 +117,9 @@ def test_with_the_keyboard_alone_one_signs_in_and_talks(
 ) -> None:
     page = window()
     page.goto("/sign-in")
+    expect(page.get_by_label("E-mail address")).to_be_focused()
     keys = page.keyboard
-    keys.type(customer.email)  # the first field has the focus
+    keys.type(customer.email)
     keys.press("Tab")
     keys.type(PASSWORD)
     keys.press("Enter")

@@ -61,6 +61,7 @@ def test_a_stopped_bot_says_so_and_starts_again(window: Callable[..., Page], cus
     page = window(customer)
     page.goto(f"/bots/{own_bot}/settings")
     page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#bot-state")).to_have_text(re.compile("Stopp"))
     page.goto(f"/bots/{own_bot}")
     start = page.get_by_role("button", name=re.compile("^Start"))
     expect(start).to_be_visible(timeout=ANSWER_MS)

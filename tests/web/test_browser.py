@@ -155,6 +155,24 @@ async def test_a_stream_that_breaks_off_goes_on_without_a_double_letter(stage: S
     await page.wait_for_selector("[data-answer] .prose table")
 
 
+async def test_a_page_made_while_the_bot_stops_shows_that_it_has_stopped(stage: Stage) -> None:
+    bot = stage.store.bots[0]
+    bot["state"] = bot["desired"] = "stopping"
+    stage.store.silenced = (409, "stopped")
+    page = await stage.page(stage.bot)
+    await page.wait_for_selector("text=is stopping")
+    bot["state"] = bot["desired"] = "stopped"
+    await page.wait_for_selector("main button:has-text('Start')")
+
+
+async def test_a_running_bot_that_could_not_be_reached_is_looked_for_again(stage: Stage) -> None:
+    stage.store.silenced = (503, "unreachable")
+    page = await stage.page(stage.bot)
+    await page.wait_for_selector("text=can't be reached")
+    stage.store.silenced = None
+    await page.wait_for_selector("textarea#say:not([disabled])")
+
+
 async def test_a_hostile_answer_runs_nothing_while_it_streams_nor_afterwards(stage: Stage) -> None:
     stage.store.answer = (
         "<img src=x onerror=\"document.title='owned'\"> <script>document.title='owned'</script> done" * 5

@@ -7,6 +7,8 @@ import { randomId } from "./ids.js";
 
 const RETRY_MS_MAX = 8000;
 const FINAL = ["completed", "failed", "cancelled"];
+const PASSING = ["starting", "stopping"];
+const LOOK_AGAIN_MS = 3000;
 
 class Chat extends HTMLElement {
   connectedCallback() {
@@ -302,13 +304,18 @@ class Chat extends HTMLElement {
     return undefined;
   }
 
+  // The page shows what the bot was when it was made. When the bot comes to rest in another state, it is made anew,
+  // unless one can talk to it already. Asked at once too: the state may have changed before this script ran.
   waitForBot() {
-    if (!this.querySelector("[data-wait-for-bot]")) return;
+    const shown = this.dataset.state;
     const look = () => {
       const state = document.querySelector("#bot-state")?.dataset.state;
-      if (state && state !== "starting") location.reload();
+      if (!state || state === shown || PASSING.includes(state) || (this.list && state === "running")) return;
+      location.reload();
     };
     new MutationObserver(look).observe(document.querySelector(".bot-head"), { childList: true, subtree: true });
+    look();
+    if (this.querySelector("[data-look-again]")) setTimeout(() => location.reload(), LOOK_AGAIN_MS);
   }
 }
 
