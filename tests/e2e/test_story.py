@@ -29,7 +29,7 @@ def test_a_stranger_signs_up_pays_makes_a_bot_and_gets_an_answer(live: Stack, wi
     page.get_by_role("link", name=re.compile("confirm", re.IGNORECASE)).first.click()
     link = page.locator("a[href*='/verify?token=']").first.get_attribute("href")
     assert link is not None
-    page.goto(link)
+    page.goto(link, wait_until="commit")  # its form sends itself, maybe before the page is loaded
     page.wait_for_url("**/dashboard*")
     expect(page.locator("main")).to_contain_text("Ada")
     picture(page, "story-first-dashboard")
