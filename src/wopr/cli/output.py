@@ -1,24 +1,47 @@
 """How every command speaks: results on stdout, everything else on stderr, errors with their remedy, fixed exit codes.
 
-Exit codes: 0 done or nothing to do, 1 failed, 2 wrong usage, 3 refused by a check, 130 interrupted.
+Exit codes: 0 done or nothing to do, 1 failed, 2 wrong usage, 3 refused by a check, 4 nothing to do when `--exit-code`
+was given, 130 interrupted.
 """
 
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, TextIO
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
-FAILED, USAGE, REFUSED, INTERRUPTED = 1, 2, 3, 130
+if TYPE_CHECKING:
+    from wopr.cli.progress import Progress
+
+FAILED, USAGE, REFUSED, NOTHING_TO_DO, INTERRUPTED = 1, 2, 3, 4, 130
+
+
+class ProgressKind(StrEnum):
+    """How a long command tells on stderr how far it is."""
+
+    AUTO = "auto"  # tty on a terminal, else plain; quiet beside --json
+    TTY = "tty"
+    PLAIN = "plain"
+    JSON = "json"
+    QUIET = "quiet"
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout and nothing else.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+ProgressOption = Annotated[
+    ProgressKind,
+    typer.Option("--progress", help="How to tell on stderr how far it is; quiet: nothing but errors."),
+]
+ExitCodeOption = Annotated[bool, typer.Option("--exit-code", help="End with 4 instead of 0 when nothing was to do.")]
 
 _GREEN, _RED, _DIM, _BOLD, _YELLOW = "32", "31", "2", "1", "33"
 _color_choice = "auto"
+# The stream that a progress was chosen for, and the progress: it says how everything else is written there.
+_speaking: "tuple[TextIO, Progress] | None" = None
 
 
 def choose_color(choice: str) -> None:
@@ -58,14 +81,44 @@ def bold(text: str) -> str:
     return paint(text, _BOLD, sys.stderr)
 
 
+def progress(kind: ProgressKind, machine: str = "", *, as_json: bool = False) -> "Progress":
+    """The stages of this command, told as `--progress` asks; `machine` is the one meant where a stage names none.
+
+    Auto is tty on a terminal and else plain, but quiet beside `--json`. From here on `say` is left out where only
+    errors (quiet) or only JSON lines are wanted.
+    """
+    global _speaking
+    from wopr.cli.progress import Progress
+
+    if kind is ProgressKind.AUTO:
+        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        kind = ProgressKind.QUIET if as_json else ProgressKind.TTY if terminal else ProgressKind.PLAIN
+    made = Progress(kind, machine)
+    _speaking = (sys.stderr, made)
+    return made
+
+
 def say(text: str = "") -> None:
-    """A line for the person at the terminal; never part of the result."""
-    typer.echo(text, err=True)
+    """A line for the person at the terminal; never part of the result, and left out by --progress quiet and json."""
+    if _kind() not in (ProgressKind.QUIET, ProgressKind.JSON):
+        _make_room()
+        write_error(text)
+
+
+def write_error(line: str) -> None:
+    """A line on stderr whatever `--progress` says: an error, or what progress itself tells."""
+    typer.echo(line, err=True, color=colored(sys.stderr))
+
+
+def write_raw(text: str) -> None:
+    """Characters on stderr without an end of line."""
+    typer.echo(text, err=True, nl=False, color=colored(sys.stderr))
 
 
 def result(text: str) -> None:
     """A line of the command's result."""
-    typer.echo(text)
+    _make_room()
+    typer.echo(text, color=colored(sys.stdout))
 
 
 def json_document(value: Any) -> None:  # whatever json can write
@@ -98,12 +151,29 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
 
 def fail(message: str, *, remedy: str = "", log: str = "", code: int = FAILED) -> NoReturn:
     """End with an error: what failed, where the log is, and last the command that mends it."""
-    say(f"{bad('error:')} {message}")
-    if log:
-        say(f"  log: {log}")
-    if remedy:
-        say(f"  fix: {remedy}")
+    complain(message, remedy=remedy, log=log)
     raise typer.Exit(code)
+
+
+def complain(message: str, *, remedy: str = "", log: str = "") -> None:
+    """Write an error and go on: as lines, or with --progress json as one line of JSON."""
+    _make_room()
+    if _kind() is ProgressKind.JSON:
+        parts = {"message": message, "log": log, "fix": remedy}
+        told = {"event": "error", **{name: value for name, value in parts.items() if value}}
+        write_error(json.dumps(told, ensure_ascii=False))
+        return
+    write_error(f"{bad('error:')} {message}")
+    if log:
+        write_error(f"  log: {log}")
+    if remedy:
+        write_error(f"  fix: {remedy}")
+
+
+def nothing_to_do(exit_code: bool) -> None:
+    """The end of an idempotent command that found everything as it should be: 0, or 4 with `--exit-code`."""
+    if exit_code:
+        raise typer.Exit(NOTHING_TO_DO)
 
 
 def confirm(question: str, *, yes: bool, flag: str = "--yes") -> None:
@@ -115,3 +185,14 @@ def confirm(question: str, *, yes: bool, flag: str = "--yes") -> None:
     if not typer.confirm(question, err=True):
         say("Nothing was changed.")
         raise typer.Exit(REFUSED)
+
+
+def _kind() -> ProgressKind | None:
+    """The kind of progress that was chosen for what is stderr now."""
+    return _speaking[1].kind if _speaking and _speaking[0] is sys.stderr else None
+
+
+def _make_room() -> None:
+    """Take the line that is being rewritten away before another is written."""
+    if _speaking and _speaking[0] is sys.stderr:
+        _speaking[1].clear()
