@@ -68,6 +68,10 @@ class Api:
         self._gateway = gateway
         self._edge = Edge(routes)
 
+    def drain(self) -> None:
+        """From now on `/ready` says that requests should go elsewhere; those that come are still answered."""
+        self.routes.state.draining = True
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
             if not self.routes.state.begun:
@@ -207,7 +211,10 @@ async def health() -> dict[str, str]:
 async def ready(request: Request, platform: PlatformDep) -> JSONResponse:
     """Whether requests should be sent here: 503 with the reasons when not."""
     state = request.app.state
-    reasons = ["draining"] if state.draining else [] if state.begun else [state.failure or "starting"]
+    if state.draining:
+        # At once: the proxy must look elsewhere before this process closes, however slow the database is.
+        return JSONResponse({"status": "unready", "reasons": ["draining"]}, 503)
+    reasons = [] if state.begun else [state.failure or "starting"]
     reasons += await _database_reasons(platform, state.head_revision)
     return JSONResponse({"status": "ok" if not reasons else "unready", "reasons": reasons}, 503 if reasons else 200)
 
@@ -217,7 +224,12 @@ async def _database_reasons(platform: Platform, head: str) -> list[str]:
         revision = await asyncio.wait_for(platform.db.revision(), DATABASE_ANSWER_SECONDS)
     except (OSError, TimeoutError, DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return [f"database away: {type(error).__name__}"]
-    return [] if revision == head else [f"migrations pending: database at {revision or 'nothing'}, code at {head}"]
+    # A database ahead of the code is fine: while a release comes in, or goes back, the old code runs on the new tables.
+    return (
+        []
+        if revision and revision >= head
+        else [f"migrations pending: database at {revision or 'nothing'}, code at {head}"]
+    )
 
 
 @router.get("/metrics", include_in_schema=False)

@@ -10,11 +10,12 @@ def api(
     port: int = typer.Option(0, help="Port to listen on; 0: API_PORT (3100)."),
 ) -> None:
     """Run the API. Needs a database: DATABASE_URL, or the embedded one that `wopr up` started."""
-    from wopr.cli.serving import serve
+    from wopr.cli.serving import Drain, serve
     from wopr.core.settings import load_settings
     from wopr.main import build_api
     from wopr.migrations.head import head_revision
 
     settings = load_settings()
     application = build_api(settings, head_revision())
-    serve("api", application, host or settings.api_host, port or settings.api_port, settings.drain_seconds)
+    drain = Drain(application.drain, settings.drain_lead_seconds, settings.drain_seconds)
+    serve("api", application, host or settings.api_host, port or settings.api_port, drain)

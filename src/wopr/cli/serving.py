@@ -1,6 +1,16 @@
-"""Serves an application until a signal ends it; a port in use is named with its remedy."""
+"""Serves an application until a signal ends it; a port in use is named with its remedy.
 
+A process behind a proxy leaves in order: on SIGTERM `/ready` says draining at once while the listener stays open, so
+that the proxy looks elsewhere before a single connection is refused; then the listener closes and what runs may end.
+"""
+
+import asyncio
 import gc
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -8,9 +18,21 @@ import uvicorn
 from wopr.cli import output
 from wopr.cli.ports import holder_of_port
 
+STARTUP_FAILED = 3
 
-def serve(name: str, application: Any, host: str, port: int, drain_seconds: float) -> None:  # Any: what uvicorn takes
-    """Run on uvicorn with uvloop and httptools; running requests get `drain_seconds` when it is stopped."""
+
+@dataclass(frozen=True)
+class Drain:
+    """How a process leaves: `begin` makes `/ready` say so, new requests are taken for `lead_seconds` more, and those
+    that run then get `seconds`."""
+
+    begin: Callable[[], None]
+    lead_seconds: float
+    seconds: float
+
+
+def serve(name: str, application: Any, host: str, port: int, drain: Drain) -> None:  # Any: what uvicorn takes
+    """Run on uvicorn with uvloop and httptools until SIGTERM (which drains) or SIGINT (a person's, at once)."""
     if (holder := holder_of_port(port, host)) is not None:
         output.fail(
             f"Port {port} is in use{holder}.", remedy=f"Stop that process, or: wopr {name} --port {port + 1000}"
@@ -19,7 +41,7 @@ def serve(name: str, application: Any, host: str, port: int, drain_seconds: floa
     gc.collect()
     gc.freeze()
     output.say(f"wopr {name} listens on http://{host}:{port}")
-    uvicorn.run(
+    config = uvicorn.Config(
         application,
         host=host,
         port=port,
@@ -28,6 +50,42 @@ def serve(name: str, application: Any, host: str, port: int, drain_seconds: floa
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+        timeout_graceful_shutdown=max(1, round(drain.seconds)),
         proxy_headers=False,
     )
+    server = DrainingServer(config, drain)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        return
+    if not server.started:
+        sys.exit(STARTUP_FAILED)
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, but the first SIGTERM only begins to drain."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaving = False
+
+    async def startup(self, sockets: Any = None) -> None:  # Any: uvicorn's own type
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        first = sig == signal.SIGTERM and not self._leaving
+        if not (first and self.started and self._loop and self._drain.lead_seconds > 0):
+            super().handle_exit(sig, frame)
+            return
+        self._leaving = True
+        self._drain.begin()
+        self._loop.call_soon_threadsafe(
+            lambda: self._loop and self._loop.call_later(self._drain.lead_seconds, self._close, sig, frame)
+        )
+
+    def _close(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            super().handle_exit(sig, frame)

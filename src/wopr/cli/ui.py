@@ -10,11 +10,13 @@ def ui(
     port: int = typer.Option(0, help="Port to listen on; 0: UI_PORT (3000)."),
 ) -> None:
     """Run the UI. It reaches the API at API_INTERNAL_URL, or API_URL."""
-    from wopr.cli.serving import serve
+    from wopr.cli.serving import Drain, serve
     from wopr.core.log import configure_logs
     from wopr.core.settings import load_settings
-    from wopr.web import build_web
+    from wopr.web import begin_drain, build_web
 
     settings = load_settings()
     configure_logs(settings.log_level, settings.log_format)
-    serve("ui", build_web(settings), host or settings.ui_host, port or settings.ui_port, settings.drain_seconds)
+    pages = build_web(settings)
+    drain = Drain(lambda: begin_drain(pages), settings.drain_lead_seconds, settings.drain_seconds)
+    serve("ui", pages, host or settings.ui_host, port or settings.ui_port, drain)

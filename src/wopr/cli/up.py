@@ -113,7 +113,8 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
         say(f"{bold('WOPR')} on this machine, data in {plan.home}\n")
     # This process reads its settings as the children do.
     added = plan.environment()
-    os.environ.update(added, LOG_FORMAT="json", PYTHONUNBUFFERED="1", DRAIN_SECONDS=str(DRAIN_SECONDS))
+    drain = {"DRAIN_SECONDS": str(DRAIN_SECONDS), "DRAIN_LEAD_SECONDS": "0"}  # no proxy here has to look elsewhere
+    os.environ.update(added, LOG_FORMAT="json", PYTHONUNBUFFERED="1", **drain)
     local = Local(plan.home, plan.ports, dict(os.environ))
     local.prepare()
     record.begin(f"http://localhost:{plan.ports.ui}", added)

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=20.0, ge=0, description="Seconds that running requests get when a process is stopped."
     )
+    drain_lead_seconds: float = Field(
+        default=1.0, ge=0, description="Seconds between saying draining on `/ready` and closing the listener."
+    )
     log_level: str = Field(default="info", description="debug, info, warning or error.")
     log_format: str = Field(default="auto", description="json, text, or auto: text on a terminal, json elsewhere.")
 

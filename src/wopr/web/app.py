@@ -44,7 +44,9 @@ def build_web(settings: Settings) -> FastAPI:
     app.state.site = site
     for module in (public, entry, dashboard, new_bot, chat, logs, usage, bot, billing, keys, account, admin):
         app.include_router(module.router)
+    app.state.draining = False
     app.add_api_route("/health", health, methods=["GET"])
+    app.add_api_route("/ready", ready, methods=["GET"])
     app.add_api_route("/static/{version}/{name:path}", static, methods=["GET", "HEAD"])
     app.add_exception_handler(ApiError, faults.api_error)
     app.add_exception_handler(HTTPException, faults.http_error)
@@ -56,6 +58,18 @@ def build_web(settings: Settings) -> FastAPI:
 async def health() -> Response:
     """Liveness of this process; says nothing about the API."""
     return JSONResponse({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    """Whether requests should be sent here; a page says itself when the API is away."""
+    if request.app.state.draining:
+        return JSONResponse({"status": "unready", "reasons": ["draining"]}, 503)
+    return JSONResponse({"status": "ok", "reasons": []})
+
+
+def begin_drain(app: FastAPI) -> None:
+    """From now on `/ready` says that requests should go elsewhere; those that come are still answered."""
+    app.state.draining = True
 
 
 async def static(request: Request, version: str, name: str) -> Response:
