@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from wopr.cli.output import REFUSED, DryRunOption, JsonOption, bad, fail, good, json_document, result, say, table
+from wopr.cli.output import (
+    REFUSED,
+    DryRunOption,
+    ExitCodeOption,
+    JsonOption,
+    bad,
+    fail,
+    good,
+    json_document,
+    nothing_to_do,
+    result,
+    say,
+    table,
+)
 
 app = typer.Typer(help="Read, render and verify the operations logbook.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -58,6 +71,7 @@ def verify(as_json: JsonOption = False) -> None:
 def render(
     to: Annotated[Path | None, typer.Option(help="Folder to write to; default: `logbook` under WOPR_HOME.")] = None,
     dry_run: DryRunOption = False,
+    exit_code: ExitCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the logbook's pages from the journal; the same journal gives the same bytes."""
@@ -67,12 +81,22 @@ def render(
     home = _home()
     folder = to or home / "logbook"
     pages = rendered(Journal(home).read())
+    changed = sorted(page for page, text in pages.items() if _written(folder / page) != text)
     if not dry_run:
         folder.mkdir(parents=True, exist_ok=True)
-        for page, text in pages.items():
-            (folder / page).write_text(text, encoding="utf-8")
+        for page in changed:
+            (folder / page).write_text(pages[page], encoding="utf-8")
     if as_json:
-        json_document({"folder": str(folder), "pages": sorted(pages), "dry_run": dry_run})
-        return
-    for page in sorted(pages):
-        say(f"{'would write' if dry_run else good('wrote')} {folder / page}")
+        json_document({"folder": str(folder), "pages": sorted(pages), "changed": changed, "dry_run": dry_run})
+    else:
+        for page in changed:
+            say(f"{'would write' if dry_run else good('wrote')} {folder / page}")
+        if not changed:
+            say(f"nothing to do: the pages under {folder} are up to date")
+    if not changed:
+        nothing_to_do(exit_code)
+
+
+def _written(page: Path) -> str | None:
+    """What stands in a page now; None when there is none."""
+    return page.read_text(encoding="utf-8") if page.exists() else None
