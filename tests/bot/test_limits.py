@@ -48,7 +48,7 @@ async def test_only_a_few_turns_run_at_once_and_too_many_are_refused(bot: Any, g
 async def test_listeners_learn_that_the_disk_refuses(tmp_path: Path) -> None:
     database = Database(tmp_path / "never-opened.db")
     live = LiveTurn(database, 1, STARTED)
-    live.delta("lost")
+    live.answer.hear("lost")
     events = [event async for event in live.follow(0)]
     assert [event.name for event in events if event] == ["started", "failed"]
     await live.finish(Outcome(TurnState.FAILED))
@@ -65,7 +65,7 @@ async def test_text_that_comes_faster_than_the_disk_is_merged_and_never_lost(tmp
     live = LiveTurn(database, created.seq, created.started)
     listener = asyncio.create_task(_heard(live))
     for number in range(2_000):
-        live.delta(f"{number} ")
+        live.answer.hear(f"{number} ")
     await live.finish(Outcome(TurnState.COMPLETED, text=live.text, finish_reason="stop"))
     heard = await listener
     stored = await database.run(partial(turns.events_after, turn_id="t", after=0))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wopr.bot import gateway_errors, prompt
 from wopr.bot.contract import ContractError, ErrorBody, TurnRequest, TurnState, TurnView, Usage, turn_audio_path
 from wopr.bot.conversations import Exchange
+from wopr.bot.gateway_errors import GatewayError
+from wopr.bot.patience import Patience
 from wopr.bot.prompt import Identity
 from wopr.bot.recall import Recalled
+from wopr.bot.retelling import Retelling
 from wopr.bot.sse import LINE_BYTES_MAX, ServerEvent, SseParser, StreamTooLarge
 from wopr.bot.turns import title_of
 
@@ -83,17 +88,102 @@ def test_the_system_prompt_names_everything_the_owner_wrote_and_marks_what_is_re
 
 
 def test_retries_are_few_and_only_where_they_can_help() -> None:
-    away = gateway_errors.unreachable()
-    delays = [gateway_errors.retry_delay(away, attempt) for attempt in range(1, 8)]
-    assert delays == [0.2, 0.5, 1.0, 2.0, 4.0, None, None]
+    failed = gateway_errors.from_answer(500, {}, b"")
+    assert _pauses(failed, 8, answering=True) == [0.2, 0.5, 1.0, 2.0, 2.0, None, None, None]
     busy = gateway_errors.from_answer(429, {"Retry-After": "2.5"}, b"")
-    assert [gateway_errors.retry_delay(busy, attempt) for attempt in range(1, 6)] == [2.5, 2.5, 2.5, None, None]
+    assert _pauses(busy, 5) == [2.5, 2.5, 2.5, None, None]
     for odd in ("", "Wed, 21 Oct 2015 07:28:00 GMT", "nan", "inf", "-1"):
-        error = gateway_errors.from_answer(429, {"Retry-After": odd}, b"")
-        assert gateway_errors.retry_delay(error, 1) == 1.0
+        assert _pauses(gateway_errors.from_answer(429, {"Retry-After": odd}, b""), 1) == [1.0]
     for status in (400, 401, 402, 403, 404, 422):
-        assert gateway_errors.retry_delay(gateway_errors.from_answer(status, {}, b"{"), 1) is None
-    assert gateway_errors.retry_delay(gateway_errors.from_answer(502, {}, b""), 1) == 0.2
+        assert _pauses(gateway_errors.from_answer(status, {}, b"{"), 1, answering=True) == [None]
+
+
+def test_an_answer_waits_a_minute_for_a_gateway_that_is_away_and_everything_else_only_for_one_that_is_absent() -> None:
+    absent, hung_up = gateway_errors.unreachable(sent=False), gateway_errors.unreachable(sent=True)
+    for error in (absent, hung_up, *(gateway_errors.from_answer(status, {}, b"") for status in (502, 503))):
+        pauses = _pauses(error, 40, answering=True)
+        waited = [pause for pause in pauses if pause is not None]
+        assert waited[:5] == [0.2, 0.5, 1.0, 2.0, 2.0]
+        assert 57 < sum(waited) <= 60
+        assert pauses[len(waited) :] == [None] * (40 - len(waited))
+        assert _pauses(error, 40) == (pauses if error is absent else [0.2, 0.5, 1.0, 2.0, 2.0] + [None] * 35)
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again_three_times_and_nothing_else_is() -> None:
+    broken = gateway_errors.stream_broken()
+    assert _pauses(broken, 5) == [None] * 5
+    now = [0.0]
+    patience = Patience(lambda: now[0], answering=True)
+    for _ in range(3):
+        now[0] += 300.0
+        patience.heard()
+        assert patience.pause(broken) == 0.2
+        assert patience.pause(gateway_errors.unreachable(sent=False)) == 0.5
+        now[0] += 59.0
+        assert patience.pause(gateway_errors.unreachable(sent=False)) == 1.0
+    patience.heard()
+    assert patience.pause(broken) is None
+    assert _pauses(gateway_errors.in_stream({"error": {"code": "timeout"}}), 1, answering=True) == [None]
+    assert _pauses(gateway_errors.in_stream({"error": {"code": "restarting"}}), 1, answering=True) == [0.2]
+
+
+class _Listener:
+    """What a page shows, which clears it when it is told to."""
+
+    def __init__(self) -> None:
+        self.shown = ""
+        self.restarts = 0
+        self.told = Retelling(self._add, self._clear)
+
+    def _add(self, text: str) -> None:
+        assert text
+        self.shown += text
+
+    def _clear(self) -> None:
+        self.shown = ""
+        self.restarts += 1
+
+
+@given(st.lists(st.lists(st.text("ab", max_size=3), max_size=6), max_size=4), st.lists(st.text("ab", max_size=3)))
+def test_whatever_breaks_off_before_it_the_whole_answer_is_shown_once(
+    broken: list[list[str]], whole: list[str]
+) -> None:
+    listener = _Listener()
+    for pieces in broken:
+        listener.told.begin()
+        for piece in pieces:
+            listener.told.hear(piece)
+            assert listener.shown == listener.told.text
+    listener.told.begin()
+    for piece in whole:
+        listener.told.hear(piece)
+    listener.told.end()
+    assert listener.shown == listener.told.text == "".join(whole)
+
+
+@given(st.text("ab🎲", max_size=20), st.lists(st.integers(0, 20), max_size=5), st.data())
+def test_a_model_that_says_the_same_again_is_never_restarted(answer: str, cuts: list[int], data: st.DataObject) -> None:
+    listener = _Listener()
+    for cut in [*cuts, len(answer)]:
+        listener.told.begin()
+        said = answer[:cut]
+        while said:
+            length = data.draw(st.integers(1, len(said)))
+            listener.told.hear(said[:length])
+            said = said[length:]
+            assert answer.startswith(listener.shown)
+    listener.told.end()
+    assert (listener.shown, listener.restarts) == (answer, 0)
+
+
+def _pauses(error: GatewayError, count: int, *, answering: bool = False) -> list[float | None]:
+    """The pauses after one failure after another, each of which takes no time itself."""
+    now = [0.0]
+    patience, pauses = Patience(lambda: now[0], answering=answering), []
+    for _ in range(count):
+        pauses.append(patience.pause(error))
+        now[0] += pauses[-1] or 0.0
+    return pauses
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from wopr.bot.contract import TurnRequest, TurnState
 from wopr.bot.conversations import Exchange
 from wopr.bot.database import Database
 from wopr.bot.gateway import Gateway
-from wopr.bot.gateway_errors import GatewayError
+from wopr.bot.gateway_errors import GatewayError, Retry
 from wopr.bot.live_turn import LiveTurn
 from wopr.bot.log import log
 from wopr.bot.prompt import Identity
@@ -69,15 +69,23 @@ async def _recall(
         return []
     in_sight = {exchange.turn_seq for exchange in prompt.window(history, question)} | {live.turn_seq}
     try:
-        async with asyncio.timeout(RECALL_SECONDS_MAX):
+        async with asyncio.timeout(RECALL_SECONDS_MAX) as limit:
             texts = [question[: recall.EMBEDDED_CHARS_MAX]]
-            query = (await means.gateway.embed(turn_id, texts, live.spent))[0]
+            query = (await means.gateway.embed(turn_id, texts, live.spent, partial(_prolong, limit)))[0]
             return await means.database.run(partial(recall.search, model=model, query=query, leave_out=in_sight))
     except GatewayError as error:
+        if error.retry is Retry.ABSENT:
+            raise  # The answer itself would wait as long again, and in vain.
         log("recall_skipped", "warning", turn_id=turn_id, code=error.body.code)
     except (TimeoutError, sqlite3.Error) as error:
         log("recall_skipped", "warning", turn_id=turn_id, error=type(error).__name__)
     return []
+
+
+def _prolong(limit: asyncio.Timeout, seconds: float) -> None:
+    """While the gateway is away the answer can't begin either, so that recalling holds nothing up."""
+    if not limit.expired():
+        limit.reschedule((limit.when() or 0.0) + seconds)
 
 
 async def _chat(
@@ -91,7 +99,7 @@ async def _chat(
     while True:
         messages = prompt.messages(system, prompt.window(history, question, budget), question)
         try:
-            return await means.gateway.chat(turn_id, messages, live.delta, live.spent)
+            return await means.gateway.chat(turn_id, messages, live.answer, live.spent)
         except GatewayError as error:
             if not error.context_exceeded or budget < CONTEXT_TOKENS_MIN or len(messages) <= 2:
                 raise

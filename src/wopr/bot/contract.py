@@ -83,11 +83,16 @@ class TurnState(StrEnum):
 
 
 class EventName(StrEnum):
-    """Events of a turn in their order: started, transcript?, delta*, then exactly one final event."""
+    """Events of a turn in their order: started, transcript?, (delta | restarted)*, then exactly one final event.
+
+    `restarted` clears the text so far: the answer broke off, was asked for anew and turned out to be another one. An
+    answer that begins with the same characters goes on without it. The text is that of the deltas after the last one.
+    """
 
     STARTED = "started"
     TRANSCRIPT = "transcript"
     DELTA = "delta"
+    RESTARTED = "restarted"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"

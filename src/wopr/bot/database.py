@@ -120,7 +120,7 @@ def _transact(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection
     try:
         result = work(connection)
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # whatever leaves here: a transaction left open would swallow the next one's work
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise

@@ -1,8 +1,8 @@
 """The bot's one door to inference: an OpenAI client for the platform's gateway.
 
-Every request carries the turn it belongs to, so that the receipt can name it. A request is repeated only before the
-first byte of its answer; after that what arrived is kept and the rest is an error. Leaving any of these calls (a
-cancelled task) closes the connection, which stops the engine.
+Every request carries the turn it belongs to, so that the receipt can name it. Requests are sent again as `patience.py`
+decides, a chat even when its answer broke off in the middle: the turn then has several requests, and its receipt all of
+them. Leaving any of these calls (a cancelled task) closes the connection, which stops the engine, and ends any waiting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ import aiohttp
 
 from wopr.bot import gateway_errors
 from wopr.bot.contract import REQUEST_ID_HEADER, TURN_HEADER, Usage
-from wopr.bot.gateway_errors import GatewayError
+from wopr.bot.gateway_errors import GatewayError, Retry
+from wopr.bot.log import log
+from wopr.bot.patience import Patience
+from wopr.bot.retelling import Retelling
 from wopr.bot.settings import Settings
 from wopr.bot.sse import SseParser, StreamTooLarge
 
@@ -81,42 +84,41 @@ class Gateway:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 
-    async def chat(
-        self, turn_id: str, messages: Sequence[Message], on_text: Callable[[str], None], spent: Spent
-    ) -> str:
-        """Streams one answer into `on_text`; returns its finish reason. Raises `GatewayError`."""
+    async def chat(self, turn_id: str, messages: Sequence[Message], told: Retelling, spent: Spent) -> str:
+        """Streams one answer into `told`; returns its finish reason. Raises `GatewayError`."""
         body = {
             "model": self._settings.model,
             "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        heard = False
+        patience = _patience(answering=True)
 
         def hear(text: str) -> None:
-            nonlocal heard
-            heard = True
-            on_text(text)
+            patience.heard()
+            told.hear(text)
 
         async def attempt() -> str:
-            try:
-                async with self._post("/chat/completions", turn_id, spent, json=body) as response:
-                    return await _read_chat(response, hear, spent)
-            except GatewayError as error:
-                error.retryable = error.retryable and not heard
-                raise
+            told.begin()
+            async with self._post("/chat/completions", turn_id, spent, json=body) as response:
+                return await _read_chat(response, hear, spent)
 
-        return await _with_retries(attempt)
+        reason = await _with_retries(attempt, patience)
+        told.end()
+        return reason
 
-    async def embed(self, turn_id: str, texts: Sequence[str], spent: Spent) -> list[array[float]]:
-        """One vector (float32) for each text. Raises `GatewayError`."""
+    async def embed(
+        self, turn_id: str, texts: Sequence[str], spent: Spent, waits: Callable[[float], None] | None = None
+    ) -> list[array[float]]:
+        """One vector (float32) for each text. `waits` is told the seconds before each wait for a gateway that is not
+        there. Raises `GatewayError`."""
         body = {"model": self._settings.embedding_model, "input": list(texts), "encoding_format": "base64"}
 
         async def attempt() -> list[array[float]]:
             async with self._post("/embeddings", turn_id, spent, json=body) as response:
                 return _vectors(_json(await _bounded(response, JSON_BYTES_MAX)), len(texts))
 
-        return await _with_retries(attempt)
+        return await _with_retries(attempt, _patience(), waits)
 
     async def transcribe(self, turn_id: str, audio: bytes, spent: Spent) -> str:
         """The words in a WAV file. Raises `GatewayError`, with code `no_speech` when there are none."""
@@ -129,7 +131,7 @@ class Gateway:
             async with self._post("/audio/transcriptions", turn_id, spent, data=form) as response:
                 return _clean(str(_json(await _bounded(response, JSON_BYTES_MAX)).get("text", ""))).strip()
 
-        text = await _with_retries(attempt)
+        text = await _with_retries(attempt, _patience())
         if not text:
             raise gateway_errors.no_speech()
         return text
@@ -143,7 +145,7 @@ class Gateway:
             async with self._post("/audio/speech", turn_id, spent, json=body) as response:
                 return await _bounded(response, AUDIO_BYTES_MAX)
 
-        return await _with_retries(attempt)
+        return await _with_retries(attempt, _patience())
 
     @asynccontextmanager
     async def _post(
@@ -163,25 +165,32 @@ class Gateway:
                 if response.headers.get(REQUEST_ID_HEADER):
                     spent.request_ids.append(response.headers[REQUEST_ID_HEADER])
                 yield response
-        except aiohttp.ConnectionTimeoutError as error:
-            raise gateway_errors.unreachable() from error
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+            raise gateway_errors.unreachable(sent=False) from error
         except TimeoutError as error:
             raise gateway_errors.timed_out(SILENCE_SECONDS_MAX) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise (gateway_errors.stream_broken() if begun else gateway_errors.unreachable()) from error
+            raise (gateway_errors.stream_broken() if begun else gateway_errors.unreachable(sent=True)) from error
 
 
-async def _with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
-    number = 1
+def _patience(*, answering: bool = False) -> Patience:
+    return Patience(asyncio.get_running_loop().time, answering=answering)
+
+
+async def _with_retries(
+    attempt: Callable[[], Awaitable[T]], patience: Patience, waits: Callable[[float], None] | None = None
+) -> T:
     while True:
         try:
             return await attempt()
         except GatewayError as error:
-            delay = gateway_errors.retry_delay(error, number)
-            if delay is None:
+            pause = patience.pause(error)
+            if pause is None:
                 raise
-        number += 1
-        await asyncio.sleep(delay)
+            log("gateway_asked_again", "warning", code=error.body.code, in_seconds=pause)
+            if waits is not None and error.retry is Retry.ABSENT:
+                waits(pause)
+        await asyncio.sleep(pause)
 
 
 async def _read_chat(response: aiohttp.ClientResponse, on_text: Callable[[str], None], spent: Spent) -> str:

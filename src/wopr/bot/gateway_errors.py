@@ -2,14 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from enum import Enum, auto
 
 from wopr.bot.contract import ErrorBody, ErrorCode
 
-ATTEMPTS_MAX = 6
-RETRY_DELAYS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)  # together they bridge a restart of the gateway
-RATE_LIMIT_ATTEMPTS_MAX = 4
-RETRY_AFTER_SECONDS_MAX = 20.0
-RETRY_AFTER_SECONDS_DEFAULT = 1.0
+AWAY_STATUS = (502, 503)  # a proxy without a gateway behind it, a gateway that starts or stops, no engine at the moment
 
 # What the HTTP routes answer when a gateway request of theirs failed.
 HTTP_STATUS: Mapping[str, int] = {
@@ -22,15 +19,31 @@ HTTP_STATUS: Mapping[str, int] = {
 }
 
 
-class GatewayError(Exception):
-    """A request to the gateway failed. `retryable` says whether the same request may succeed in a moment."""
+class Retry(Enum):
+    """Whether the same request may succeed later; `patience.py` decides how long that is waited for."""
 
-    def __init__(self, body: ErrorBody, *, retry_after: float | None = None, retryable: bool = False) -> None:
+    NEVER = auto()
+    BRIEFLY = auto()  # something failed
+    BUSY = auto()  # the gateway says when
+    ABSENT = auto()  # nobody listens at the address, so nothing was received or charged
+    AWAY = auto()  # the gateway or the engine went away before it answered
+    IF_ANSWERING = auto()  # it went away in the middle: what arrived was probably charged
+
+
+class GatewayError(Exception):
+    """A request to the gateway failed."""
+
+    def __init__(self, body: ErrorBody, *, retry: Retry = Retry.NEVER, retry_after: float | None = None) -> None:
         super().__init__(body.code)
         self.body = body
+        self.retry = retry
         self.retry_after = retry_after
-        self.retryable = retryable
         self.context_exceeded = False
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.retry is not Retry.NEVER
 
     @property
     def http_status(self) -> int:
@@ -51,8 +64,8 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Gateway
     if status == 429:
         return GatewayError(
             ErrorBody(ErrorCode.RATE_LIMITED, "The model is busy at the moment.", "Try again in a few seconds."),
+            retry=Retry.BUSY,
             retry_after=_retry_after(headers.get("Retry-After", "")),
-            retryable=True,
         )
     if status >= 500 or status == 408:
         return GatewayError(
@@ -61,7 +74,7 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Gateway
                 f"The inference service failed (status {status}).",
                 "Try again in a minute; the status page shows whether a service is down.",
             ),
-            retryable=True,
+            retry=Retry.AWAY if status in AWAY_STATUS else Retry.BRIEFLY,
         )
     said, code = _said(body)
     error = _error(
@@ -77,13 +90,16 @@ def in_stream(data: Mapping[str, object]) -> GatewayError:
     """Reads an error that arrived inside a stream that had begun."""
     inner = data.get("error")
     fields = inner if isinstance(inner, Mapping) else {}
-    if str(fields.get("code", "")) in ("insufficient_quota", "insufficient_credit", ErrorCode.CREDIT_EMPTY):
+    code = str(fields.get("code", ""))
+    if code in ("insufficient_quota", "insufficient_credit", ErrorCode.CREDIT_EMPTY):
         return from_answer(402, {}, b"")
-    return _error(
+    body = ErrorBody(
         ErrorCode.STREAM_BROKEN,
         "The inference service broke off in the middle of the answer.",
         "Ask again to get a whole answer; what arrived is kept.",
     )
+    # An answer that took too long takes as long again.
+    return GatewayError(body, retry=Retry.NEVER if code == "timeout" else Retry.IF_ANSWERING)
 
 
 def stream_broken() -> GatewayError:
@@ -91,15 +107,15 @@ def stream_broken() -> GatewayError:
     return in_stream({})
 
 
-def unreachable() -> GatewayError:
-    """No connection, or it closed before an answer."""
+def unreachable(*, sent: bool) -> GatewayError:
+    """No connection, or it closed before an answer, when the request had been `sent`."""
     return GatewayError(
         ErrorBody(
             ErrorCode.GATEWAY_UNREACHABLE,
             "The platform's inference gateway can't be reached.",
             "Try again in a minute; the status page shows whether the platform is down.",
         ),
-        retryable=True,
+        retry=Retry.AWAY if sent else Retry.ABSENT,
     )
 
 
@@ -124,16 +140,6 @@ def no_speech() -> GatewayError:
 def malformed(what: str) -> GatewayError:
     """An answer that isn't what the protocol says."""
     return _error(ErrorCode.GATEWAY_FAILED, f"The inference service sent {what}.", "Try again in a minute.")
-
-
-def retry_delay(error: GatewayError, attempt: int) -> float | None:
-    """Seconds to wait before the next attempt (the first one is number 1), or None to give up."""
-    if not error.retryable:
-        return None
-    if error.body.code == ErrorCode.RATE_LIMITED:
-        wait = error.retry_after if error.retry_after is not None else RETRY_AFTER_SECONDS_DEFAULT
-        return wait if attempt < RATE_LIMIT_ATTEMPTS_MAX and wait <= RETRY_AFTER_SECONDS_MAX else None
-    return RETRY_DELAYS_SECONDS[attempt - 1] if attempt < ATTEMPTS_MAX else None
 
 
 def _error(code: ErrorCode, message: str, remedy: str) -> GatewayError:

@@ -16,6 +16,7 @@ from wopr.bot.contract import HEARTBEAT_SECONDS, ErrorBody, ErrorCode, EventName
 from wopr.bot.database import Database
 from wopr.bot.gateway import Spent
 from wopr.bot.log import log
+from wopr.bot.retelling import Retelling
 from wopr.bot.turns import Outcome, StoredEvent
 
 STORAGE_FAILED = ErrorBody(
@@ -37,7 +38,7 @@ class LiveTurn:
         self.conversation: asyncio.Lock | None = None  # held while this turn is its conversation's running one
         self._database = database
         self._events = [started]
-        self._text: list[str] = []
+        self.answer = Retelling(self._delta, self._restarted)
         self._pending: list[tuple[EventName, dict[str, object]]] = []
         self._outcome: Outcome | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -47,12 +48,7 @@ class LiveTurn:
     @property
     def text(self) -> str:
         """The answer so far."""
-        return "".join(self._text)
-
-    def delta(self, text: str) -> None:
-        """More of the answer."""
-        self._text.append(text)
-        self._push(EventName.DELTA, {"text": text})
+        return self.answer.text
 
     def transcript(self, text: str) -> None:
         """What the bot understood."""
@@ -83,6 +79,12 @@ class LiveTurn:
                     await changed.wait()
             except TimeoutError:
                 yield None
+
+    def _delta(self, text: str) -> None:
+        self._push(EventName.DELTA, {"text": text})
+
+    def _restarted(self) -> None:
+        self._push(EventName.RESTARTED, {})
 
     def _push(self, name: EventName, payload: dict[str, object]) -> None:
         if self._broken:

@@ -148,7 +148,7 @@ def interrupt_running(connection: sqlite3.Connection) -> int:
     running = connection.execute("SELECT seq FROM turns WHERE state = ?", (TurnState.RUNNING,)).fetchall()
     for row in running:
         events = _events(connection, row["seq"], 0)
-        text = "".join(json.loads(event.payload)["text"] for event in events if event.name is EventName.DELTA)
+        text = "".join(_texts(_last_attempt(events)))
         outcome = Outcome(TurnState.INTERRUPTED, text=text, error=INTERRUPTED)
         name, payload = outcome.event
         append(connection, row["seq"], [StoredEvent(len(events) + 1, name, json.dumps(payload))])
@@ -163,8 +163,7 @@ def get(connection: sqlite3.Connection, turn_id: str) -> TurnView | None:
         return None
     state, text = TurnState(row["state"]), row["text"]
     if not state.final:
-        events = _events(connection, row["seq"], 0)
-        text = "".join(json.loads(event.payload)["text"] for event in events if event.name is EventName.DELTA)
+        text = "".join(_texts(_last_attempt(_events(connection, row["seq"], 0))))
     return TurnView(
         turn_id=row["id"],
         conversation_id=row["conversation_id"],
@@ -200,16 +199,28 @@ def title_of(text: str) -> str:
 
 
 def _fold_deltas(connection: sqlite3.Connection, turn_seq: int, text: str) -> None:
-    """Replaces the rows of the deltas by their lengths; `_events` makes the same events of them again."""
-    deltas = [event for event in _events(connection, turn_seq, 0) if event.name is EventName.DELTA]
-    texts = [json.loads(event.payload)["text"] for event in deltas]
+    """Replaces the rows of the text's deltas by their lengths; `_events` makes the same events of them again."""
+    deltas = _last_attempt(_events(connection, turn_seq, 0))
+    texts = _texts(deltas)
     if not deltas or "".join(texts) != text:
         return
-    connection.execute("DELETE FROM events WHERE turn_seq = ? AND name = ?", (turn_seq, EventName.DELTA))
+    connection.execute(
+        "DELETE FROM events WHERE turn_seq = ? AND name = ? AND seq >= ?", (turn_seq, EventName.DELTA, deltas[0].seq)
+    )
     connection.execute(
         "UPDATE turns SET first_delta = ?, delta_lengths = ? WHERE seq = ?",
         (deltas[0].seq, json.dumps([len(piece) for piece in texts], separators=(",", ":")), turn_seq),
     )
+
+
+def _last_attempt(events: Sequence[StoredEvent]) -> list[StoredEvent]:
+    """The deltas that make the text: those after the last restart."""
+    restarts = [number for number, event in enumerate(events) if event.name is EventName.RESTARTED]
+    return [event for event in events[restarts[-1] if restarts else 0 :] if event.name is EventName.DELTA]
+
+
+def _texts(deltas: Sequence[StoredEvent]) -> list[str]:
+    return [json.loads(event.payload)["text"] for event in deltas]
 
 
 def _events(connection: sqlite3.Connection, turn_seq: int, after: int) -> list[StoredEvent]:
