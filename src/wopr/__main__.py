@@ -5,6 +5,7 @@ import sys
 
 def main() -> None:
     """Run `wopr`."""
+    import wopr.core.lean  # noqa: F401 - before anything that would load more
     from wopr.cli.root import run
 
     sys.exit(run())

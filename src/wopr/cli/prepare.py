@@ -4,6 +4,8 @@ It is a process of its own so that the supervisor, which lives for weeks, never 
 that while the database is still starting. It writes one JSON line for each thing done.
 """
 
+import wopr.core.lean  # isort: skip  # noqa: F401
+
 import asyncio
 import json
 import sys
