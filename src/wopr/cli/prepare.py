@@ -19,7 +19,6 @@ from wopr.core.ids import NodeId
 from wopr.core.settings import Settings, database_url, load_settings
 from wopr.inference.nodes import Node, register
 from wopr.migrations.head import head_revision
-from wopr.migrations.run import upgrade
 from wopr.ops.journal import Journal
 
 ADMINISTRATOR = "admin@localhost.test"
@@ -34,6 +33,8 @@ async def prepare(settings: Settings) -> None:
     try:
         at, head = await db.revision(), head_revision()
         if at != head:
+            from wopr.migrations.run import upgrade  # loads Alembic, which an up-to-date database does not need
+
             with Journal(settings.wopr_home).operation("migrate.apply", database_at=at, code_at=head):
                 await upgrade(url)
         _tell({"done": "migrated"})
