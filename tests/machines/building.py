@@ -1,0 +1,135 @@
+"""Images that stand for public ones, which can't be pulled on a bare machine: built from Debian packages, once.
+
+Each is a folder of `images/`. Its recipe's hash is a label of the image, so that a change rebuilds it and what stands on
+it, and nothing else does. The two that take long are kept as files in $WOPR_TEST_CACHE as well.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.machines.engine import Engine, EngineError
+
+FOLDER = Path(__file__).parent / "images"
+RECIPE_LABEL = "wopr.recipe"
+TEST_LABEL = "wopr.test-image"
+SUITE = "bookworm"
+# What python:3.11-slim-bookworm brings and a minimal Debian lacks, and what wheels with native code link to.
+SLIM_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libgomp1", "libstdc++6", "netbase", "tzdata")
+NOT_NEEDED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/log")
+BOOTSTRAP_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An image: its tags in the engine, the recipe below it, and whether a file of it is kept."""
+
+    tags: tuple[str, ...]
+    parent: str = ""
+    kept: bool = False
+
+
+RECIPES = {
+    "slim": Recipe(("wopr-test/slim:bookworm", "python:3.11-slim-bookworm"), kept=True),
+    "base": Recipe(("wopr-test/base:bookworm",), "slim", kept=True),
+}
+
+
+def ensure(engine: Engine, name: str) -> str:
+    """Make the image unless it is there as its recipe wants it; its first tag."""
+    recipe = RECIPES[name]
+    if recipe.parent:
+        ensure(engine, recipe.parent)
+    wanted = recipe_hash(name)
+    with _one_at_a_time(name):
+        if _made_from(engine, recipe.tags[0]) != wanted:
+            _make(engine, name, recipe, wanted)
+        for tag in recipe.tags[1:]:
+            if _made_from(engine, tag) != wanted:
+                engine.docker("tag", recipe.tags[0], tag)
+    return recipe.tags[0]
+
+
+def recipe_hash(name: str) -> str:
+    """What the image is made from: its folder, its packages and everything below it."""
+    recipe = RECIPES[name]
+    digest = hashlib.sha256(recipe_hash(recipe.parent).encode() if recipe.parent else repr(SLIM_PACKAGES).encode())
+    for path in sorted((FOLDER / name).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(path.relative_to(FOLDER).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where what takes long is kept between runs."""
+    folder = Path(os.environ.get("WOPR_TEST_CACHE", "/var/tmp/wopr-tests"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _make(engine: Engine, name: str, recipe: Recipe, wanted: str) -> None:
+    kept = cache_folder() / f"{name}-{wanted}.tar"
+    if recipe.kept and kept.exists():
+        engine.docker("load", "--input", str(kept))
+        if _made_from(engine, recipe.tags[0]) == wanted:
+            return
+    if recipe.parent:
+        labels = ("--label", f"{RECIPE_LABEL}={wanted}", "--label", f"{TEST_LABEL}=1")
+        engine.docker("build", "--tag", recipe.tags[0], *labels, str(FOLDER / name))
+    else:
+        _import_debian(engine, recipe.tags[0], wanted)
+    if recipe.kept:
+        for old in cache_folder().glob(f"{name}-*.tar"):
+            old.unlink(missing_ok=True)
+        unfinished = kept.with_suffix(f".{os.getpid()}")
+        engine.docker("save", "--output", str(unfinished), recipe.tags[0])
+        unfinished.rename(kept)
+
+
+def _import_debian(engine: Engine, tag: str, wanted: str) -> None:
+    """A minimal Debian as the engine's image. debootstrap makes device nodes, and so wants root."""
+    with tempfile.TemporaryDirectory(prefix="wopr-debian-", dir=cache_folder()) as folder:
+        root = Path(folder) / "root"
+        command = ["debootstrap", "--variant=minbase", f"--include={','.join(SLIM_PACKAGES)}", SUITE, str(root)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BOOTSTRAP_SECONDS)
+        if done.returncode != 0:
+            raise EngineError(f"debootstrap ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        for unwanted in NOT_NEEDED:
+            for path in (root / unwanted).iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        sources = (FOLDER / "slim" / "sources.list").read_text()
+        (root / "etc/apt/sources.list").write_text(sources)
+        shutil.copytree(FOLDER / "slim" / "etc", root / "etc", dirs_exist_ok=True)
+        changes = [f"LABEL {RECIPE_LABEL}={wanted} {TEST_LABEL}=1", 'CMD ["python3"]']
+        options = [part for change in changes for part in ("--change", change)]
+        archive = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
+        try:
+            subprocess.run(
+                ["docker", "import", *options, "-", tag],
+                stdin=archive.stdout,
+                check=True,
+                capture_output=True,
+                env=engine.environment,
+            )
+        finally:
+            archive.communicate()
+
+
+def _made_from(engine: Engine, tag: str) -> str:
+    form = '{{index .Config.Labels "' + RECIPE_LABEL + '"}}'
+    return engine.docker("image", "inspect", "--format", form, tag, check=False).stdout.strip()
+
+
+@contextmanager
+def _one_at_a_time(name: str) -> Iterator[None]:
+    """Runs beside each other wait instead of building the same image twice."""
+    with (cache_folder() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
