@@ -1,7 +1,7 @@
 """Images that stand for public ones, which can't be pulled on a bare machine: built from Debian packages, once.
 
-Each is a folder of `images/`. Its recipe's hash is a label of the image, so that a change rebuilds it and what stands on
-it, and nothing else does. The two that take long are kept as files in $WOPR_TEST_CACHE as well.
+Each is a folder of `images/`. Its recipe's hash is a label of the image, so that a change rebuilds it and what stands
+on it, and nothing else does. The two that take long are kept as files in $WOPR_TEST_CACHE as well.
 """
 
 import fcntl

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from tests.live import missing
-from tests.machines import building, engine as engines
+from tests.machines import building
+from tests.machines import engine as engines
 from tests.machines.engine import Engine
 
 
