@@ -1,0 +1,262 @@
+"""One deployer at a time: a lock on the host with an owner, a heartbeat and a number that only grows.
+
+A deployer that dies leaves its lock behind; whoever comes next sees that it is dead (its process is gone, or nothing
+was heard of it for `STALE_SECONDS` of the host's own clock) and takes over with a higher number. The dead one may not
+be dead: every command that changes something carries its number and is refused by the host when a higher one is
+there. And a command that a killed deployer left running is waited for, before anybody looks at what it changed.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+
+from wopr.delivery.errors import HostFailed, Locked
+from wopr.delivery.hosts import RUN_SECONDS, Host, Output, write_command
+from wopr.delivery.place import Place
+
+HEARTBEAT_SECONDS = 3.0
+STALE_SECONDS = 15.0
+BUSY_SECONDS = 30
+FENCED_OFF = 75
+CHANGED = 76
+TRIES_MAX = 10
+
+# The lock's content and its age by the clock of the host that keeps it, so that no two clocks are compared.
+LOOK_SCRIPT = '[ -e "$1" ] || exit 0; echo $(( $(date +%s) - $(stat -c %Y "$1") )); cat "$1"'
+# Replace the lock only where it still says what was read.
+SWAP_SCRIPT = (
+    'umask 077; now=$(cat "$1" 2>/dev/null); [ "$now" = "$2" ] || exit 76;'
+    ' cat > "$1.new" && sync "$1.new" && mv -f "$1.new" "$1"'
+)
+# Run a command only while the lock still has our number.
+FENCE_SCRIPT = 'grep -qF "\\"token\\": $1," "$2" || exit 75; shift 2; exec "$@"'
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the lock says. Nobody has it when `owner` is empty; `token` stays, so that it can grow."""
+
+    token: int
+    owner: str = ""
+    operation: str = ""
+    machine: str = ""
+    pid: int = 0
+    started: float = 0.0
+    since: str = ""
+    beat: int = 0
+
+    def text(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The lock as it was found: its exact text, and for how many seconds nobody wrote it."""
+
+    text: str
+    held: Held | None
+    age_seconds: float
+
+
+def look(held: Seen, machine: str, alive: bool | None) -> str:
+    """Whether the lock can be taken: free, stale or held.
+
+    `alive` says whether the owner's process runs; it is known (not None) only where the owner is on our own machine.
+    """
+    if held.held is None or not held.held.owner:
+        return "free"
+    known = alive is not None and held.held.machine == machine
+    if known and alive is False:
+        return "stale"
+    return "stale" if held.age_seconds > STALE_SECONDS else "held"
+
+
+def fenced(place: Place, token: int, argv: Sequence[str]) -> tuple[str, ...]:
+    """The command, refused by the host (exit code 75) when the lock has another number than `token`."""
+    guarded = ("sh", "-c", FENCE_SCRIPT, "fenced", str(token), place.lock, *argv)
+    return ("flock", "-s", "-w", str(BUSY_SECONDS), place.busy, *guarded)
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Runs what changes the host, under the lock's number. `run` and `write` raise Locked once it was taken over."""
+
+    host: Host
+    place: Place
+    token: int
+
+    async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output:
+        done = await self.host.run(fenced(self.place, self.token, argv), input=input, timeout=timeout)
+        if done.code == FENCED_OFF:
+            raise Locked("Another deployer took over; this one changes nothing any more.", remedy="wopr lock show")
+        return done
+
+    async def must(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output:
+        """As `run`, but HostFailed when it does not succeed."""
+        done = await self.run(argv, input=input, timeout=timeout)
+        if not done.ok:
+            what = " ".join(argv[:4])
+            raise HostFailed(f"`{what} …` failed on {self.host.describe()}: {done.complaint}")
+        return done
+
+    async def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        await self.must(write_command(path, mode), input=data)
+
+
+@contextlib.asynccontextmanager
+async def hold(
+    host: Host, place: Place, operation: str, heartbeat_seconds: float = HEARTBEAT_SECONDS
+) -> AsyncIterator[Fence]:
+    """Have the lock for the block, and beat meanwhile; Locked when somebody else has it."""
+    made = await host.run(("mkdir", "-p", "-m", "700", place.dir))
+    if not made.ok:
+        raise HostFailed(
+            f"{place.dir} can't be made on {host.describe()}: {made.complaint}", remedy="Give another --dir."
+        )
+    mine = await _acquire(host, place, operation)
+    fence = Fence(host, place, mine.token)
+    task = asyncio.current_task()
+    assert task is not None
+    lost = False
+
+    def ended() -> None:
+        nonlocal lost
+        lost = True
+        task.cancel()
+
+    beating = asyncio.create_task(_beat(fence, mine, heartbeat_seconds, ended), name="lock-heartbeat")
+    try:
+        await _wait_for_the_dead(host, place)
+        yield fence
+    except asyncio.CancelledError:
+        if not lost:
+            raise
+        task.uncancel()
+        raise Locked("Another deployer took over; this one stopped.", remedy="wopr lock show") from None
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        with contextlib.suppress(HostFailed):
+            await _let_go(host, place, mine.token)
+
+
+async def show(host: Host, place: Place) -> Seen:
+    """The lock as it is."""
+    got = await host.run(("sh", "-c", LOOK_SCRIPT, "look", place.lock))
+    age, _, text = got.text.partition("\n")
+    if not text:
+        return Seen("", None, 0.0)
+    return Seen(text, parsed(text), float(age))
+
+
+async def release(host: Host, place: Place) -> Seen:
+    """Take the lock from whoever has it. Its number grows, so that the owner, should it live, changes nothing more."""
+    for _ in range(TRIES_MAX):
+        seen = await show(host, place)
+        if seen.held is None or not seen.held.owner:
+            return seen
+        if await _swapped(host, place, seen.text, Held(seen.held.token + 1)):
+            return seen
+    raise Locked("The lock changes faster than it can be released.", remedy="wopr lock show")
+
+
+def parsed(text: str) -> Held:
+    """The lock from its text; HostFailed when the file was damaged."""
+    try:
+        content: dict[str, Any] = json.loads(text)
+        return Held(**content)
+    except (ValueError, TypeError) as error:
+        raise HostFailed(
+            f"lock.json can't be read: {error}", remedy="Look at it; remove it if nobody deploys."
+        ) from error
+
+
+async def _acquire(host: Host, place: Place, operation: str) -> Held:
+    machine = socket.gethostname()
+    for _ in range(TRIES_MAX):
+        seen = await show(host, place)
+        verdict = look(seen, machine, _alive(seen.held) if seen.held else None)
+        if verdict == "held":
+            raise _taken(seen)
+        mine = Held(
+            token=(seen.held.token if seen.held else 0) + 1,
+            owner=f"{os.getpid()}@{machine}",
+            operation=operation,
+            machine=machine,
+            pid=os.getpid(),
+            started=psutil.Process().create_time(),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        if await _swapped(host, place, seen.text, mine):
+            return mine
+    raise Locked("The lock changes hands faster than it can be taken.", remedy="wopr lock show")
+
+
+def _taken(seen: Seen) -> Locked:
+    held = seen.held
+    assert held is not None
+    left = max(0.0, STALE_SECONDS - seen.age_seconds)
+    return Locked(
+        f"{held.owner} runs `{held.operation}` since {held.since}; last heard of {seen.age_seconds:.0f} s ago.",
+        remedy=f"Wait for it (if it is dead, the lock is free in {left:.0f} s), or: wopr lock release",
+        retry_after_seconds=left,
+    )
+
+
+def _alive(held: Held) -> bool:
+    try:
+        return abs(psutil.Process(held.pid).create_time() - held.started) < 1.0
+    except psutil.Error:
+        return False
+
+
+async def _beat(fence: Fence, mine: Held, period_seconds: float, lost: Callable[[], None]) -> None:
+    """Write the lock again and again; when somebody else has it, say so and end."""
+    last = mine
+    while True:
+        await asyncio.sleep(period_seconds)
+        coming = replace(last, beat=last.beat + 1)
+        try:
+            if await _swapped(fence.host, fence.place, last.text(), coming):
+                last = coming
+                continue
+            seen = await show(fence.host, fence.place)
+        except HostFailed:
+            continue  # the next beat tells; until then each command is fenced anyway
+        if seen.held is None or seen.held.token != mine.token:
+            lost()
+            return
+        last = seen.held
+
+
+async def _let_go(host: Host, place: Place, token: int) -> None:
+    seen = await show(host, place)
+    if seen.held is not None and seen.held.token == token:
+        await _swapped(host, place, seen.text, Held(token))
+
+
+async def _wait_for_the_dead(host: Host, place: Place) -> None:
+    """Wait until no command of an earlier owner runs any more: it can't be called back, but it ends."""
+    done = await host.run(("flock", "-x", "-w", str(BUSY_SECONDS), place.busy, "true"), timeout=BUSY_SECONDS + 10)
+    if not done.ok:
+        raise Locked(
+            "A command of an earlier deployer still runs on the host.", remedy="Look for it with `ps`, then try again."
+        )
+
+
+async def _swapped(host: Host, place: Place, expected: str, held: Held) -> bool:
+    script = ("sh", "-c", SWAP_SCRIPT, "swap", place.lock, expected)
+    done = await host.run(("flock", "-x", "-w", "5", place.guard, *script), input=held.text().encode())
+    if done.ok:
+        return True
+    if done.code in (CHANGED, 1):  # 1: flock waited in vain, as somebody else swaps
+        return False
+    raise HostFailed(f"The lock in {place.dir} on {host.describe()} can't be written: {done.complaint}")
