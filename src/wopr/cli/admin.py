@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from wopr.cli.output import DryRunOption, JsonOption, json_document, result, say, table
+from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption, json_document, nothing_to_do, result, say, table
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,6 +23,7 @@ Work = Callable[["AsyncSession", "Settings"], Awaitable[Result]]
 def create(
     email: Annotated[str, typer.Argument(help="Address of the person.")],
     dry_run: DryRunOption = False,
+    exit_code: ExitCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a person an administrator, with an account when there is none, and print a link that signs in once."""
@@ -46,15 +47,19 @@ def create(
             json_document({"email": address, "changed": not known, "dry_run": True})
         else:
             result(f"{address} is an administrator already" if known else f"would make {address} an administrator")
+        if known:
+            nothing_to_do(exit_code)
         return
     with Journal(load_settings().wopr_home).operation("admin.create", email=address):
         changed, link = _run(make)
     if as_json:
         json_document({"email": address, "changed": changed, "link": link})
-        return
-    say(f"{address} " + ("is an administrator now." if changed else "was an administrator already."))
-    say("This link signs in once, within an hour:")
-    result(link)
+    else:
+        say(f"{address} " + ("is an administrator now." if changed else "was an administrator already."))
+        say("This link signs in once, within an hour:")
+        result(link)
+    if not changed:
+        nothing_to_do(exit_code)
 
 
 @app.command("link", epilog="Example: wopr admin link ada@example.com")
@@ -108,6 +113,9 @@ def list_(as_json: JsonOption = False) -> None:
         table(
             ("address",), [(address,) for address in found], "There is no administrator yet: wopr admin create ADDRESS"
         )
+
+
+app.command("ls", hidden=True, epilog="Example: wopr admin ls")(list_)
 
 
 def _run(work: "Work[Result]") -> Result:

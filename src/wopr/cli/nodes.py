@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from wopr.cli.output import USAGE, DryRunOption, JsonOption, YesOption, confirm, fail, json_document, result, say, table
+from wopr.cli.output import (
+    USAGE,
+    DryRunOption,
+    ExitCodeOption,
+    JsonOption,
+    YesOption,
+    confirm,
+    fail,
+    json_document,
+    nothing_to_do,
+    result,
+    say,
+    table,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -49,6 +62,7 @@ def register(
     ] = None,
     monthly_cost_cents: Annotated[int, typer.Option(min=0, help="What it costs in a month, in cents.")] = 0,
     dry_run: DryRunOption = False,
+    exit_code: ExitCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Register a machine whose services run already. A second time is fine: it brings the row up to date."""
@@ -58,6 +72,11 @@ def register(
     ports = _ports(port) if port else dict(nodes.SERVICES)
     node = nodes.Node(NodeId(node_id), host, region, size, ports=ports, monthly_cost_cents=monthly_cost_cents)
     nodes.check(node)
+    found = _run(lambda session: _look(session, node_id))
+    if found is not None and _is_as_wanted(found, node):
+        _say_result({"node": _document(found), "changed": False}, f"{node_id} is registered already", as_json=as_json)
+        nothing_to_do(exit_code)
+        return
     if dry_run:
         _say_result({"node": _document(node), "dry_run": True}, f"would register {node_id} at {host}", as_json=as_json)
         return
@@ -67,26 +86,29 @@ def register(
 
     with _journal("nodes.register", node=node_id, host=host):
         written = _run(write)
-    _say_result({"node": _document(written)}, f"{node_id} at {host} is registered", as_json=as_json)
+    _say_result({"node": _document(written), "changed": True}, f"{node_id} at {host} is registered", as_json=as_json)
     if not as_json:
         say("The watchdog looks at it within seconds; `wopr nodes list` shows what it found.")
 
 
 @app.command("remove", epilog="Example: wopr nodes remove gpu-1 --yes")
 def remove(
-    node_id: NodeArgument, yes: YesOption = False, dry_run: DryRunOption = False, as_json: JsonOption = False
+    node_id: NodeArgument,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    exit_code: ExitCodeOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Forget a node: nothing more is sent to it. The machine itself is left alone."""
+    """Forget a node: nothing more is sent to it. The machine itself is left alone. One that is gone already is fine."""
     from wopr.core.ids import NodeId
     from wopr.inference import nodes
 
-    async def look(session: "AsyncSession") -> "Node":
-        return await nodes.get(session, NodeId(node_id))
-
-    async def forget(session: "AsyncSession") -> "Node":
-        return await nodes.remove(session, NodeId(node_id))
-
-    node = _run(look)
+    node = _run(lambda session: _look(session, node_id))
+    if node is None:
+        words = f"nothing to do: there is no node {node_id}; wopr nodes list shows those that there are"
+        _say_result({"removed": None}, words, as_json=as_json)
+        nothing_to_do(exit_code)
+        return
     if dry_run:
         _say_result(
             {"node": _document(node), "dry_run": True}, f"would remove {node_id} at {node.host}", as_json=as_json
@@ -94,11 +116,30 @@ def remove(
         return
     confirm(f"Remove the node {node_id} at {node.host} from routing?", yes=yes)
     with _journal("nodes.remove", node=node_id, host=node.host):
-        _run(forget)
+        _run(lambda session: nodes.remove(session, NodeId(node_id)))
     _say_result({"removed": node_id}, f"{node_id} is removed", as_json=as_json)
 
 
 app.command("rm", hidden=True, epilog="Example: wopr nodes rm gpu-1")(remove)
+
+
+async def _look(session: "AsyncSession", node_id: str) -> "Node | None":
+    """The node of that id, if there is one."""
+    from wopr.core.errors import NotFound
+    from wopr.core.ids import NodeId
+    from wopr.inference import nodes
+
+    try:
+        return await nodes.get(session, NodeId(node_id))
+    except NotFound:
+        return None
+
+
+def _is_as_wanted(found: "Node", wanted: "Node") -> bool:
+    """Whether registering it would change nothing."""
+    names = ("host", "region", "size", "monthly_cost_cents", "provision_stage")
+    same = all(getattr(found, name) == getattr(wanted, name) for name in names)
+    return same and dict(found.ports) == dict(wanted.ports)
 
 
 def _ports(pairs: list[str]) -> dict[str, int]:
