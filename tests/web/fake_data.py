@@ -219,13 +219,18 @@ class FakeTurn:
     created_at: str = field(default_factory=at)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     cut_after: int | None = None
+    restart_after: int | None = None  # an answer that broke off there and was another one then
 
     def events(self) -> list[tuple[str, Json]]:
         pieces = [self.answer[start : start + 24] for start in range(0, len(self.answer), 24)]
         ids = {"turn_id": self.turn_id, "conversation_id": self.conversation_id, "user_text": self.user_text}
         usage = {"prompt_tokens": 412, "completion_tokens": 186}
         done = {"text": self.answer, "finish_reason": "stop", "usage": usage, "request_ids": ["r1"], "has_audio": False}
-        return [("started", ids), *(("delta", {"text": piece}) for piece in pieces), ("completed", done)]
+        said: list[tuple[str, Json]] = [("delta", {"text": piece}) for piece in pieces]
+        if self.restart_after is not None:
+            other = [("delta", {"text": "Something else. "})] * self.restart_after
+            said = [*other, ("restarted", {}), *said]
+        return [("started", ids), *said, ("completed", done)]
 
     async def stream(self, after: int) -> AsyncIterator[str]:
         for number, (name, data) in enumerate(self.events(), 1):

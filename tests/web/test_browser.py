@@ -173,6 +173,35 @@ async def test_a_running_bot_that_could_not_be_reached_is_looked_for_again(stage
     await page.wait_for_selector("textarea#say:not([disabled])")
 
 
+async def test_an_answer_that_is_another_one_after_it_broke_off_replaces_the_first(stage: Stage) -> None:
+    stage.store.gated = True
+    page = await stage.page(f"{stage.bot}?c=c1")
+    started = stage.store.start_turn({"text": "Begin anew", "conversation_id": "c1"})
+    turn = stage.store.turns[started["turn_id"]]
+    turn.restart_after, turn.cut_after = 2, 3
+    await page.reload()
+    await until(page, f"document.querySelector('.streaming')?.textContent === {turn.answer[:48]!r}")
+    turn.gate.set()
+    await page.wait_for_selector("[data-answer] .prose table")
+    assert await page.locator("text=Something else").count() == 0
+
+
+async def test_while_the_platform_is_away_the_page_says_so_and_then_goes_on(stage: Stage) -> None:
+    stage.store.gated = True
+    page = await stage.page(f"{stage.bot}?c=c1")
+    await say(page, "Survive a restart")
+    shown = await streamed(page)
+    turn = next(iter(stage.store.turns.values()))
+    stage.store.down, turn.cut_after = True, 7
+    turn.gate.set()
+    await page.wait_for_selector("[data-note]:has-text('Reconnecting…')")
+    assert (await page.locator(".streaming").inner_text()).startswith(shown)
+    stage.store.down = False
+    await page.wait_for_selector("[data-answer] .prose table")
+    assert await page.locator("[data-note]").inner_text() == ""
+    assert await page.locator("text=Survive a restart").count() == 1
+
+
 async def test_a_hostile_answer_runs_nothing_while_it_streams_nor_afterwards(stage: Stage) -> None:
     stage.store.answer = (
         "<img src=x onerror=\"document.title='owned'\"> <script>document.title='owned'</script> done" * 5

@@ -126,7 +126,10 @@ class ConversationApi:
         return await self._transport.get(f"/fleet/bots/{bot_id}/turns/{turn_id}", Turn)
 
     def turn_events(self, bot_id: str, turn_id: str, last_event_id: str = "") -> AsyncIterator[Event]:
-        """Events started, transcript, delta, and last completed, failed or cancelled; resumes by itself."""
+        """Events started, transcript, delta, and last completed, failed or cancelled; resumes by itself.
+
+        `restarted` among them means that the deltas so far are void: the answer broke off and is another one now.
+        """
         path = turn_events_path(bot_id, turn_id)
         return resume_events(self._transport, path, final=FINAL_EVENTS, last_event_id=last_event_id)
 

@@ -16,7 +16,8 @@ import httpx
 from wopr.client.errors import ApiError
 from wopr.client.transport import Sending, Transport
 
-RETRIES_MAX = 8
+# Together about a minute without an event, which is how long a bot waits for its gateway, too.
+RETRIES_MAX = 16
 RETRY_DELAY_SECONDS_MAX = 5.0
 
 

@@ -105,6 +105,8 @@ class Walk:
         async for event in self.api.fleet.turn_events(self.bot_id, self.turn_id):
             if event.name == "delta":
                 text += str(event.json().get("text", ""))
+            elif event.name == "restarted":
+                text = ""
             elif event.name == "failed":
                 raise SmokeFailed(str(event.json().get("message", "the turn failed")))
         if not text.strip():

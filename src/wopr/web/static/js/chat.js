@@ -5,7 +5,10 @@ import { copyText } from "./copy.js";
 import { Voice } from "./chat-voice.js";
 import { randomId } from "./ids.js";
 
+const RETRY_MS_MIN = 250;
 const RETRY_MS_MAX = 8000;
+const ANSWER_RETRIES_MAX = 10; // about a minute
+const RECONNECTING = "Reconnecting…";
 const FINAL = ["completed", "failed", "cancelled"];
 const PASSING = ["starting", "stopping"];
 const LOOK_AGAIN_MS = 3000;
@@ -145,25 +148,33 @@ class Chat extends HTMLElement {
         const number = Number(event.lastEventId);
         if (number && number <= state.last) return;
         state.last = number || state.last;
-        state.retries = 0;
+        this.found(state);
         act(JSON.parse(event.data || "{}"));
       });
     on("started", (data) => data.user_text && this.showQuestion(state.turn, data.user_text));
     on("transcript", (data) => this.showQuestion(state.turn, data.text));
     on("delta", (data) => this.grow(state, data.text));
+    on("restarted", () => this.clear(state));
     for (const name of FINAL) on(name, () => this.finish(state, source));
+    source.onopen = () => this.found(state);
     source.onerror = () => this.lost(state, source);
   }
 
+  found(state) {
+    state.retries = 0;
+    if (this.note.textContent === RECONNECTING) this.note.textContent = "";
+  }
+
+  // Not left to the browser, which gives up when it is answered with an error, as by a platform that is starting.
   lost(state, source) {
-    if (source.readyState === EventSource.CONNECTING && state.retries < 3) {
-      state.retries += 1;
-      return; // The browser comes back by itself, with the last number.
-    }
     source.close();
+    this.later(state, () => this.probe(state));
+  }
+
+  later(state, act) {
+    this.note.textContent = RECONNECTING;
+    setTimeout(act, Math.min(RETRY_MS_MIN * 2 ** state.retries, RETRY_MS_MAX));
     state.retries += 1;
-    this.note.textContent = "Reconnecting…";
-    setTimeout(() => this.probe(state), Math.min(250 * 2 ** state.retries, RETRY_MS_MAX));
   }
 
   // A turn that ended while we were away has no stream any more in some cases; its answer tells.
@@ -176,7 +187,6 @@ class Chat extends HTMLElement {
     } catch {
       // Still away.
     }
-    this.note.textContent = "";
     return this.follow(state);
   }
 
@@ -196,20 +206,27 @@ class Chat extends HTMLElement {
     if (stick) this.history.scrollTop = this.history.scrollHeight;
   }
 
+  // The answer broke off and is another one now.
+  clear(state) {
+    state.text = "";
+    state.place.textContent = "";
+  }
+
   async finish(state, source) {
     source?.close();
-    this.note.textContent = "";
     const item = state.place.closest("[data-answer]");
     try {
       const answer = await fetch(`${this.base}/turns/${state.turn}/answer`);
-      if (!answer.ok) throw new Error(String(answer.status));
+      if (!answer.ok) throw Object.assign(new Error("no answer"), { status: answer.status });
       const stick = this.history.scrollHeight - this.history.scrollTop - this.history.clientHeight < 200;
       item.querySelector(".answer").innerHTML = await answer.text(); // Cleaned by the server.
       window.htmx?.process(item);
       if (stick) this.history.scrollTop = this.history.scrollHeight;
-    } catch {
+    } catch ({ status = 503 }) {
+      if (status >= 500 && state.retries < ANSWER_RETRIES_MAX) return this.later(state, () => this.finish(state, null));
       state.place.classList.remove("streaming");
     }
+    this.note.textContent = "";
     item.removeAttribute("aria-busy");
     this.querySelector("[data-announce]").textContent = item.querySelector(".prose, .answer").textContent;
     if (this.busy === state.turn) this.setBusy(null);
