@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wopr.cli import output
-from wopr.cli.output import REFUSED, JsonOption, bad, dim, good, json_document, result, say, warn
+from wopr.cli.output import (
+    REFUSED,
+    JsonOption,
+    ProgressKind,
+    ProgressOption,
+    bad,
+    dim,
+    good,
+    json_document,
+    result,
+    say,
+    warn,
+    write_error,
+)
 
 if TYPE_CHECKING:
     from wopr.ops.checks import Outcome
@@ -17,12 +30,14 @@ EXAMPLES = "Examples: wopr check | wopr check --only settings | wopr check --jso
 
 def check(
     only: Annotated[str, typer.Option(help="Only checks whose name begins so.")] = "",
+    progress: ProgressOption = ProgressKind.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Prove that this installation is sound. Exit code 3 when a check fails."""
     from wopr.ops.checks import Verdict
 
-    outcomes = asyncio.run(run_all(only))
+    with output.progress(progress, as_json=as_json).stage("", "checks", keep=False):
+        outcomes = asyncio.run(run_all(only))
     if not outcomes:
         output.fail(f"No check is named {only!r}.", remedy="wopr check --json lists every name.", code=output.USAGE)
     write(outcomes, as_json=as_json)
@@ -75,6 +90,8 @@ def _write_lines(outcomes: "Sequence[Outcome]") -> None:
     marks = {"ok": good("✓"), "skipped": dim("–"), "warning": warn("!"), "failed": bad("✗")}
     for outcome in outcomes:
         finding = outcome.finding
-        say(f"  {marks[finding.verdict.value]} {outcome.name:<26} {finding.evidence}")
+        # --progress quiet leaves out what is well, never what failed.
+        write = write_error if finding.verdict.value == "failed" else say
+        write(f"  {marks[finding.verdict.value]} {outcome.name:<26} {finding.evidence}")
         if finding.remedy:
-            say(f"      fix: {finding.remedy}")
+            write(f"      fix: {finding.remedy}")

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wopr.cli.output import REFUSED, DryRunOption, JsonOption, good, say
+from wopr.cli import output
+from wopr.cli.output import (
+    REFUSED,
+    DryRunOption,
+    ExitCodeOption,
+    JsonOption,
+    ProgressKind,
+    ProgressOption,
+    good,
+    nothing_to_do,
+    say,
+)
 
 if TYPE_CHECKING:
     from wopr.ops.checks import Outcome
@@ -20,18 +31,24 @@ def doctor(
     ] = False,
     lint: Annotated[bool, typer.Option("--lint", help="Exit code 3 for warnings too: for CI.")] = False,
     dry_run: DryRunOption = False,
+    progress: ProgressOption = ProgressKind.AUTO,
+    exit_code: ExitCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find what is wrong with this installation, and with --fix mend it. Exit code 3 when something is left."""
     from wopr.cli.check import run_all, write
     from wopr.ops.checks import Verdict
 
-    outcomes = asyncio.run(run_all(""))
+    stages = output.progress(progress, as_json=as_json)
+    with stages.stage("", "checks", keep=False):
+        outcomes = asyncio.run(run_all(""))
     mendable = [o for o in outcomes if o.finding.mend is not None]
     mended: list[dict[str, str]] = []
     if fix and mendable and not dry_run:
-        mended = _mend(mendable)
-        outcomes = asyncio.run(run_all(""))
+        with stages.stage("", "mend", keep=False):
+            mended = _mend(mendable)
+        with stages.stage("", "checks again", keep=False):
+            outcomes = asyncio.run(run_all(""))
     would = [o.name for o in mendable] if dry_run else []
     write(outcomes, as_json=as_json, mended=mended, would_mend=would)
     if not as_json:
@@ -44,6 +61,8 @@ def doctor(
     bad = {Verdict.FAILED, Verdict.WARNING} if lint else {Verdict.FAILED}
     if any(o.finding.verdict in bad for o in outcomes):
         raise typer.Exit(REFUSED)
+    if not mendable:
+        nothing_to_do(exit_code)
 
 
 def _mend(mendable: "Sequence[Outcome]") -> list[dict[str, str]]:

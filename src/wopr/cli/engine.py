@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wopr.cli import output
-from wopr.cli.output import JsonOption
+from wopr.cli.output import JsonOption, ProgressKind, ProgressOption
 
 EXAMPLES = "Example: wopr engine llama --port 8080"
 
@@ -18,6 +18,7 @@ def engine(
     model: Annotated[Path | None, typer.Option(help="File or folder to serve instead of the one found.")] = None,
     models_dir: Annotated[Path | None, typer.Option(help="Folder to look in; empty: `models` under WOPR_HOME.")] = None,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Requests that work at once.")] = 2,
+    progress: ProgressOption = ProgressKind.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Serve text, speech, transcription or embeddings with the HTTP contract of a GPU node's images.
@@ -42,10 +43,14 @@ def engine(
         parallel=parallel,
     )
 
+    loading = output.progress(progress, as_json=as_json).stage("", f"load {name}", keep=False)
+
     def ready(address: str, served: str) -> None:
+        loading.done(served)
         if as_json:
             output.json_line({"engine": name, "address": address, "model": served})
         else:
             output.say(f"wopr engine {name} serves {served} on {address}")
 
-    run(name, options, ready)
+    with loading:
+        run(name, options, ready)

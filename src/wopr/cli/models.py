@@ -1,13 +1,26 @@
 """`wopr models`: the model weights on this machine, and a short list of small open ones to pull."""
 
-import sys
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wopr.cli.output import USAGE, DryRunOption, JsonOption, YesOption, confirm, fail, json_document, result, say, table
+from wopr.cli import output
+from wopr.cli.output import (
+    USAGE,
+    DryRunOption,
+    ExitCodeOption,
+    JsonOption,
+    ProgressKind,
+    ProgressOption,
+    YesOption,
+    confirm,
+    fail,
+    json_document,
+    nothing_to_do,
+    result,
+    say,
+    table,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,12 +29,6 @@ if TYPE_CHECKING:
     from wopr.inference.download import Fetched
 
 app = typer.Typer(help="Model weights on this machine.", no_args_is_help=True, rich_markup_mode=None)
-
-PROGRESS_KINDS = ("auto", "tty", "plain", "quiet")
-PLAIN_STEP_PERCENT = 10
-TTY_STEP_SECONDS = 0.1
-UNKNOWN_SIZE_STEP_MB = 50
-ProgressOption = Annotated[str, typer.Option(help="auto, tty, plain or quiet.")]
 
 
 @app.command("list", epilog="Example: wopr models list --json")
@@ -50,8 +57,9 @@ app.command("ls", hidden=True, epilog="Example: wopr models ls")(list_)
 def pull(
     model: Annotated[str, typer.Argument(help="A name from `wopr models list`, or the address of a GGUF file.")],
     sha256: Annotated[str, typer.Option(help="SHA-256 that a file given by address must have.")] = "",
-    progress: ProgressOption = "auto",
     dry_run: DryRunOption = False,
+    progress: ProgressOption = ProgressKind.AUTO,
+    exit_code: ExitCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a model. Interrupted, it goes on where it stopped; a model that is there already is left as it is."""
@@ -59,8 +67,7 @@ def pull(
     from wopr.inference.download import fetch, new_client
     from wopr.ops.journal import Journal
 
-    if progress not in PROGRESS_KINDS:
-        fail(f"There is no progress {progress!r}.", remedy=f"Choose {', '.join(PROGRESS_KINDS)}.", code=USAGE)
+    stages = output.progress(progress, as_json=as_json)
     offer, folder = _offer(model, sha256), _folder()
     if dry_run:
         if as_json:
@@ -72,14 +79,17 @@ def pull(
     fetched = []
     with Journal(settings.wopr_home).operation("models.pull", model=offer.name) as operation, new_client() as client:
         for file in offer.files:
-            fetched.append(fetch(file, folder, _reporter(file.path, "quiet" if as_json else progress), client))
+            with stages.stage("", file.path, keep=False) as stage:
+                fetched.append(fetch(file, folder, stage.update, client))
             operation.step("fetched", file=file.path, sha256=fetched[-1].sha256, verified=fetched[-1].verified)
     if as_json:
         json_document({"model": offer.name, "files": [_fetched(item) for item in fetched]})
-        return
-    for item in fetched:
-        result(f"{item.path} {'fetched' if item.fetched else 'was there already'} ({_proof(item)})")
-    say("Engines take it at their next start.")
+    else:
+        for item in fetched:
+            result(f"{item.path} {'fetched' if item.fetched else 'was there already'} ({_proof(item)})")
+        say("Engines take it at their next start.")
+    if not any(item.fetched for item in fetched):
+        nothing_to_do(exit_code)
 
 
 @app.command("rm", epilog="Example: wopr models rm qwen2.5-0.5b-instruct-q4_k_m --yes")
@@ -87,10 +97,10 @@ def rm(
     model: Annotated[str, typer.Argument(help="Name of a model that is here, as `wopr models list` writes it.")],
     yes: YesOption = False,
     dry_run: DryRunOption = False,
+    exit_code: ExitCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a model from the folder."""
-    from wopr.core.errors import NotFound
+    """Delete a model from the folder. One that is gone already is fine."""
     from wopr.core.settings import load_settings
     from wopr.inference.weights import installed, remove_weights
     from wopr.ops.journal import Journal
@@ -98,7 +108,12 @@ def rm(
     folder = _folder()
     found = next((weights for weights in installed(folder) if weights.name == model), None)
     if found is None:
-        raise NotFound(f"There is no model {model} in {folder}.", remedy="wopr models list")
+        if as_json:
+            json_document({"removed": None})
+        else:
+            say(f"nothing to do: there is no model {model} in {folder}; wopr models list shows those that there are")
+        nothing_to_do(exit_code)
+        return
     if not dry_run:
         confirm(f"Delete {found.path} ({found.bytes >> 20} MB)?", yes=yes)
         with Journal(load_settings().wopr_home).operation("models.rm", model=model):
@@ -107,6 +122,10 @@ def rm(
         json_document({"removed": model, "path": str(found.path), "bytes": found.bytes, "dry_run": dry_run})
     else:
         result(f"{'would delete' if dry_run else 'deleted'} {found.path}")
+
+
+for alias in ("remove", "delete"):
+    app.command(alias, hidden=True, epilog=f"Example: wopr models {alias} NAME --yes")(rm)
 
 
 def _folder() -> "Path":
@@ -157,44 +176,3 @@ def _proof(item: "Fetched") -> str:
     if item.verified == "size":
         return f"no checksum is published; its SHA-256 is {item.sha256}"
     return f"SHA-256 as {item.verified}"
-
-
-def _reporter(name: str, kind: str) -> Callable[[int, int | None], None]:
-    """What tells the person how far it is: one line that is rewritten, or a line for every tenth."""
-    if kind == "quiet":
-        return lambda _done, _total: None
-    if kind == "tty" or (kind == "auto" and sys.stderr.isatty()):
-        return _rewriting(name)
-    return _line_by_line(name)
-
-
-def _rewriting(name: str) -> Callable[[int, int | None], None]:
-    last = 0.0
-
-    def report(done: int, total: int | None) -> None:
-        nonlocal last
-        whole = total is not None and done >= total
-        if whole or time.monotonic() - last >= TTY_STEP_SECONDS:
-            last = time.monotonic()
-            typer.echo(f"\r{name}  {_amount(done, total)}", err=True, nl=whole)
-
-    return report
-
-
-def _line_by_line(name: str) -> Callable[[int, int | None], None]:
-    told = -1
-
-    def report(done: int, total: int | None) -> None:
-        nonlocal told
-        step = done * 100 // total // PLAIN_STEP_PERCENT if total else (done >> 20) // UNKNOWN_SIZE_STEP_MB
-        if step > told:
-            told = step
-            say(f"{time.strftime('%H:%M:%S')} {name}  {_amount(done, total)}")
-
-    return report
-
-
-def _amount(done: int, total: int | None) -> str:
-    if not total:
-        return f"{done / 1e6:.1f} MB"
-    return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB ({done * 100 // total} %)"

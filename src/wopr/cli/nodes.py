@@ -120,7 +120,8 @@ def remove(
     _say_result({"removed": node_id}, f"{node_id} is removed", as_json=as_json)
 
 
-app.command("rm", hidden=True, epilog="Example: wopr nodes rm gpu-1")(remove)
+for alias in ("rm", "delete"):
+    app.command(alias, hidden=True, epilog=f"Example: wopr nodes {alias} gpu-1 --yes")(remove)
 
 
 async def _look(session: "AsyncSession", node_id: str) -> "Node | None":

@@ -1,11 +1,28 @@
 """`wopr smoke`: the happy path from sign-up to a paid answer, against any deployment."""
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
-from wopr.cli.output import FAILED, JsonOption, bad, dim, fail, good, json_document, result, say
+from wopr.cli import output
+from wopr.cli.output import (
+    FAILED,
+    JsonOption,
+    ProgressKind,
+    ProgressOption,
+    complain,
+    dim,
+    fail,
+    json_document,
+    result,
+    say,
+)
+
+if TYPE_CHECKING:
+    from wopr.cli.progress import Progress
+    from wopr.ops.smoke import Target
 
 EXAMPLES = "Examples: wopr smoke | wopr smoke --url https://api.wopr.bot --key wopr_admin_…"
 
@@ -16,6 +33,7 @@ def smoke(
     key: Annotated[
         str, typer.Option(envvar="WOPR_KEY", help="Key of a paying customer: skips sign-up and payment.")
     ] = "",
+    progress: ProgressOption = ProgressKind.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Walk the happy path (sign up, pay, bot, answer) and print each step with its time."""
@@ -31,25 +49,24 @@ def smoke(
             remedy="Make a key as a paying customer and run: wopr smoke --url … --key wopr_admin_…",
             code=2,
         )
+    host = urlsplit(url or settings.api_url).hostname or ""
+    stages = output.progress(progress, "" if local else host, as_json=as_json)
     target = Target(url or settings.api_url, mail_url or settings.resend_api_base, key)
     if key and not as_json:
         say(dim("  sign-up and payment are skipped: a key was given"))
     with Journal(settings.wopr_home).operation("smoke", url=target.url) as operation:
-        code = asyncio.run(_walk(target, as_json))
+        code = asyncio.run(_walk(target, stages, as_json))
         operation.outcome["passed"] = code == 0
     raise typer.Exit(code)
 
 
-async def _walk(target: object, as_json: bool) -> int:
-    from wopr.ops.smoke import Target, walk
+async def _walk(target: "Target", stages: "Progress", as_json: bool) -> int:
+    from wopr.ops.smoke import walk
 
-    assert isinstance(target, Target)
     steps = []
     async for step in walk(target):
         steps.append(step)
-        if not as_json:
-            mark = bad("✗") if step.error else good("✓")
-            say(f"  {mark} {step.name:<20} {step.seconds:6.2f} s  {step.error or dim(step.detail)}")
+        stages.ended("", step.name, step.seconds, step.detail, step.error)
     broken = next((step for step in steps if step.error), None)
     total = sum(step.seconds for step in steps)
     if as_json:
@@ -59,7 +76,5 @@ async def _walk(target: object, as_json: bool) -> int:
     elif broken is None:
         result(f"The happy path works: {total:.2f} s from sign-up to a paid answer.")
     else:
-        say(f"{bad('error:')} {broken.name}: {broken.error}")
-        if broken.remedy:
-            say(f"  fix: {broken.remedy}")
+        complain(f"{broken.name}: {broken.error}", remedy=broken.remedy)
     return FAILED if broken else 0

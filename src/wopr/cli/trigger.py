@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from wopr.cli.output import USAGE, DryRunOption, JsonOption, fail, json_document, result, say
+from wopr.cli import output
+from wopr.cli.output import (
+    USAGE,
+    DryRunOption,
+    JsonOption,
+    ProgressKind,
+    ProgressOption,
+    fail,
+    json_document,
+    result,
+    say,
+)
 
 _TIMEOUT_SECONDS = 30.0
 
@@ -28,6 +39,7 @@ def stripe_command(
     outcome: Annotated[str, typer.Option(help="won or lost, for charge.dispute.closed.")] = "lost",
     url: UrlOption = "",
     dry_run: DryRunOption = False,
+    progress: ProgressOption = ProgressKind.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Make the Stripe stand-in cause an event, with everything that belongs to it."""
@@ -42,7 +54,8 @@ def stripe_command(
     if outcome not in ("won", "lost"):
         fail(f"--outcome is won or lost, not {outcome}.", code=USAGE)
     wish = {"event": event, "target": target or None, "amount": amount or None, "outcome": outcome, "dry_run": dry_run}
-    with _journal("trigger.stripe", dry_run=dry_run, event=event, target=target):
+    stages = output.progress(progress, as_json=as_json)
+    with stages.stage("", event, keep=False), _journal("trigger.stripe", dry_run=dry_run, event=event, target=target):
         done = _ask(url, "POST", "/_emulator/trigger", wish)
     if as_json:
         json_document(done)
@@ -60,12 +73,17 @@ def clock_command(
     seconds: Annotated[int, typer.Option(help="Seconds by which it moves on.", min=0)] = 0,
     url: UrlOption = "",
     dry_run: DryRunOption = False,
+    progress: ProgressOption = ProgressKind.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Move the Stripe stand-in's clock on; renewals, retries and expiries in between happen."""
     if not days and not seconds:
         fail("Say by how much: --days or --seconds.", code=USAGE)
-    with _journal("trigger.clock", dry_run=dry_run, days=days, seconds=seconds):
+    stages = output.progress(progress, as_json=as_json)
+    with (
+        stages.stage("", "move the clock", keep=False),
+        _journal("trigger.clock", dry_run=dry_run, days=days, seconds=seconds),
+    ):
         moved = _ask(url, "POST", "/_emulator/advance", {"days": days, "seconds": seconds, "dry_run": dry_run})
     if as_json:
         json_document(moved)
