@@ -1,5 +1,6 @@
 """The engine and the images of the tests that need real containers."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 from tests.live import missing
 from tests.machines import building
 from tests.machines import engine as engines
+from tests.machines import registry as registries
 from tests.machines.engine import Engine
+from tests.machines.registry import Registry
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,3 +39,13 @@ def slim_image(engine: Engine) -> str:
 def base_image(engine: Engine) -> str:
     """A Debian with Python, the Docker client, compose, git, ssh, PostgreSQL's client, curl and network tools."""
     return building.ensure(engine, "base")
+
+
+@pytest.fixture(scope="session")
+def registry(engine: Engine) -> Iterator[Registry]:
+    """A registry behind a password that the engine reaches; `tests.machines.registry.serving` starts others."""
+    for program in registries.PROGRAMS:
+        if shutil.which(program) is None:
+            missing(program)
+    with registries.serving(engine) as running:
+        yield running
