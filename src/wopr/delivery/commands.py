@@ -1,0 +1,204 @@
+"""Every command that a release runs on its host, as pure functions that return argument lists.
+
+Nothing here runs anything or decides anything, so a test compares lists. `sh -c` stands only where two programs must be
+joined, with the values as arguments, never inside the script.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from wopr.delivery.place import ROLES, Place, Slot
+
+PROJECT_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+SLOT_LABEL = "wopr.slot"
+RELEASE_LABEL = "wopr.release"
+PROBE = "wopr-probe"
+API_PORT, UI_PORT = 3100, 3000
+EDGE_SECONDS = 5
+# What compose.yaml interpolates. Compose prefers the caller's environment to its file, so these are taken out of it.
+INTERPOLATED = (
+    "WOPR_DIR", "WOPR_NAME", "WOPR_BLUE_IMAGE", "WOPR_GREEN_IMAGE", "WOPR_BLUE_ENV", "WOPR_GREEN_ENV",
+    "WOPR_BLUE_RELEASE", "WOPR_GREEN_RELEASE", "WOPR_DELIVERER_IMAGE", "WOPR_DOMAIN", "WOPR_SCHEME", "POSTGRES_IMAGE",
+    "CADDY_IMAGE", "POSTGRES_PASSWORD", "HTTP_PORT", "HTTPS_PORT", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME",
+    "COMPOSE_PROFILES",
+)  # fmt: skip
+
+OBSERVE_SCRIPT = 'ids=$(docker ps -aq --filter "label=$1") || exit 1; [ -z "$ids" ] || docker container inspect $ids'
+REMOVE_SCRIPT = (
+    'ids=$(docker ps -aq --filter "label=$1" --filter "label=$2"); [ -z "$ids" ] || docker rm -f -v $ids >/dev/null'
+)
+FREE_SCRIPT = "df -Pk \"$1\" | awk 'NR == 2 { print $4 }'"
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Compose:
+    """How compose is called on a host: the plugin (v2), or the program of its own (1.29)."""
+
+    program: Command = ("docker", "compose")
+
+    def call(self, place: Place, file: str, *arguments: str) -> Command:
+        """A compose command on this installation, with the compose file of one release."""
+        hidden = tuple(part for name in INTERPOLATED for part in ("-u", name))
+        where = ("-p", place.name, "--project-directory", place.dir, "--env-file", place.stack_env, "-f", file)
+        return ("env", *hidden, *self.program, *where, *arguments)
+
+
+PLUGIN = Compose()
+STANDALONE = Compose(("docker-compose",))
+
+
+def compose_version(compose: Compose) -> Command:
+    return (*compose.program, "version")
+
+
+def compose_config(compose: Compose, place: Place, file: str) -> Command:
+    """Check the compose file together with everything that it interpolates."""
+    return compose.call(place, file, "config", "-q")
+
+
+def up_slot(compose: Compose, place: Place, file: str, slot: Slot) -> Command:
+    """Create and start the containers of one slot and touch no other."""
+    return compose.call(place, file, "up", "-d", "--no-deps", "--no-build", *(f"{role}-{slot}" for role in ROLES))
+
+
+def up_services(compose: Compose, place: Place, file: str, *services: str) -> Command:
+    """Create and start others; those whose definition is unchanged stay as they are."""
+    return compose.call(place, file, "up", "-d", "--no-deps", "--no-build", *services)
+
+
+def observe(place: Place) -> Command:
+    """Everything about all containers of this installation, as one JSON list; nothing when there are none."""
+    return ("sh", "-c", OBSERVE_SCRIPT, "observe", f"{PROJECT_LABEL}={place.name}")
+
+
+def remove_slot(place: Place, slot: Slot) -> Command:
+    """Remove whatever is in a slot, also what a killed compose left under another name."""
+    return ("sh", "-c", REMOVE_SCRIPT, "remove", f"{PROJECT_LABEL}={place.name}", f"{SLOT_LABEL}={slot}")
+
+
+def start(names: Sequence[str]) -> Command:
+    return ("docker", "start", *names)
+
+
+def stop(names: Sequence[str], seconds: int) -> Command:
+    """SIGTERM, and SIGKILL to what has not left after so many seconds."""
+    return ("docker", "stop", "-t", str(seconds), *names)
+
+
+def logs(name: str, lines: int) -> Command:
+    return ("docker", "logs", "--tail", str(lines), name)
+
+
+def probe(container: str, path: str) -> Command:
+    """Ask a container itself; exit code 0 for 200, the body otherwise. It knows the port that it serves."""
+    return ("docker", "exec", container, PROBE, path)
+
+
+def through_caddy(place: Place, port: int, path: str) -> Command:
+    """A request to Caddy's inner listener, which takes the way of every request: to a slot that is ready."""
+    return _fetch(place, f"http://127.0.0.1:{port}{path}")
+
+
+def from_slot(place: Place, slot: Slot, path: str) -> Command:
+    """A request to the API of one slot, from Caddy's container."""
+    return _fetch(place, f"http://api-{slot}:{API_PORT}{path}")
+
+
+def caddy_check(place: Place) -> Command:
+    """Whether the Caddyfile on standard input can be understood."""
+    container = place.container("caddy")
+    return ("docker", "exec", "-i", container, "caddy", "adapt", "--adapter", "caddyfile", "--config", "/dev/stdin")
+
+
+def caddy_load(place: Place) -> Command:
+    """Make the Caddyfile that the container sees the one in force; requests that run go on."""
+    load = ("caddy", "reload", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile")
+    return ("docker", "exec", place.container("caddy"), *load)
+
+
+def pull(image: str, config: str = "") -> Command:
+    """Fetch an image. `config` is a client's folder with the registry's credentials."""
+    return ("docker", *(("--config", config) if config else ()), "pull", "-q", image)
+
+
+def inspect_image(image: str) -> Command:
+    return ("docker", "image", "inspect", image)
+
+
+def images_named(name: str) -> Command:
+    """References by digest of all images of one name on the host."""
+    return ("docker", "image", "ls", "--digests", "--no-trunc", "--format", "{{.Repository}}@{{.Digest}}", name)
+
+
+def remove_image(image: str) -> Command:
+    """Remove an image, unless a container still needs it."""
+    return ("docker", "image", "rm", image)
+
+
+def architecture() -> Command:
+    """The engine's architecture, in the words that images use."""
+    return ("docker", "version", "--format", "{{.Server.Arch}}")
+
+
+def free_kilobytes(folder: str) -> Command:
+    return ("sh", "-c", FREE_SCRIPT, "free", folder)
+
+
+def remove_files(*paths: str) -> Command:
+    return ("rm", "-rf", "--", *paths)
+
+
+def stack_env(place: Place, settings: Mapping[str, str], slots: Mapping[Slot, tuple[str, int]], deliverer: str) -> str:
+    """The file that compose interpolates: where things are, and for each slot its image and release."""
+    values = {
+        "WOPR_DIR": place.dir,
+        "WOPR_NAME": place.name,
+        "WOPR_DELIVERER_IMAGE": deliverer,
+        "WOPR_BLUE_ENV": place.slot_env("blue"),
+        "WOPR_GREEN_ENV": place.slot_env("green"),
+    }
+    for slot, (image, number) in slots.items():
+        values |= {f"WOPR_{slot.upper()}_IMAGE": image, f"WOPR_{slot.upper()}_RELEASE": str(number)}
+    chosen = {name: settings[name] for name in INTERPOLATED if settings.get(name) and name not in values}
+    lines = [f"{name}={quoted(value)}" for name, value in sorted((chosen | values).items())]
+    return "# Written by wopr at each release; what is set here belongs into .env.\n" + "\n".join(lines) + "\n"
+
+
+def slot_env(settings: Mapping[str, str], given: Mapping[str, str]) -> str:
+    """The environment of a slot: the operator's settings, and what the release gives where they say nothing."""
+    return "".join(f"{name}={quoted(value)}\n" for name, value in {**given, **settings}.items())
+
+
+def quoted(value: str) -> str:
+    """A value as every reader of such files takes it: plain where it can be, in single quotes where it must be."""
+    plain = value == value.strip() and not any(mark in value for mark in ("$", "'", '"', "\\", " #", "`"))
+    if plain and not value.startswith("#"):
+        return value
+    if "'" not in value:
+        return f"'{value}'"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{escaped}"'
+
+
+def parsed_env(text: str) -> dict[str, str]:
+    """The settings of an `.env` file: NAME=value lines, with `export`, quotes and comments as shells write them."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, sign, value = line.strip().removeprefix("export ").partition("=")
+        if not sign or name.lstrip().startswith("#"):
+            continue
+        value = value.strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            inner = value[1:-1]
+            value = inner if value[0] == "'" else inner.replace('\\"', '"').replace("\\$", "$").replace("\\\\", "\\")
+        else:
+            value = value.partition(" #")[0].rstrip()
+        found[name.strip()] = value
+    return found
+
+
+def _fetch(place: Place, url: str) -> Command:
+    return ("docker", "exec", place.container("caddy"), "wget", "-q", "-T", str(EDGE_SECONDS), "-O", "-", url)
