@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wopr.ops.journal import DOTS, Journal, redacted
+from wopr.ops.journal import Journal
+from wopr.ops.redaction import DOTS, redacted
 from wopr.ops.logbook import operations, render
 
 SECRETS = (

@@ -4,6 +4,8 @@ Nothing is required to start. A feature that needs a setting asks for it when it
 missing `DO_API_TOKEN` never stops the API. `docs/settings.md` is compared with this file by a test.
 """
 
+import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -171,6 +173,11 @@ def load_settings(home: Path | None = None) -> Settings:
     overrides: dict[str, object] = {"wopr_home": home_path}
     # The files' folder is itself a setting, hence the second reading; the environment keeps precedence.
     return Settings(_env_file=[file for file in files if file.exists()], **overrides)  # type: ignore[call-arg, arg-type]
+
+
+def environment() -> Mapping[str, str]:
+    """The variables of this process as they are, for the journal, which must know every secret among them."""
+    return os.environ
 
 
 def database_url(settings: Settings) -> str:

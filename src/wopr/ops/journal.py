@@ -4,15 +4,14 @@ One JSON object a line in `journal.jsonl`. It is a file, not a table, so that it
 operation writes an entry before it starts, at each step and when it ends: a killed one shows as begun and never ended.
 """
 
+import contextlib
 import fcntl
 import getpass
-import hashlib
-import json
 import os
-import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,44 +19,19 @@ from typing import Any
 from uuid import UUID
 
 from wopr.core.ids import new_id
+from wopr.ops.entry import GENESIS, JOURNAL_FILE, Damage, Entry, chain_damages, lines_of, parse, read_entries, sealed
+from wopr.ops.head import HEAD_FILE, Head, read_head, write_head
+from wopr.ops.logbook import history
+from wopr.ops.redaction import Known, redacted
+from wopr.ops.secrets import known_secrets
 
-JOURNAL_FILE = "journal.jsonl"
-GENESIS = "0" * 64
-VALUE_CHARACTERS_MAX = 2_000
+__all__ = ["GENESIS", "JOURNAL_FILE", "Damage", "Entry", "Held", "Journal", "Operation"]
+
 TAIL_BYTES = 16 * 1024
-DOTS = "••••"
-SECRET_NAME = re.compile(r"(password|secret|token|authorization|cookie|api_?key|private|credential)", re.IGNORECASE)
-SECRET_VALUE = re.compile(
-    r"(wopr_(?:read|write|admin|bot)_[\w-]{6,}|sk_(?:live|test)_\w{6,}|rk_(?:live|test)_\w{6,}|whsec_[\w+/=-]{6,}"
-    r"|\bre_\w{8,}|ghp_\w{10,}|github_pat_\w{10,}|dop_v1_\w{10,}|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)|[?&]token=[^\s&]+"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----)"
-)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line: `phase` is begin, step, end, fail or note; `hash` covers every other field and `previous`."""
-
-    at: str
-    operation: str
-    name: str
-    phase: str
-    actor: str
-    data: Mapping[str, Any]
-    previous: str
-    hash: str
-
-    def line(self) -> str:
-        """The entry as it stands in the file, without the newline."""
-        return _canonical({**_body(self), "hash": self.hash})
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A line that does not follow from the one before."""
-
-    line: int
-    reason: str
+# Read and rendered in about 50 ms.
+RENDER_AT_ONCE_BYTES_MAX = 1024 * 1024
+JOURNAL, LOGBOOK = "journal", "logbook"
+RENDER = "import sys, pathlib; from wopr.ops.logbook.history import keep; keep(pathlib.Path(sys.argv[1]))"
 
 
 @dataclass
@@ -73,17 +47,64 @@ class Operation:
         self.journal.append(str(self.id), self.name, "step", {"step": what, **data})
 
 
-@dataclass(frozen=True)
-class Journal:
-    """The journal of the installation under `home`."""
+@dataclass
+class Held:
+    """The journal while its lock is held: nobody else writes, so that what is read stays true until it is released."""
 
     home: Path
+    descriptor: int
+    secrets: Known
+
+    def append(self, operation: str, name: str, phase: str, data: Mapping[str, Any]) -> Entry:
+        """Write one entry durably."""
+        count, previous = self._end()
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        words = redacted([operation, name, _actor()], self.secrets)
+        entry = sealed(Entry(at, words[0], words[1], phase, words[2], redacted(data, self.secrets), previous, ""))
+        write_head(self.home, Head(count, previous, entry.hash), durable=True)
+        _write(self.descriptor, (entry.line() + "\n").encode())
+        write_head(self.home, Head(count + 1, entry.hash), durable=False)
+        return entry
+
+    def read(self) -> Sequence[Entry]:
+        """Every entry in order."""
+        return read_entries(self.home)
+
+    def _end(self) -> tuple[int, str]:
+        """How many entries there are and the hash of the last. What doesn't fit the head is itself journalled."""
+        last = _last_hash(self.descriptor)
+        head = read_head(self.home)
+        if head is not None and last == head.hash:
+            return head.entries, last
+        if head is not None and head.next_hash and last == head.next_hash:
+            return head.entries + 1, last
+        count = len(lines_of(self.home))
+        if head is None and count == 0:
+            return 0, last
+        found = f"the journal ended with {count} entries" if count else "the journal was empty"
+        wrong = f"{found} where {head.entries} had been written" if head else f"{found}, and {HEAD_FILE} was missing"
+        # From here on the head is right again, so this entry is what keeps the damage known.
+        write_head(self.home, Head(count, last), durable=True)
+        key = "damage" if head else "anchored"
+        return count + 1, self.append(str(new_id()), JOURNAL, "note", {key: wrong}).hash
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The journal of the installation under `home`.
+
+    Secrets of that installation, and of this process's environment, are blacked out by their values; `more_secrets`
+    names further ones, such as those of a remote host.
+    """
+
+    home: Path
+    more_secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def path(self) -> Path:
         return self.home / JOURNAL_FILE
 
-    @contextmanager
+    @contextlib.contextmanager
     def operation(self, name: str, **data: Any) -> Iterator[Operation]:  # whatever json can write
         """Record an operation around the block: begun before it, ended or failed after it."""
         operation = Operation(self, name)
@@ -94,78 +115,94 @@ class Journal:
             self.append(
                 str(operation.id), name, "fail", {"error": f"{type(error).__name__}: {error}", **operation.outcome}
             )
+            self.keep()
             raise
         self.append(str(operation.id), name, "end", operation.outcome)
+        self.keep()
 
     def append(self, operation: str, name: str, phase: str, data: Mapping[str, Any]) -> Entry:
-        """Write one entry durably. Secrets are blacked out by name and by shape before they reach the disk.
+        """Write one entry durably. Secrets are blacked out before they reach the disk."""
+        with self.held() as held:
+            return held.append(operation, name, phase, data)
 
-        Writers of several processes take turns through a lock on the file. A line torn by a crash is cut off first: it
-        was never acknowledged.
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Held]:
+        """Hold the journal's lock: writers of several processes take turns. Not reentrant.
+
+        A line torn by a crash is cut off by the next writer: it was never acknowledged.
         """
         self.home.mkdir(parents=True, exist_ok=True)
+        secrets = known_secrets(self.home, self.more_secrets)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            previous = _last_hash(descriptor)
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            entry = _sealed(Entry(at, operation, name, phase, _actor(), redacted(data), previous, ""))
-            os.write(descriptor, (entry.line() + "\n").encode())
-            os.fsync(descriptor)
+            yield Held(self.home, descriptor, secrets)
         finally:
             os.close(descriptor)
-        return entry
+
+    def keep(self) -> None:
+        """Render the logbook's pages and commit them. Never fails: what is lacking, the next one does.
+
+        A journal that takes long to read is rendered by a process of its own, so that no command waits for it.
+        """
+        try:
+            if self.path.stat().st_size > RENDER_AT_ONCE_BYTES_MAX:
+                _render_apart(self.home)
+                return
+            kept = history.keep(self.home)
+            if kept.reason == history.NO_GIT and not any(e.data.get("lacking") == "git" for e in self.read()):
+                self.append(str(new_id()), LOGBOOK, "note", {"lacking": "git", "what": kept.reason})
+        except Exception as error:  # noqa: BLE001 - the outermost handler of a by-product of every command
+            with contextlib.suppress(OSError):
+                self.append(
+                    str(new_id()), LOGBOOK, "note", {"lacking": "pages", "error": f"{type(error).__name__}: {error}"}
+                )
 
     def read(self) -> Sequence[Entry]:
-        """Every entry in order; a torn last line is left out."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [Entry(**json.loads(line)) for line in lines if line.endswith("\n")]
+        """Every entry in order; a torn last line, and lines that are no entries, are left out."""
+        return read_entries(self.home)
 
     def verify(self) -> Sequence[Damage]:
-        """Every place at which the chain is broken: a changed, missing, moved or unreadable line."""
-        if not self.path.exists():
-            return []
-        damages: list[Damage] = []
-        previous = GENESIS
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError):
-                damages.append(Damage(number, "is not an entry"))
-                continue
-            if entry.previous != previous:
-                damages.append(Damage(number, "does not follow the line before it"))
-            if _sealed(entry).hash != entry.hash:
-                damages.append(Damage(number, "was changed"))
-            previous = entry.hash
-        return damages
+        """Every place at which the journal is not what was written: broken chain, lost or foreign end, known damage."""
+        lines = lines_of(self.home)
+        damages = list(chain_damages(lines))
+        if not damages:
+            damages += _known_damages(lines)
+        return [*damages, *_end_damages(read_head(self.home), lines)]
 
 
-def redacted(value: Any) -> Any:  # whatever json can write
-    """The same value without secrets: those named like one, and strings that look like one."""
-    if isinstance(value, Mapping):
-        return {str(k): DOTS if SECRET_NAME.search(str(k)) else redacted(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [redacted(item) for item in value]
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return SECRET_VALUE.sub(DOTS, str(value))[:VALUE_CHARACTERS_MAX]
+def _known_damages(lines: Sequence[str]) -> Iterator[Damage]:
+    for number, line in enumerate(lines, 1):
+        entry = parse(line)
+        if entry.name == JOURNAL and "damage" in entry.data:
+            yield Damage(number, f"tells of damage before it: {entry.data['damage']}")
 
 
-def _sealed(entry: Entry) -> Entry:
-    digest = hashlib.sha256(_canonical(_body(entry)).encode()).hexdigest()
-    return Entry(**{**_body(entry), "hash": digest})
+def _end_damages(head: Head | None, lines: Sequence[str]) -> Iterator[Damage]:
+    if head is None:
+        if lines:
+            yield Damage(0, f"{HEAD_FILE} is missing: nothing but the logbook's commits tells where the journal ended")
+        return
+    try:
+        last = parse(lines[-1]).hash if lines else GENESIS
+    except ValueError:
+        return  # the chain's damages name that line
+    if not head.allows(len(lines), last):
+        count = len(lines)
+        more = "further entries were added by something else" if count > head.entries else "the end is not what it was"
+        yield Damage(count, f"is the last of {count}, but {head.entries} were written: {more}")
 
 
-def _body(entry: Entry) -> dict[str, Any]:
-    names = ("at", "operation", "name", "phase", "actor", "data", "previous")
-    return {name: getattr(entry, name) for name in names}
+def _render_apart(home: Path) -> None:
+    """Start a process that renders and that nobody waits for: the shell between is its parent and is gone at once."""
+    leave = '"$@" </dev/null >/dev/null 2>&1 &'
+    subprocess.run(["/bin/sh", "-c", leave, "sh", sys.executable, "-c", RENDER, str(home)], check=False)
 
 
-def _canonical(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+def _write(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+    os.fsync(descriptor)
 
 
 def _last_hash(descriptor: int) -> str:
@@ -184,7 +221,10 @@ def _last_hash(descriptor: int) -> str:
         os.ftruncate(descriptor, start + end)
     if not end:
         return GENESIS
-    return str(json.loads(content[begin:end])["hash"])
+    try:
+        return parse(content[begin : end - 1].decode("utf-8", "replace")).hash
+    except ValueError:
+        return GENESIS  # the head will not fit, which is journalled
 
 
 def _actor() -> str:
