@@ -29,8 +29,8 @@ STATEMENT_SHOWN_CHARACTERS_MAX = 400
 PURE_FUNCTIONS = frozenset(
     """
     gen_random_uuid uuidv7 clock_timestamp statement_timestamp transaction_timestamp timezone make_interval date_part
-    to_jsonb row_to_json jsonb_set jsonb_build_object jsonb_build_array jsonb_typeof jsonb_array_length jsonb_strip_nulls
-    jsonb_path_exists array_length array_position array_remove cardinality num_nonnulls num_nulls btrim md5 sha256 encode
+    to_jsonb row_to_json jsonb_set jsonb_build_object jsonb_build_array jsonb_typeof jsonb_array_length random
+    jsonb_strip_nulls jsonb_path_exists array_length array_position array_remove cardinality num_nonnulls num_nulls
     decode convert_to octet_length strpos ascii isfinite random nextval to_tsvector setweight host masklen network
     int4range int8range numrange daterange tsrange tstzrange
     """.split()  # noqa: SIM905 - a list of words is easier to read so
@@ -60,7 +60,14 @@ _KNOWN_SHAPES: Sequence[tuple[re.Pattern[str], Verdict]] = [
     ),
     (re.compile(rf"lock table (only )?{_NAME}( in [a-z ]+ mode)?( nowait)?", re.I), changes("a table is locked")),
     (re.compile(rf"analyze( {_NAME})?", re.I), adds("statistics of the planner")),
+    (
+        re.compile(rf"alter table (only )?{_NAME} set \( ?((fillfactor|autovacuum_\w+) ?= ?[\w.]+ ?,? ?)+\)", re.I),
+        changes("how a table is stored"),
+    ),
 ]
+# In these nothing runs now, whatever their body says; the first two words leave PostgreSQL no other reading.
+_FUNCTION = re.compile(rf"create (?P<replace>or replace )?(function|procedure) {_NAME} ?\(.*", re.I)
+_TRIGGER = re.compile(rf"create (constraint )?trigger [a-z_]\w* .*? on (?P<table>{_NAME}) .*", re.I)
 _DROPS_DATA = frozenset({"schema", "type", "database", "extension", "sequence", "domain", "materialized", "foreign"})
 # What each first word may be parsed as; anything else means that the two readers disagree.
 _HEADS: Mapping[str, tuple[type[exp.Expression], ...]] = {
@@ -112,6 +119,8 @@ class Classifier:
         for shape, verdict in _KNOWN_SHAPES:
             if shape.fullmatch(statement.skeleton):
                 return verdict
+        if code := self._code(statement):
+            return code
         head = statement.words[0] if statement.words else ""
         try:
             parsed = [tree for tree in sqlglot.parse(statement.text, read="postgres") if tree is not None]
@@ -121,7 +130,7 @@ class Classifier:
             return destroys(f"{head.upper() or 'this'} … is not a statement whose effect is known")
         tree = parsed[0]
         assert isinstance(tree, exp.Expression)
-        return worst([self._judge_tree(tree, statement), self._judge_calls(tree), _judge_inside(tree, statement)])
+        return worst([self._judge_tree(tree, statement), _judge_calls(tree), _judge_inside(tree, statement)])
 
     def _judge_tree(self, tree: exp.Expression, statement: Statement) -> Verdict:
         if isinstance(tree, exp.Create):
@@ -144,12 +153,20 @@ class Classifier:
             return changes("permissions")
         return adds("nothing is changed")
 
+    def _code(self, statement: Statement) -> Verdict | None:
+        """The verdict on a function or trigger, whose body is not read; what it may do later is remembered."""
+        if match := _FUNCTION.fullmatch(statement.skeleton):
+            self._known.has_code |= bool(match["replace"])  # triggers that were there may call it
+            return changes("code of the database (a function)")
+        if match := _TRIGGER.fullmatch(statement.skeleton):
+            self._known.fired.add(match["table"])
+            self._known.has_code |= '"' in statement.skeleton
+            return changes("code of the database (a trigger)")
+        return None
+
     def _create(self, tree: exp.Create) -> Verdict:
         kind = str(tree.args.get("kind")).upper()
         target = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
-        if kind in ("FUNCTION", "PROCEDURE", "TRIGGER"):
-            self._known.has_code = True
-            return changes(f"code of the database ({kind.lower()})")
         if tree.args.get("replace") and kind != "VIEW":
             return destroys(f"CREATE OR REPLACE {kind}")
         if kind == "TABLE":
@@ -203,10 +220,12 @@ class Classifier:
         return destroys(f"DROP {kind.upper()} is not known here")
 
     def _insert(self, tree: exp.Insert) -> Verdict:
-        if isinstance(tree.this, exp.Table) and name_of(tree.this) == BOOKKEEPING:
+        target = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
+        table = name_of(target) if isinstance(target, exp.Table) else "?"
+        if table == BOOKKEEPING:
             return adds("the revision at which the database stands")
-        if self._known.has_code:
-            return destroys("INSERT after code was made whose body is not read: it may fire it")
+        if self._may_fire(table):
+            return destroys(f"INSERT INTO {table} may fire code that these migrations make and that is not read")
         conflict = tree.args.get("conflict")
         if conflict is not None and (conflict.args.get("expressions") or "UPDATE" in str(conflict.args.get("action"))):
             return destroys("INSERT … ON CONFLICT DO UPDATE rewrites rows that are there")
@@ -216,8 +235,8 @@ class Classifier:
         table = name_of(tree.this) if isinstance(tree.this, exp.Table) else "?"
         if table == BOOKKEEPING:
             return adds("the revision at which the database stands")
-        if self._known.has_code:
-            return destroys("UPDATE after code was made whose body is not read: it may fire it")
+        if self._may_fire(table):
+            return destroys(f"UPDATE {table} may fire code that these migrations make and that is not read")
         if table in self._known.tables:
             return changes(f"rows of {table}, which is new")
         targets = [_assigned(item) for item in tree.expressions]
@@ -229,19 +248,22 @@ class Classifier:
         verb = "DELETE FROM" if isinstance(tree, exp.Delete) else "TRUNCATE"
         tables = [tree.this] if isinstance(tree, exp.Delete) else tree.expressions
         names = [name_of(table) for table in tables if isinstance(table, exp.Table)]
-        others = self._known.has_code or tree.args.get("option") or len(names) != len(tables)
+        others = any(map(self._may_fire, names)) or tree.args.get("option") or len(names) != len(tables)
         if names and not others and all(name in self._known.tables for name in names):
             return changes(f"{verb} {', '.join(names)}, which these migrations made")
         return destroys(f"{verb} {', '.join(names) or '?'} removes rows")
 
-    def _judge_calls(self, tree: exp.Expression) -> Verdict:
-        for call in tree.find_all(exp.Anonymous):
-            name = str(call.this).lower()
-            if name not in PURE_FUNCTIONS or isinstance(call.parent, exp.Dot):
-                if isinstance(tree, exp.Create) and str(tree.args.get("kind")).upper() in ("FUNCTION", "TRIGGER"):
-                    continue
-                return destroys(f"the function {name} is called, whose effect is not known")
-        return adds("")
+    def _may_fire(self, table: str) -> bool:
+        known = self._known
+        return known.has_code or table in known.fired or table.rpartition(".")[2] in known.fired
+
+
+def _judge_calls(tree: exp.Expression) -> Verdict:
+    for call in tree.find_all(exp.Anonymous):
+        name = str(call.this).lower()
+        if name not in PURE_FUNCTIONS or isinstance(call.parent, exp.Dot):
+            return destroys(f"the function {name} is called, whose effect is not known")
+    return adds("")
 
 
 def _judge_inside(tree: exp.Expression, statement: Statement) -> Verdict:
@@ -251,18 +273,13 @@ def _judge_inside(tree: exp.Expression, statement: Statement) -> Verdict:
     if hidden:
         return destroys(f"{type(hidden[0]).__name__.upper()} inside another statement")
     words = statement.words
-    loose = (
-        {"truncate", "merge", "execute", "drop"} if not isinstance(tree, exp.Drop | exp.Alter) else {"merge", "execute"}
-    )
-    code = isinstance(tree, exp.Create) and str(tree.args.get("kind")).upper() in ("FUNCTION", "PROCEDURE", "TRIGGER")
-    if not code and not isinstance(tree, exp.TruncateTable) and loose.intersection(words):
-        return destroys(f"contains the word {sorted(loose.intersection(words))[0].upper()}")
+    loose = {"merge", "execute"} if isinstance(tree, exp.Drop | exp.Alter) else {"merge", "execute", "drop"}
+    if not isinstance(tree, exp.TruncateTable):
+        loose.add("truncate")
+    if loose.intersection(words):
+        return destroys(f"contains the word {min(loose.intersection(words)).upper()}")
     for before, word in itertools.pairwise(words):
-        if (
-            word in ("delete", "update")
-            and before not in ("on", "for", "do", "or", "before", "after", "grant")
-            and not code
-        ):
+        if word in ("delete", "update") and before not in ("on", "for", "do", "grant"):
             return destroys(f"contains {word.upper()} inside another statement")
     return adds("")
 

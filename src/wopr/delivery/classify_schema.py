@@ -40,7 +40,9 @@ class Known:
     types: dict[tuple[str, str], str] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
     columns: dict[tuple[str, str], FreshColumn] = field(default_factory=dict)
-    # A function, a trigger or a cascade was made: from then on a change of rows may do more than it says.
+    # Tables with a trigger that was made here: a change of their rows may do more than it says.
+    fired: set[str] = field(default_factory=set)
+    # The same for every table: a function was replaced, or a cascade was made.
     has_code: bool = False
 
     def forget(self, table: str) -> None:

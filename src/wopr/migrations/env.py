@@ -1,4 +1,7 @@
-"""Alembic's entry: runs on the connection that `run.upgrade` hands over, and knows every slice's tables."""
+"""Alembic's entry: runs on the connection that `run.upgrade` hands over, and knows every slice's tables.
+
+Without a connection (`run.revisions_sql`) the statements are written to the buffer that is handed over instead.
+"""
 
 import importlib
 
@@ -17,8 +20,11 @@ MODELS = (
 for name in MODELS:
     importlib.import_module(name)
 
+attributes = context.config.attributes
+# asyncpg's dialect in both cases: another one would double each percent sign in the text.
+output = {"url": "postgresql+asyncpg://", "literal_binds": True, "output_buffer": attributes.get("buffer")}
 context.configure(
-    connection=context.config.attributes["connection"],
+    **({"connection": attributes["connection"]} if "connection" in attributes else output),
     target_metadata=Base.metadata,
     transaction_per_migration=True,
     compare_server_default=False,

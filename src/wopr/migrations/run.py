@@ -1,9 +1,14 @@
-"""Apply migrations from Python: no alembic.ini, the address comes from the caller."""
+"""Apply migrations from Python, or write their SQL: no alembic.ini, the address comes from the caller."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -11,6 +16,56 @@ from wopr.core.db import sqlalchemy_url
 
 # Two processes that start at once must not migrate at once: the second waits, then finds nothing to do.
 MIGRATION_LOCK = 0x574F5052
+
+
+@dataclass(frozen=True)
+class RevisionSql:
+    """What one migration sends to the server. `error` says why that can't be known without running it."""
+
+    revision: str
+    statements: Sequence[str] = ()
+    error: str = ""
+
+
+@dataclass
+class _Statements:
+    """The text stream that Alembic writes to: one call a statement."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self.texts.append(text.strip())
+
+    def flush(self) -> None:
+        return None
+
+
+def known_revisions() -> list[str]:
+    """Every revision of this code, the oldest first."""
+    chain = ScriptDirectory.from_config(_config()).walk_revisions()
+    return [script.revision for script in chain][::-1]
+
+
+def revisions_sql(after: str | None = None, until: str | None = None) -> list[RevisionSql]:
+    """The SQL of every migration after `after` (None: from the first) up to `until` (None: the last), without a server.
+
+    A migration that asks the database before it knows what to do has no such text; it carries the error instead.
+    """
+    chain = known_revisions()
+    first = chain.index(after) + 1 if after else 0
+    last = chain.index(until) + 1 if until else len(chain)
+    return [_sql_of(chain[place - 1] if place else "base", chain[place]) for place in range(first, last)]
+
+
+def _sql_of(before: str, revision: str) -> RevisionSql:
+    config, buffer = _config(), _Statements()
+    config.attributes["buffer"] = buffer
+    try:
+        command.upgrade(config, f"{before}:{revision}", sql=True)
+    except (CommandError, SQLAlchemyError, AttributeError, TypeError, ValueError, NotImplementedError) as error:
+        return RevisionSql(revision, error=f"{type(error).__name__}: {error}"[:500])
+    return RevisionSql(revision, tuple(buffer.texts))
 
 
 async def upgrade(url: str, target: str = "head") -> None:
