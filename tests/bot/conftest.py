@@ -78,6 +78,7 @@ class Gateway:
     script: Callable[[Stream, Asked], Awaitable[None]] | None = None
     transcript: str = "what did you hear"
     cut_off: asyncio.Event = field(default_factory=asyncio.Event)
+    probed: asyncio.Event = field(default_factory=asyncio.Event)  # by a bot that has opened everything of its own
 
     def chats(self) -> list[Asked]:
         return [item for item in self.asked if item.path.endswith("/chat/completions")]
@@ -99,6 +100,7 @@ class Gateway:
         return app
 
     async def _models(self, _: web.Request) -> web.Response:
+        self.probed.set()
         return web.json_response({"data": []})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -209,12 +211,12 @@ class Bot:
         self.url = f"http://127.0.0.1:{(await self.logged('listening'))['port']}"
         await self.logged(wait_for)
 
-    async def logged(self, event: str) -> dict[str, object]:
-        """Waits for a log line."""
+    async def logged(self, event: str, times: int = 1) -> dict[str, object]:
+        """Waits for a log line, or for so many of them since the start."""
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
                 found = [line for line in self.logs if line["event"] == event]
-                if found:
+                if len(found) >= times:
                     return found[-1]
                 assert self._reader is not None
                 assert not self._reader.done(), f"the bot ended: {self.logs}"

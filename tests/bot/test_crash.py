@@ -111,7 +111,8 @@ async def test_the_bot_goes_on_when_whoever_read_its_output_is_gone(idle_bot: An
     os.close(writing)
     os.close(reading)
     bot.url = f"http://127.0.0.1:{bot.environment['WOPR_BOT_PORT']}"
-    await _ready(bot)
+    async with asyncio.timeout(15):
+        await gateway.probed.wait()
     bot.process.send_signal(signal.SIGHUP)
     assert (await bot.say("still there", "t1"))[-1].name == "completed"
 
@@ -129,16 +130,6 @@ async def test_ready_only_after_the_gateway_has_answered(idle_bot: Any, gateway:
     idle_bot.environment["WOPR_GATEWAY_URL"] = address
     await idle_bot.start()
     assert await idle_bot.call("GET", "/ready") == (200, {"status": "ready"})
-
-
-async def _ready(bot: Any) -> None:
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                if (await bot.call("GET", "/ready"))[0] == 200:
-                    return
-            except OSError:
-                await asyncio.sleep(0.02)
 
 
 def _free_port() -> int:

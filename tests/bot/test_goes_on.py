@@ -179,11 +179,12 @@ async def test_memories_wait_for_an_absent_gateway_and_the_patience_ends(
         "WOPR_BOT_MODEL": "m",
         "WOPR_BOT_DATA": str(tmp_path),
     }
-    client, waited, told = Gateway(load_settings(environment)), [], Retelling(lambda _: None, lambda: None)
+    client, told = Gateway(load_settings(environment)), Retelling(lambda _: None, lambda: None)
+    waits = asyncio.Event()
     try:
-        asking = asyncio.create_task(client.embed("t1", ["Minka"], Spent(), waited.append))
-        while len(waited) < 3:  # noqa: ASYNC110 - the client counts its own waits
-            await asyncio.sleep(0.01)
+        asking = asyncio.create_task(client.embed("t1", ["Minka"], Spent(), lambda _: waits.set()))
+        async with asyncio.timeout(5):
+            await waits.wait()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         assert len(await asking) == 1
         await runner.cleanup()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import sqlite3
 from array import array
@@ -18,24 +17,12 @@ from wopr.bot.recall import Memory
 from wopr.bot.turns import Outcome, close, create
 
 
-async def _remembered(bot: Any, count: int) -> None:
-    """Waits until so many turns have been made recallable."""
-    async with asyncio.timeout(10):
-        while True:
-            with sqlite3.connect(f"file:{bot.data / 'bot.db'}?mode=ro", uri=True) as link:
-                done = link.execute("SELECT COUNT(*) FROM turns WHERE remembered = 1").fetchone()[0]
-            link.close()
-            if done >= count:
-                return
-            await asyncio.sleep(0.02)
-
-
 async def test_what_was_said_in_one_conversation_is_recalled_in_another_even_after_a_restart(
     bot: Any, gateway: Any
 ) -> None:
     await bot.say("my cat is called Minka", "t1", "c1")
     await bot.say("the weather is grey today", "t2", "c2")
-    await _remembered(bot, 2)
+    await bot.logged("remembered", times=2)
     await bot.stop()
     await bot.start()
     await bot.say("what is my cat called", "t3", "c3")
@@ -50,14 +37,14 @@ async def test_what_was_said_in_one_conversation_is_recalled_in_another_even_aft
 
 async def test_what_stands_in_the_talk_is_not_recalled_twice(bot: Any, gateway: Any) -> None:
     await bot.say("my cat is called Minka", "t1")
-    await _remembered(bot, 1)
+    await bot.logged("remembered")
     await bot.say("what is my cat called", "t2")
     assert "Recalled" not in gateway.chats()[-1].system
 
 
 async def test_a_deleted_conversation_is_forgotten(bot: Any, gateway: Any) -> None:
     await bot.say("my cat is called Minka", "t1")
-    await _remembered(bot, 1)
+    await bot.logged("remembered")
     await bot.call("DELETE", "/conversations/c1")
     await bot.say("what is my cat called", "t2", "c2")
     assert "Minka" not in gateway.chats()[-1].system
@@ -65,19 +52,19 @@ async def test_a_deleted_conversation_is_forgotten(bot: Any, gateway: Any) -> No
 
 async def test_without_embeddings_the_bot_answers_and_catches_up_later(bot: Any, gateway: Any) -> None:
     await bot.say("my cat is called Minka", "t1")
-    await _remembered(bot, 1)
+    await bot.logged("remembered")
     gateway.refusals["/embeddings"] = [web.Response(status=402) for _ in range(2)]
     assert (await bot.say("what is my cat called", "t2", "c2"))[-1].name == "completed"
     assert "Minka" not in gateway.chats()[-1].system
     await bot.logged("remember_postponed")
     gateway.refusals.clear()
     await bot.say("good", "t3", "c3")
-    await _remembered(bot, 3)
+    await bot.logged("remembered", times=3)
 
 
 async def test_nonsense_instead_of_vectors_is_survived(bot: Any, gateway: Any) -> None:
     await bot.say("my cat is called Minka", "t1")
-    await _remembered(bot, 1)
+    await bot.logged("remembered")
     vector = [0.5] * 4
     for number, rows in enumerate(
         (
@@ -94,12 +81,12 @@ async def test_nonsense_instead_of_vectors_is_survived(bot: Any, gateway: Any) -
         assert (await bot.say("what is my cat called", f"n{number}", f"n{number}"))[-1].name == "completed"
     gateway.refusals.clear()
     await bot.say("good", "t3", "c3")
-    await _remembered(bot, 9)
+    await bot.logged("remembered", times=9)
 
 
 async def test_a_slow_embedding_does_not_hold_up_the_answer(bot: Any, gateway: Any) -> None:
     await bot.say("my cat is called Minka", "t1")
-    await _remembered(bot, 1)
+    await bot.logged("remembered")
     gateway.refusals["/embeddings"] = [web.Response(status=429, headers={"Retry-After": "15"})] * 3
     assert (await bot.say("what is my cat called", "t2", "c2"))[-1].name == "completed"
     assert (await bot.logged("recall_skipped"))["error"] == "TimeoutError"

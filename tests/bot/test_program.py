@@ -84,10 +84,14 @@ async def test_a_port_in_use_ends_the_start_with_a_remedy(bot: Any, tmp_path: Pa
 
 def test_a_data_folder_belongs_to_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "WAIT_SECONDS_MAX", 0.1)
-    with claim.claimed(tmp_path), pytest.raises(claim.FolderInUse), claim.claimed(tmp_path):
-        pass
+    entered = []
     with claim.claimed(tmp_path):
-        pass
+        entered.append("the first")
+        with pytest.raises(claim.FolderInUse), claim.claimed(tmp_path):
+            entered.append("a second at the same time")
+    with claim.claimed(tmp_path):
+        entered.append("the next")
+    assert entered == ["the first", "the next"]
 
 
 def test_settings_keep_secrets_out_of_sight_and_tell_what_is_wrong() -> None:

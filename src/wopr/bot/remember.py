@@ -61,6 +61,7 @@ async def _remember(means: Means, turn_id: str, exchange: Exchange) -> None:
         vectors = []
     memories = [Memory(part, vector) for (part, _), vector in zip(parts, vectors, strict=False)]
     await means.database.run(partial(recall.remember, turn_seq=exchange.turn_seq, model=model, memories=memories))
+    log("remembered", turn_id=turn_id, vectors=len(memories))
 
 
 def _parts(exchange: Exchange) -> list[tuple[str, str]]:
