@@ -57,6 +57,10 @@ async def _turn(api: "ApiClient", bot: "Bot", saying: "Saying", stages: "Progres
             final, last = event.name, event.json()
             if final == "failed":
                 waiting.failed(str(last.get("message", "")))
+            if final == "restarted" and not as_json:
+                sys.stdout.write("\n\n")  # what is written can't be taken back
+                sys.stdout.flush()
+                say(dim("The answer broke off; what follows is another one, from its beginning."))
             if final == "delta":
                 waiting.done()
                 if not as_json:
