@@ -110,7 +110,7 @@ def test_stages_of_several_machines_run_side_by_side(capsys: pytest.CaptureFixtu
     second.done("told already")
     assert capsys.readouterr().err.splitlines() == [
         f"{NOW} vps-1  pull  done in 0.0 s",
-        f"{NOW} vps-2  pull  FAILED after 0.0 s  no space",
+        f"{NOW} vps-2  pull  FAILED  no space",
     ]
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Work = Callable[["ApiClient"], Awaitable[Result]]
 
+# An API under one of these runs on this machine, which has a better name.
+OWN_NAMES = ("localhost", "127.0.0.1", "::1")
+
 UrlOption = Annotated[str, typer.Option(help="Address of the API; default: API_URL.")]
 KeyOption = Annotated[str, typer.Option(envvar="WOPR_KEY", help="Your API key, wopr_write_…")]
 
@@ -80,7 +83,8 @@ class Changer(Caller):
 
     def stages(self) -> "Progress":
         """The stages of the command, on the API's machine."""
-        return progress(self.progress, urlsplit(self.address()).hostname or "", as_json=self.as_json)
+        host = urlsplit(self.address()).hostname or ""
+        return progress(self.progress, "" if host in OWN_NAMES else host, as_json=self.as_json)
 
 
 @contextlib.contextmanager

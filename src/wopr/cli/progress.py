@@ -7,7 +7,6 @@ a failure names its machine.
 
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -20,9 +19,12 @@ from wopr.cli import output
 from wopr.cli.output import ProgressKind
 
 TICK_SECONDS = 0.1
+COLUMNS = 80
 # A plain log that says nothing for this long leaves its reader guessing which machine hangs.
 FIRST_REMINDER_SECONDS = 10.0
 NEXT_REMINDER_SECONDS = 60.0
+# A failure that came at once is not said to have come after 0.0 s.
+INSTANT_SECONDS = 0.05
 STEP_PERCENT = 10
 STEP_WITHOUT_TOTAL = 50_000_000
 
@@ -88,9 +90,9 @@ class Progress:
                     output.write_error(self._tty_line(stage, detail, reason, well=well))
                 self.redraw()
             elif self.kind is ProgressKind.PLAIN:
-                seconds = f"{self.clock() - stage.started:.1f} s"
-                words = f"done in {seconds}  {detail}" if well else f"FAILED after {seconds}  {reason}"
-                self._tell_plain(stage, words)
+                seconds = self.clock() - stage.started
+                after = f" after {seconds:.1f} s" if seconds >= INSTANT_SECONDS else ""
+                self._tell_plain(stage, f"done in {seconds:.1f} s  {detail}" if well else f"FAILED{after}  {reason}")
             elif not well:
                 output.write_error(f"{output.bad('failed:')} {self._full(stage)}  {reason}".rstrip())
 
@@ -134,8 +136,9 @@ class Progress:
                 return
             stage = self._open[-1]
             more = f"  (and {len(self._open) - 1} more)" if len(self._open) > 1 else ""
-            words = "  ".join(part for part in (self._named(stage), stage.far()) if part)
-            line = f"  … {words}  {self.clock() - stage.started:.0f} s{more}"[: max(20, _columns() - 1)]
+            seconds = int(self.clock() - stage.started)
+            words = (self._named(stage), stage.far(), f"{seconds} s" if seconds else "")
+            line = f"  … {'  '.join(word for word in words if word)}{more}"[: _columns() - 1]
             output.write_raw("\r" + line.ljust(self._drawn))
             self._drawn = len(line)
 
@@ -248,7 +251,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _columns() -> int:
+    """The terminal's width; 80 where it does not say."""
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
+        return os.get_terminal_size(sys.stderr.fileno()).columns or COLUMNS
     except (OSError, ValueError):
-        return shutil.get_terminal_size().columns
+        return COLUMNS

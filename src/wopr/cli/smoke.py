@@ -64,10 +64,13 @@ async def _walk(target: "Target", stages: "Progress", as_json: bool) -> int:
     from wopr.ops.smoke import walk
 
     steps = []
-    async for step in walk(target):
-        steps.append(step)
-        stages.ended("", step.name, step.seconds, step.detail, step.error)
-    broken = next((step for step in steps if step.error), None)
+    with stages.stage("", "the happy path", keep=False) as path:
+        async for step in walk(target):
+            steps.append(step)
+            stages.ended("", step.name, step.seconds, step.detail, step.error)
+        broken = next((step for step in steps if step.error), None)
+        if broken:
+            path.failed(f"at: {broken.name}")
     total = sum(step.seconds for step in steps)
     if as_json:
         names = ("name", "seconds", "detail", "error", "remedy")

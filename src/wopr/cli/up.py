@@ -8,13 +8,16 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wopr.cli import output
 from wopr.cli.output import bold, dim, fail, good, say, warn
 from wopr.cli.processes import Ports, Process, environment, table_of_processes
+
+if TYPE_CHECKING:
+    from wopr.cli.progress import Progress
 
 EXAMPLES = "Examples: wopr up | wopr up --home ~/wopr --ui-port 8000 | wopr up --reset"
 
@@ -38,6 +41,8 @@ def up(
     reset: Annotated[bool, typer.Option("--reset", help="Wipe all data of the folder first; asks.")] = False,
     yes: output.YesOption = False,
     dry_run: output.DryRunOption = False,
+    progress: output.ProgressOption = output.ProgressKind.AUTO,
+    exit_code: output.ExitCodeOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON line for each event to stdout.")] = False,
 ) -> None:
     """Run everything on this machine: database, engines, stand-ins, API, UI and bots. Ctrl-C stops it all."""
@@ -51,10 +56,12 @@ def up(
         stripe=stand_in_port,
         resend=stand_in_port + 1,
     )
-    plan = _plan(folder, ports, as_json)
+    stages = output.progress(progress, as_json=as_json)
+    plan = _plan(folder, ports, stages, as_json)
     record = RunFile(folder)
     if (state := record.running()) is not None:
         _already(state, folder, reset=reset, as_json=as_json)
+        output.nothing_to_do(exit_code)
         return
     if dry_run:
         _describe(plan)
@@ -62,7 +69,7 @@ def up(
     _end_leftovers(record, folder)
     if reset and _wipe(folder, yes=yes):
         _note(folder, "up.reset")
-        plan = _plan(folder, ports, as_json)
+        plan = _plan(folder, ports, stages, as_json)
     _require_free_ports(plan.processes)
     raise typer.Exit(asyncio.run(_run(plan, record)))
 
@@ -75,6 +82,7 @@ class Plan:
     ports: Ports
     stripe: bool
     resend: bool
+    progress: "Progress"
     as_json: bool
 
     @property
@@ -86,14 +94,20 @@ class Plan:
 
     def report(self, event: str, process: Process, seconds: float, detail: str) -> None:
         """One line, calm, for what happened to a child."""
+        well = event in ("ready", "back")
+        if event == "died":
+            trouble = f"ended ({detail}); starts again in {seconds:.1f} s"
+        else:
+            trouble = f"not ready after {seconds:.0f} s; log: {detail}"
         if self.as_json:
             output.json_line({"event": event, "process": process.name, "seconds": round(seconds, 2), "detail": detail})
-        elif event in ("ready", "back"):
+        elif self.progress.kind is not output.ProgressKind.TTY:
+            error = "" if well else trouble
+            self.progress.ended("", process.name, seconds if well else 0.0, process.address if well else "", error)
+        elif well:
             line(process.name, process.address, process.purpose, seconds, note="again" if event == "back" else "")
-        elif event == "died":
-            say(f"  {warn('!')} {process.name:<11} ended ({detail}); starts again in {seconds:.1f} s")
         else:
-            say(f"  {warn('…')} {process.name:<11} not ready after {seconds:.0f} s; log: {detail}")
+            say(f"  {warn('!' if event == 'died' else '…')} {process.name:<11} {trouble}")
 
 
 def line(name: str, address: str, purpose: str, seconds: float, note: str = "") -> None:
@@ -109,8 +123,7 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    if not plan.as_json:
-        say(f"{bold('WOPR')} on this machine, data in {plan.home}\n")
+    say(f"{bold('WOPR')} on this machine, data in {plan.home}\n")
     # This process reads its settings as the children do.
     added = plan.environment()
     drain = {"DRAIN_SECONDS": str(DRAIN_SECONDS), "DRAIN_LEAD_SECONDS": "0"}  # no proxy here has to look elsewhere
@@ -120,6 +133,7 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
     record.begin(f"http://localhost:{plan.ports.ui}", added)
     supervisor = Supervisor(plan.home, local.environment, plan.processes, plan.report, record)
     launched = asyncio.Event()
+    starting = plan.progress.stage("", "everything", keep=False)
     try:
         await supervisor.start({"postgres": launched})
         seconds = await _or_stop(local.start_database(record, launched), stop)
@@ -129,6 +143,7 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
         keeper = asyncio.create_task(local.keep_database(record, plan.report))
         try:
             if await _or_stop(supervisor.all_ready(), stop) is not _STOPPED:
+                starting.done()
                 await _welcome(plan, local, time.monotonic() - started)
                 await stop.wait()
         finally:
@@ -136,8 +151,8 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
             await asyncio.gather(keeper, return_exceptions=True)
     finally:
         begun = time.monotonic()
-        if not plan.as_json:
-            say(f"\n  stopping{dim(' (a second or two)')}")
+        starting.failed("stopped before it was ready")
+        say(f"\n  stopping{dim(' (a second or two)')}")
         # The reconciler must be gone before the bots are, or it would start them again: both get the signal now, and
         # what a dying API still starts is found by the second look.
         await asyncio.gather(supervisor.stop(), local.stop_bots())
@@ -145,8 +160,7 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
         local.stop_database()
         record.end()
         _note(plan.home, "up.stop")
-        if not plan.as_json:
-            say(f"  {good('✓')} all stopped in {time.monotonic() - begun:.1f} s; `wopr up` continues where it was")
+        say(f"  {good('✓')} all stopped in {time.monotonic() - begun:.1f} s; `wopr up` continues where it was")
     return 0
 
 
@@ -238,9 +252,9 @@ def _wipe(folder: Path, *, yes: bool) -> bool:
     return True
 
 
-def _plan(folder: Path, ports: Ports, as_json: bool) -> Plan:
+def _plan(folder: Path, ports: Ports, stages: "Progress", as_json: bool) -> Plan:
     stripe, resend = (not _given(folder, name) for name in ("STRIPE_SECRET_KEY", "RESEND_API_KEY"))
-    return Plan(folder, ports, stripe, resend, as_json)
+    return Plan(folder, ports, stripe, resend, stages, as_json)
 
 
 def _given(folder: Path, name: str) -> bool:
