@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 
 import httpx
 import pytest
@@ -69,6 +70,17 @@ async def test_a_broken_stream_goes_on_after_the_last_event_seen() -> None:
         seen = [event.id async for event in api.fleet.turn_events("b", "t")]
     assert seen == ["1", "2", "3"]
     assert asked == [None, "1", "2"]
+
+
+async def test_a_stream_is_resumed_when_the_api_is_back_and_the_bot_found_again() -> None:
+    starting = {"error": {"code": "bot_starting", "message": "Still starting.", "remedy": ""}}
+    answers = [
+        httpx.Response(503),
+        httpx.Response(409, json=starting, headers={"retry-after": "2"}),
+        httpx.Response(200, text="id: 1\nevent: completed\ndata: {}\n\n"),
+    ]
+    async with client_of(lambda _: answers.pop(0)) as api:
+        assert [event.name async for event in api.fleet.turn_events("b", "t")] == ["completed"]
 
 
 async def test_a_refused_stream_is_not_asked_for_again() -> None:
@@ -198,3 +210,24 @@ def test_what_is_said_leaves_out_what_is_not_set() -> None:
     assert Saying(text="Hi").body() == {"text": "Hi"}
     spoken = Saying(audio=b"RIFF", speak=True, turn_id="t").body()
     assert json.dumps(spoken) == '{"audio_base64": "UklGRg==", "speak": true, "turn_id": "t"}'
+
+
+async def test_a_request_may_carry_the_key_with_which_it_can_be_repeated() -> None:
+    seen: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("idempotency-key"))
+        if request.url.path == "/fleet/bots":
+            return httpx.Response(201, json={"id": "b", "name": "Ada"})
+        if request.url.path == "/api/keys":
+            key = {"id": "k", "name": "n", "scope": "read", "prefix": "wopr_read_x", "created_at": "2026-01-01T00:00Z"}
+            return httpx.Response(201, json={"key": key, "secret": "s"})
+        return httpx.Response(200, json={"url": "https://pay.test"})
+
+    async with client_of(answer) as api:
+        await api.fleet.create({"name": "Ada"}, once="one")
+        await api.accounts.create_key("n", "read", once="two")
+        await api.billing.checkout("subscription", once="three")
+        await api.billing.admin_credit("t", Decimal("1"), "thanks", once="four")
+        await api.fleet.create({"name": "Ada"})
+    assert seen == ["one", "two", "three", "four", None]

@@ -91,7 +91,7 @@ async def resume_events(
     """Events until one named in `final`; a broken connection is resumed after the last event that was seen.
 
     Raises `ApiError` when the stream can't be opened again within the limit of retries.
-    Refusals (4xx) are never retried.
+    Refusals (4xx) are not asked for again unless they say when to, as that of a bot which is still starting.
     """
     failures = 0
     while True:
@@ -105,7 +105,8 @@ async def resume_events(
                     if event.name in final:
                         return
         except ApiError as error:
-            if not error.unreachable or failures >= RETRIES_MAX:
+            passes = error.unreachable or error.retry_after_seconds is not None
+            if not passes or failures >= RETRIES_MAX:
                 raise
         except httpx.HTTPError as error:
             if failures >= RETRIES_MAX:
