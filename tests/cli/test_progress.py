@@ -10,6 +10,7 @@ import pytest
 from wopr.cli import output
 from wopr.cli.output import ProgressKind
 from wopr.cli.progress import FIRST_REMINDER_SECONDS, Progress
+from wopr.core.errors import Unavailable
 
 HERE = os.uname().nodename
 NOW = "2026-11-23T17:20:01Z"
@@ -141,3 +142,19 @@ def test_auto_is_plain_when_piped_and_quiet_beside_json(monkeypatch: pytest.Monk
     assert output.progress(ProgressKind.AUTO).kind is ProgressKind.TTY
     monkeypatch.setenv("TERM", "dumb")
     assert output.progress(ProgressKind.AUTO).kind is ProgressKind.PLAIN
+
+
+def test_a_stage_that_is_forgotten_says_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = made(ProgressKind.PLAIN, Time())
+    stage = progress.stage("", "everything")
+    stage.forget()
+    stage.failed("late")
+    progress.done()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_reason_of_a_known_error_is_its_message_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = made(ProgressKind.PLAIN, Time())
+    with pytest.raises(Unavailable), progress.stage("vps-1", "pull"):
+        raise Unavailable("The registry is away.", remedy="Wait.")
+    assert capsys.readouterr().err == f"{NOW} vps-1  pull  FAILED  The registry is away.\n"

@@ -77,6 +77,14 @@ class Progress:
         stage = Stage(self, machine, what, True, self.clock() - seconds)
         self.finish(stage, detail, error, well=not error)
 
+    def forget(self, stage: "Stage") -> None:
+        """Leave a stage without a word."""
+        with self._lock:
+            if stage in self._open:
+                self._open.remove(stage)
+            if self.kind is ProgressKind.TTY:
+                self.redraw()
+
     def finish(self, stage: "Stage", detail: str, reason: str, *, well: bool) -> None:
         """Tell how a stage ended; what is told after its end is left out."""
         with self._lock:
@@ -207,6 +215,12 @@ class Stage:
     def failed(self, reason: str) -> None:
         self._end("", reason, well=False)
 
+    def forget(self) -> None:
+        """It is over, and how it ended was told otherwise."""
+        if not self._over:
+            self._over = True
+            self.progress.forget(self)
+
     @property
     def far_step(self) -> str:
         """Changes with every tenth, or where the whole is unknown every 50 MB: as often as a log wants to know."""
@@ -247,7 +261,9 @@ def _reason(error: BaseException) -> str:
         return "interrupted"
     if type(error).__name__ in ("Exit", "SystemExit"):
         return ""
-    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    # Errors of ours have a message beside the remedy, which stands where the error itself is written.
+    words = str(getattr(error, "message", "") or error)
+    return (words.strip().splitlines() or [""])[0] or type(error).__name__
 
 
 def _columns() -> int:

@@ -70,7 +70,7 @@ async def _walk(target: "Target", stages: "Progress", as_json: bool) -> int:
             stages.ended("", step.name, step.seconds, step.detail, step.error)
         broken = next((step for step in steps if step.error), None)
         if broken:
-            path.failed(f"at: {broken.name}")
+            path.forget()
     total = sum(step.seconds for step in steps)
     if as_json:
         names = ("name", "seconds", "detail", "error", "remedy")

@@ -151,7 +151,7 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
             await asyncio.gather(keeper, return_exceptions=True)
     finally:
         begun = time.monotonic()
-        starting.failed("stopped before it was ready")
+        starting.forget()
         say(f"\n  stopping{dim(' (a second or two)')}")
         # The reconciler must be gone before the bots are, or it would start them again: both get the signal now, and
         # what a dying API still starts is found by the second look.
