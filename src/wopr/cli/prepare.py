@@ -14,7 +14,7 @@ import asyncpg
 
 from wopr.accounts.admin import one_time_link
 from wopr.core.db import Database
-from wopr.core.errors import Unavailable
+from wopr.core.errors import Unavailable, WoprError
 from wopr.core.ids import NodeId
 from wopr.core.settings import Settings, database_url, load_settings
 from wopr.inference.nodes import Node, register
@@ -32,9 +32,11 @@ async def prepare(settings: Settings) -> None:
     db = Database(url, pool_size=2)
     try:
         at, head = await db.revision(), head_revision()
-        if at != head:
+        if at is None or at < head:
             from wopr.migrations.run import upgrade  # loads Alembic, which an up-to-date database does not need
 
+            if at is not None:
+                await _guard(url, at)
             with Journal(settings.wopr_home).operation("migrate.apply", database_at=at, code_at=head):
                 await upgrade(url)
         _tell({"done": "migrated"})
@@ -47,6 +49,14 @@ async def prepare(settings: Settings) -> None:
         _tell({"done": "registered", "link": link})
     finally:
         await db.dispose()
+
+
+async def _guard(url: str, at: str) -> None:
+    """Refuse what would lose data; a database that is new has none."""
+    from wopr.cli.migrate_local import judged
+    from wopr.delivery.migrate import guard
+
+    guard(await judged(url, at), allow_destructive=False, cutover=False)
 
 
 async def _database(settings: Settings) -> str:
@@ -68,4 +78,7 @@ def _tell(what: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(prepare(load_settings()))
+    try:
+        asyncio.run(prepare(load_settings()))
+    except WoprError as error:
+        sys.exit(f"{error.message}\n  fix: {error.remedy}")

@@ -18,9 +18,8 @@ from posixpath import join
 
 from wopr.core.errors import WoprError
 from wopr.delivery.dump_facts import FACTS_SQL, Facts, differences, dump_script, ending_of, facts_of
-from wopr.delivery.dump_source import APPLICATION, SERVICE, USER, exec_command, expect, query, revision
+from wopr.delivery.dump_source import APPLICATION, SERVICE, USER, Runner, exec_command, expect, query, revision
 from wopr.delivery.errors import HostFailed
-from wopr.delivery.hosts import Host
 from wopr.delivery.place import Place
 
 DUMPS_KEPT = 10
@@ -53,7 +52,7 @@ class Dump:
     seconds: float
 
 
-async def dump_verified(host: Host, place: Place, *, keep: int = DUMPS_KEPT) -> Dump:
+async def dump_verified(host: Runner, place: Place, *, keep: int = DUMPS_KEPT) -> Dump:
     """Dump the database into `dumps/`, restore it beside the source, compare, and only then keep it (mode 600).
 
     HostFailed when it can't be taken or is not what the database holds; Unavailable when the database is away. The
@@ -77,7 +76,7 @@ async def dump_verified(host: Host, place: Place, *, keep: int = DUMPS_KEPT) -> 
     return dump
 
 
-async def recover_dumps(host: Host, place: Place) -> None:
+async def recover_dumps(host: Runner, place: Place) -> None:
     """Remove what a killed run left: half-written files, the scratch database, its connections."""
     await expect(host, ("install", "-d", "-m", "700", place.dumps), f"{place.dumps} can't be made")
     find = ("find", place.dumps, "-maxdepth", "1", "-name", f"*{PARTIAL}", "-delete")
@@ -91,14 +90,14 @@ def expired(names: Sequence[str], keep: int) -> list[str]:
     return dumps[: max(0, len(dumps) - max(1, keep))]
 
 
-async def _dump(host: Host, place: Place, inner: str) -> Facts:
+async def _dump(host: Runner, place: Place, inner: str) -> Facts:
     rows = await query(host, place, dump_script(inner), timeout=DUMP_SECONDS_MAX)
     if complaint := ending_of(rows):
         raise HostFailed(f"pg_dump failed: {complaint}", remedy="Is there room on the disk? docker system df")
     return facts_of(rows)
 
 
-async def _verify(host: Host, place: Place, inner: str, source: Facts) -> None:
+async def _verify(host: Runner, place: Place, inner: str, source: Facts) -> None:
     scratch = SCRATCH_PREFIX + secrets.token_hex(6)
     await query(host, place, f"CREATE DATABASE {scratch} TEMPLATE template0;", database="postgres")
     options = ("--exit-on-error", "--no-owner", f"--jobs={RESTORE_JOBS}")
@@ -112,7 +111,7 @@ async def _verify(host: Host, place: Place, inner: str, source: Facts) -> None:
         )
 
 
-async def _keep(host: Host, place: Place, inner: str, name: str) -> tuple[str, int, str]:
+async def _keep(host: Runner, place: Place, inner: str, name: str) -> tuple[str, int, str]:
     """Bring the verified file to the host and give it its name; its path, size and digest."""
     path = join(place.dumps, f"{name}.dump")
     partial = path + PARTIAL
@@ -131,13 +130,13 @@ async def _keep(host: Host, place: Place, inner: str, name: str) -> tuple[str, i
     return path, int(size.text), digest
 
 
-async def _remove_leftovers(host: Host, place: Place) -> None:
+async def _remove_leftovers(host: Runner, place: Place) -> None:
     await query(host, place, _LEFTOVERS_SQL, database="postgres")
     find = ("find", INNER_FOLDER, "-maxdepth", "1", "-name", f"{INNER_PREFIX}*", "-delete")
     await expect(host, exec_command(place, *find), "Leftovers of a dump can't be removed")
 
 
-async def _retain(host: Host, place: Place, keep: int) -> None:
+async def _retain(host: Runner, place: Place, keep: int) -> None:
     listed = await expect(host, ("ls", "-1", place.dumps), f"{place.dumps} can't be read")
     for name in expired(listed.text.splitlines(), keep):
         stem = join(place.dumps, name.removesuffix(".dump"))

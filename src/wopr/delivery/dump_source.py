@@ -6,11 +6,11 @@ command line: inside the container the local socket is trusted, as in the offici
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from wopr.core.errors import Unavailable
 from wopr.delivery.errors import HostFailed
-from wopr.delivery.hosts import Host, Output
+from wopr.delivery.hosts import RUN_SECONDS, Output
 from wopr.delivery.place import Place
 
 USER = "wopr"
@@ -53,8 +53,16 @@ def password_command(place: Place) -> tuple[str, ...]:
     return ("docker", "exec", place.container(SERVICE), "printenv", "POSTGRES_PASSWORD")
 
 
+class Runner(Protocol):
+    """What runs commands and writes files on a host: the host itself, or a fence around it."""
+
+    async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output: ...
+
+    async def write(self, path: str, data: bytes, mode: int = 0o600) -> None: ...
+
+
 async def query(
-    host: Host, place: Place, sql: str, *, database: str = DATABASE, timeout: float = QUERY_SECONDS
+    host: Runner, place: Place, sql: str, *, database: str = DATABASE, timeout: float = QUERY_SECONDS
 ) -> list[Any]:
     """The rows of a script whose rows are JSON, one a line. Unavailable when the database does not answer."""
     done = await host.run(psql_command(place, database), input=sql.encode(), timeout=timeout)
@@ -63,19 +71,19 @@ async def query(
     return [json.loads(line) for line in done.out.decode().splitlines() if line.strip()]
 
 
-async def revision(host: Host, place: Place) -> str | None:
+async def revision(host: Runner, place: Place) -> str | None:
     """The migration at which the database stands; None when it was never migrated."""
     rows = await query(host, place, REVISION_SQL)
     return str(rows[0]["revision"]) if rows else None
 
 
-async def column_types(host: Host, place: Place) -> dict[tuple[str, str], str]:
+async def column_types(host: Runner, place: Place) -> dict[tuple[str, str], str]:
     """(table, column) → its type as PostgreSQL writes it, of every table that is there."""
     rows = await query(host, place, TYPES_SQL)
     return {(table, column): kind for table, column, kind in rows}
 
 
-async def expect(host: Host, argv: Sequence[str], what: str, *, timeout: float = QUERY_SECONDS) -> Output:
+async def expect(host: Runner, argv: Sequence[str], what: str, *, timeout: float = QUERY_SECONDS) -> Output:
     """Run a command that must succeed; HostFailed says what failed and why."""
     done = await host.run(argv, timeout=timeout)
     if not done.ok:

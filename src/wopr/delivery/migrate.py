@@ -14,9 +14,18 @@ from urllib.parse import quote
 
 from wopr.core.errors import UpstreamFailed
 from wopr.delivery.classify import Classifier, Finding, Kind, worst_kind
-from wopr.delivery.dump_source import DATABASE, PORT, SERVICE, USER, column_types, expect, password_command, revision
+from wopr.delivery.dump_source import (
+    DATABASE,
+    PORT,
+    SERVICE,
+    USER,
+    Runner,
+    column_types,
+    expect,
+    password_command,
+    revision,
+)
 from wopr.delivery.errors import HostFailed, Refused
-from wopr.delivery.hosts import Host
 from wopr.delivery.place import Place
 
 SQL_SECONDS = 60.0
@@ -87,7 +96,7 @@ class Pending:
         }
 
 
-async def pending(host: Host, place: Place, image: str) -> Pending:
+async def pending(host: Runner, place: Place, image: str) -> Pending:
     """What `image` would do to the installation's database, judged with the types that its columns have now.
 
     HostFailed when the image can't be run or does not answer; Unavailable when the database is away.
@@ -96,7 +105,7 @@ async def pending(host: Host, place: Place, image: str) -> Pending:
     return judge(await _ask(host, place, image, after=at), await column_types(host, place))
 
 
-async def between(host: Host, place: Place, image: str, after: str | None) -> Pending:
+async def between(host: Runner, place: Place, image: str, after: str | None) -> Pending:
     """The migrations that `image` has after a revision, wherever the database stands.
 
     For a rollback: `image` is the newer release, `after` the head of the older one, which can run on what these left
@@ -143,7 +152,7 @@ def guard(plan: Pending, *, allow_destructive: bool, cutover: bool = True) -> No
     )
 
 
-async def run_migrations(host: Host, place: Place, image: str, *, allow_destructive: bool = False) -> str:
+async def run_migrations(host: Runner, place: Place, image: str, *, allow_destructive: bool = False) -> str:
     """Bring the database to the image's head; the revision reached. Safe to call again after any crash.
 
     Each migration is one transaction, and a lock in the database keeps two runs apart. A container that a killed run
@@ -197,7 +206,7 @@ def _isolation() -> tuple[str, ...]:
     return (*confined, "-e", f"WOPR_HOME={home}")
 
 
-async def _ask(host: Host, place: Place, image: str, *, after: str | None) -> Mapping[str, Any]:
+async def _ask(host: Runner, place: Place, image: str, *, after: str | None) -> Mapping[str, Any]:
     argv = sql_command(place, image, after)
     done = await host.run(argv, timeout=SQL_SECONDS)
     if not done.ok:

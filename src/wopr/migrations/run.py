@@ -1,8 +1,9 @@
 """Apply migrations from Python, or write their SQL: no alembic.ini, the address comes from the caller."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from wopr.core.db import sqlalchemy_url
+from wopr.core.errors import NotFound
 
 # Two processes that start at once must not migrate at once: the second waits, then finds nothing to do.
 MIGRATION_LOCK = 0x574F5052
@@ -56,6 +58,21 @@ def revisions_sql(after: str | None = None, until: str | None = None) -> list[Re
     first = chain.index(after) + 1 if after else 0
     last = chain.index(until) + 1 if until else len(chain)
     return [_sql_of(chain[place - 1] if place else "base", chain[place]) for place in range(first, last)]
+
+
+def sql_document(after: str | None = None) -> dict[str, Any]:
+    """What `wopr migrate --sql --json` writes, and a release reads: the SQL of every migration after a revision.
+
+    `ahead` is true, and the list empty, for a revision that is newer than this code. NotFound for one that no version
+    of this code can have had.
+    """
+    chain = known_revisions()
+    document: dict[str, Any] = {"from": after, "head": chain[-1], "ahead": False, "revisions": []}
+    if after is not None and after not in chain:
+        if after < chain[-1]:  # revisions are numbered, so a newer one sorts behind
+            raise NotFound(f"There is no migration {after}.", remedy="wopr migrate status")
+        return document | {"ahead": True}
+    return document | {"revisions": [asdict(entry) for entry in revisions_sql(after)]}
 
 
 def _sql_of(before: str, revision: str) -> RevisionSql:
