@@ -9,6 +9,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -134,6 +136,7 @@ def test_what_is_killed_comes_back_and_nothing_acknowledged_is_lost(home: Path) 
             person.pay(PAID_USD * 100)
             load = Load(person, person.make_key()[1], [person.make_bot() for _ in range(2)])
             _a_stream_goes_on_where_it_broke(stack, load)
+            _the_command_line_writes_each_word_once(stack, load)
             load.begin()
             try:
                 stack = _kill_everything(stack, load)
@@ -177,6 +180,21 @@ def _a_stream_goes_on_where_it_broke(stack: Stack, load: Load) -> None:
     assert said == ended["text"] == events[-1].json()["text"] == page["messages"][-1]["text"] == undisturbed["text"]
     assert len(ended["request_ids"]) > len(undisturbed["request_ids"])
     _the_receipt_is_what_was_charged(load, bot, turn, ended["request_ids"])
+
+
+def _the_command_line_writes_each_word_once(stack: Stack, load: Load) -> None:
+    undisturbed = load.person.ask(load.bots[1], QUESTIONS[1])["text"]
+    name = load.person.get(f"/fleet/bots/{load.bots[0]}")["name"]
+    command = [sys.executable, "-m", "wopr", "bots", "say", name, QUESTIONS[1]]
+    environment = stack.environment() | {"WOPR_KEY": load.key}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, bufsize=0, stdout=pipe, stderr=pipe, env=environment) as process:
+        assert process.stdout is not None
+        said = process.stdout.read(20)
+        _kill(stack, "api", load)
+        rest, complaints = process.communicate(timeout=BACK_SECONDS)
+        assert process.returncode == 0, complaints.decode()
+    assert (said + rest).decode().strip() == undisturbed.strip()
 
 
 def _the_receipt_is_what_was_charged(load: Load, bot: str, turn: str, request_ids: list[str]) -> None:
