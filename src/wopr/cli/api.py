@@ -12,10 +12,11 @@ def api(
     """Run the API. Needs a database: DATABASE_URL, or the embedded one that `wopr up` started."""
     from wopr.cli.serving import Drain, serve
     from wopr.core.settings import load_settings
+    from wopr.fleet.runtimes.addresses import listen_addresses
     from wopr.main import build_api
     from wopr.migrations.head import head_revision
 
     settings = load_settings()
     application = build_api(settings, head_revision())
     drain = Drain(application.drain, settings.drain_lead_seconds, settings.drain_seconds)
-    serve("api", application, host or settings.api_host, port or settings.api_port, drain)
+    serve("api", application, host or ",".join(listen_addresses(settings)), port or settings.api_port, drain)

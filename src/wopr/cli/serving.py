@@ -7,6 +7,7 @@ that the proxy looks elsewhere before a single connection is refused; then the l
 import asyncio
 import gc
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from wopr.cli import output
 from wopr.cli.ports import holder_of_port
 
 STARTUP_FAILED = 3
+IP_FREEBIND = 15  # ip(7); Python has no name for it
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,22 @@ class Drain:
 
 
 def serve(name: str, application: Any, host: str, port: int, drain: Drain) -> None:  # Any: what uvicorn takes
-    """Run on uvicorn with uvloop and httptools until SIGTERM (which drains) or SIGINT (a person's, at once)."""
-    if (holder := holder_of_port(port, host)) is not None:
+    """Run on uvicorn with uvloop and httptools until SIGTERM (which drains) or SIGINT (a person's, at once).
+
+    `host` may be several addresses by comma; only the first one must be there already.
+    """
+    first, *others = host.split(",")
+    if (holder := holder_of_port(port, first)) is not None:
         output.fail(
             f"Port {port} is in use{holder}.", remedy=f"Stop that process, or: wopr {name} --port {port + 1000}"
         )
     # What was imported lives as long as the process: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
-    output.say(f"wopr {name} listens on http://{host}:{port}")
+    output.say(f"wopr {name} listens on http://{first}:{port}")
     config = uvicorn.Config(
         application,
-        host=host,
+        host=first,
         port=port,
         loop="uvloop",
         http="httptools",
@@ -55,11 +61,21 @@ def serve(name: str, application: Any, host: str, port: int, drain: Drain) -> No
     )
     server = DrainingServer(config, drain)
     try:
-        server.run()
+        server.run([_listener(address, port) for address in (first, *others)] if others else None)
     except KeyboardInterrupt:
         return
     if not server.started:
         sys.exit(STARTUP_FAILED)
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    """A socket on an address that may come later, such as the one of a network that the engine has yet to make."""
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+    listener.bind((address, port))
+    return listener
 
 
 class DrainingServer(uvicorn.Server):

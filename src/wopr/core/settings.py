@@ -4,10 +4,12 @@ Nothing is required to start. A feature that needs a setting asks for it when it
 missing `DO_API_TOKEN` never stops the API. `docs/settings.md` is compared with this file by a test.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -139,15 +141,45 @@ class Settings(BaseSettings):
     )
 
     # fleet
-    bot_runtime: str = Field(default="process", description="How bots run: process (docker and swarm follow).")
+    bot_runtime: str = Field(
+        default="process", description="How bots run: process, docker (containers of one machine) or swarm (of many)."
+    )
     bots_max: int = Field(default=20, ge=1, description="Bots that one tenant may have.")
     bot_image: str = Field(
         default="ghcr.io/wopr-network/wopr-bot:latest", description="Image of the bots where they run in containers."
+    )
+    docker_host: str = Field(
+        default="unix:///var/run/docker.sock", description="Address of the container engine: unix:// or tcp://."
+    )
+    wopr_installation: str = Field(
+        default="",
+        pattern=r"^[a-z0-9-]{0,24}$",
+        description="Name that marks our containers; empty: made from WOPR_HOME, so that two on one machine differ.",
+    )
+    bot_subnet: str = Field(
+        default="", description="Network of the bots' containers, a /16 to /24; empty: one made from the installation."
+    )
+    bot_gateway_url: str = Field(
+        default="", description="Address at which bots in containers reach the API; empty: API_PORT on their host."
+    )
+    bot_dns: str = Field(default="1.1.1.1,9.9.9.9", description="Name servers of bots in containers, by comma.")
+    bot_firewall: Literal["auto", "host", "container", "off"] = Field(
+        default="auto",
+        description="Who fences bots in: host (this process), container, auto, or off (never with customers).",
+    )
+    bot_firewall_image: str = Field(
+        default="ghcr.io/wopr-network/wopr-platform:latest",
+        description="Image with iptables for that container; where the API runs in a container, its own image.",
     )
 
     @cached_property
     def models_path(self) -> Path:
         return self.models_dir or self.wopr_home / "models"
+
+    @property
+    def installation(self) -> str:
+        """The name that tells our containers from those of another installation on the same engine."""
+        return self.wopr_installation or hashlib.sha256(str(self.wopr_home.resolve()).encode()).hexdigest()[:8]
 
     @property
     def internal_url(self) -> str:

@@ -2,15 +2,22 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
+from typing import TYPE_CHECKING
 
 import httpx
 
 from wopr.core.errors import NotConfigured
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
+from wopr.core.vault import Vault
 from wopr.fleet.changes import Changes
+from wopr.fleet.runtimes.addresses import bot_network, gateway
 from wopr.fleet.runtimes.process import ProcessRuntime
 from wopr.fleet.runtimes.protocol import Runtime
+
+if TYPE_CHECKING:
+    from wopr.fleet.runtimes.docker import DockerRuntime
 
 CONNECTIONS_MAX = 2_000
 CONNECT_SECONDS = 2.0
@@ -71,9 +78,43 @@ def bot_http() -> httpx.AsyncClient:
     return httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False, verify=False)  # noqa: S501
 
 
+def docker_runtime(settings: Settings) -> "DockerRuntime":
+    """Bots in containers of the engine at DOCKER_HOST. NotConfigured names what is missing."""
+    # Here, not above: where bots are processes, the engine's client costs only time and memory.
+    from wopr.fleet.runtimes.docker import DockerRuntime, Installation
+    from wopr.fleet.runtimes.engine import Engine
+    from wopr.fleet.runtimes.fence import Means
+    from wopr.fleet.runtimes.firewall import Policy
+    from wopr.fleet.runtimes.images import Credentials
+
+    tokens = Vault(settings.require("platform_secret", "Running bots"), "wopr bots tokens")
+    password = settings.registry_password.get_secret_value() if settings.registry_password else ""
+    installation = Installation(
+        name=settings.installation,
+        image=settings.bot_image,
+        credentials=Credentials(settings.registry_server, settings.registry_username, password),
+        policy=Policy(bot_network(settings), gateway(settings), _name_servers(settings.bot_dns)),
+        means=Means(settings.bot_firewall, settings.bot_firewall_image),
+        tokens=tokens,
+    )
+    return DockerRuntime(Engine(settings.docker_host), installation)
+
+
 def _runtime(settings: Settings) -> Runtime:
     if settings.bot_runtime == "process":
         return ProcessRuntime(settings.wopr_home)
+    if settings.bot_runtime == "docker":
+        return docker_runtime(settings)
     raise NotConfigured(
-        f"BOT_RUNTIME={settings.bot_runtime} is not a way to run bots here.", remedy="Set BOT_RUNTIME=process."
+        f"BOT_RUNTIME={settings.bot_runtime} is not a way to run bots here.",
+        remedy="Set BOT_RUNTIME to process or docker.",
     )
+
+
+def _name_servers(text: str) -> tuple[IPv4Address, ...]:
+    try:
+        return tuple(IPv4Address(part.strip()) for part in text.split(",") if part.strip())
+    except AddressValueError as error:
+        raise NotConfigured(
+            f"BOT_DNS={text} is no list of addresses: {error}.", remedy="Write it as 1.1.1.1,9.9.9.9."
+        ) from error

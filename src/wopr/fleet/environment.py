@@ -15,11 +15,37 @@ SPEECH_MODEL = "flite"
 TRANSCRIPTION_MODEL = "whisper-1"
 MIB = 1024 * 1024
 
-# An interpreter with its threads reserves far more addresses than it uses memory, hence the distance to 40 MB.
+GIB = 1024 * MIB
+
+# A bot idles at 40 MB. An interpreter with its threads reserves far more addresses than it uses memory.
 LIMITS: Mapping[str, Limits] = {
-    "small": Limits(memory_bytes=768 * MIB, open_files=256, file_bytes=512 * MIB),
-    "standard": Limits(memory_bytes=1024 * MIB, open_files=512, file_bytes=1024 * MIB),
-    "large": Limits(memory_bytes=2048 * MIB, open_files=1024, file_bytes=4096 * MIB),
+    "small": Limits(
+        memory_bytes=128 * MIB,
+        address_bytes=768 * MIB,
+        open_files=256,
+        file_bytes=512 * MIB,
+        data_bytes=1 * GIB,
+        cpus=0.5,
+        processes=64,
+    ),
+    "standard": Limits(
+        memory_bytes=256 * MIB,
+        address_bytes=1 * GIB,
+        open_files=512,
+        file_bytes=1 * GIB,
+        data_bytes=2 * GIB,
+        cpus=1.0,
+        processes=128,
+    ),
+    "large": Limits(
+        memory_bytes=1 * GIB,
+        address_bytes=2 * GIB,
+        open_files=1024,
+        file_bytes=4 * GIB,
+        data_bytes=8 * GIB,
+        cpus=2.0,
+        processes=256,
+    ),
 }
 
 

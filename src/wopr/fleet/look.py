@@ -19,6 +19,7 @@ from wopr.fleet.environment import Access, Character, bot_environment, limits_of
 from wopr.fleet.models import Bot, BotObserved
 from wopr.fleet.plan import CRASHES_MAX, Desired, Observed, Plan, State, Wanted
 from wopr.fleet.runs import Run, close_runs, open_run
+from wopr.fleet.runtimes.addresses import gateway_url
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance
 
 
@@ -175,7 +176,7 @@ async def spec_of(session: AsyncSession, bot: Bot, settings: Settings) -> BotSpe
     """How to start the bot. A key that can't be opened any more (another platform secret) is replaced by a new one."""
     secret = await _service_key(session, bot, settings)
     character = Character(BotId(bot.id), bot.name, bot.persona, bot.instructions, bot.model, bot.voice)
-    environment = bot_environment(character, Access(f"{settings.internal_url}/v1", secret))
+    environment = bot_environment(character, Access(f"{gateway_url(settings)}/v1", secret))
     return BotSpec(BotId(bot.id), bot.generation, bot.size, limits_of(bot.size), environment)
 
 

@@ -65,6 +65,9 @@ class ProcessRuntime:
         self._exits.settle(bot_id)
         return None
 
+    async def prepare(self, image: str) -> None:
+        """Processes have no image: they run what this one runs."""
+
     async def start(self, spec: BotSpec) -> Instance:
         try:
             record = await asyncio.to_thread(self._start, spec)
@@ -210,7 +213,7 @@ def _spawn(spec: BotSpec, folder: Path, lock: int) -> RunRecord:
 
 def _command(limits: Limits) -> list[str]:
     # -P keeps the working folder off the path of modules: what a bot wrote is never imported.
-    numbers = [str(limits.open_files), str(limits.file_bytes // 512), str(limits.memory_bytes // 1024)]
+    numbers = [str(limits.open_files), str(limits.file_bytes // 512), str(limits.address_bytes // 1024)]
     return ["/bin/sh", "-c", LAUNCH, "bot", *numbers, sys.executable, "-P", *contract.PROGRAM]
 
 

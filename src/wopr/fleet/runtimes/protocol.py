@@ -16,11 +16,19 @@ from wopr.core.ids import BotId
 
 @dataclass(frozen=True)
 class Limits:
-    """What one bot may take of its machine."""
+    """What one bot may take of its machine.
+
+    `memory_bytes`, `cpus`, `processes` (threads count) and `data_bytes` are enforced on containers; a bare process is
+    held by `address_bytes`, the addresses that it may reserve. `file_bytes` is the size of a single file.
+    """
 
     memory_bytes: int
+    address_bytes: int
     open_files: int
     file_bytes: int
+    data_bytes: int
+    cpus: float
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class BotSpec:
     size: str
     limits: Limits
     environment: Mapping[str, str] = field(repr=False)
+    image: str = ""  # where bots run in containers; empty: the runtime's own
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,10 @@ class Runtime(Protocol):
 
     async def locate(self, bot_id: BotId) -> Instance | None:
         """The living instance of one bot, from any process."""
+        ...
+
+    async def prepare(self, image: str) -> None:
+        """Have the image at hand, so that what is stopped for it can start with it. Raises `RuntimeFailed`."""
         ...
 
     async def start(self, spec: BotSpec) -> Instance:
