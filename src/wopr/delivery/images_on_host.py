@@ -1,0 +1,122 @@
+"""Images on the host of a release: fetched by digest with the operator's credentials, checked, and given back later."""
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wopr.delivery import commands
+from wopr.delivery.context import Context
+from wopr.delivery.errors import HostFailed, Refused
+from wopr.delivery.release import Judgement, Release
+
+PULL_SECONDS_MAX = 1800.0
+RELEASES_KEPT = 5
+REFERENCE = re.compile(r"^(sha256:[0-9a-f]{64}|[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?)$")
+NO_ACCESS = re.compile(r"unauthorized|denied|no basic auth|authentication required|forbidden|401|403", re.IGNORECASE)
+PUBLIC_REGISTRY = "docker.io"
+PROGRAM = "wopr"
+
+
+async def fetch(ctx: Context, image: str) -> str:
+    """Have the image on the host; its reference by digest (or its id, for one that came from no registry).
+
+    What is there already is not asked for again, so that a release works with the registry offline. Refused for a name
+    that can't be one, HostFailed when it can't be pulled.
+    """
+    if not REFERENCE.match(image):
+        raise Refused(f"{image!r} is no image name.", remedy="Write it as ghcr.io/owner/name@sha256:…, or with a tag.")
+    pinned = "@sha256:" in image or image.startswith("sha256:")
+    described = await _described(ctx, image)
+    if described is None or not (pinned or _local_only(described)):
+        await _pull(ctx, image, present=described is not None)
+        described = await _described(ctx, image)
+    if described is None:
+        raise HostFailed(f"{image} was pulled and is not there.", remedy="docker image ls")
+    return image if pinned else _pinned(image, described)
+
+
+async def unfit(ctx: Context, image: str) -> str:
+    """Why an image can't run here as the platform; nothing when it can."""
+    described = await _described(ctx, image)
+    if described is None:
+        return "it is not on the host"
+    engine = await ctx.host.run(commands.architecture())
+    if engine.ok and described.get("Architecture") != engine.text:
+        return f"it is built for {described.get('Architecture')}, and this host is {engine.text}"
+    entry = " ".join((described.get("Config") or {}).get("Entrypoint") or ())
+    return "" if PROGRAM in entry else f"it does not start {PROGRAM} (its entrypoint is {entry or 'empty'})"
+
+
+async def give_back(ctx: Context, releases: Sequence[Release]) -> None:
+    """Remove images of releases to which nobody will go back: all but those of the newest good ones."""
+    good = [one for one in releases if one.verdict == Judgement.GOOD][-RELEASES_KEPT:]
+    kept = {image for one in good for image in (one.platform, one.bot)}
+    newest = releases[-RELEASES_KEPT:]  # a failed one may be looked at by the operator
+    kept |= {image for one in newest for image in (one.platform, one.bot)}
+    for image in sorted({image for one in releases for image in (one.platform, one.bot) if image} - kept):
+        if await _described(ctx, image) is not None:
+            await ctx.fence.run(commands.remove_image(image))  # one that a container needs stays
+
+
+async def _pull(ctx: Context, image: str, *, present: bool) -> None:
+    server, user = ctx.settings.get("REGISTRY_SERVER", ""), ctx.settings.get("REGISTRY_USERNAME", "")
+    config = ""
+    try:
+        if user and registry_of(image) == (server or "ghcr.io"):
+            config = ctx.place.registry_config
+            await ctx.fence.write(f"{config}/config.json", credentials(ctx.settings))
+        pulled = await ctx.fence.run(commands.pull(image, config), timeout=PULL_SECONDS_MAX)
+    finally:
+        if config:
+            await ctx.fence.run(commands.remove_files(config))
+    if pulled.ok:
+        return
+    if NO_ACCESS.search(pulled.complaint):
+        remedy = "Set REGISTRY_SERVER, REGISTRY_USERNAME and REGISTRY_PASSWORD in .env: they are missing or wrong."
+    else:
+        remedy = "Is the name right, and does the registry answer?"
+    if present and "@" not in image:
+        remedy += " The host has an image of this name: release it by its digest or id."
+    raise HostFailed(f"{image} can't be pulled: {pulled.complaint}", remedy=remedy)
+
+
+def credentials(settings: Mapping[str, str]) -> bytes:
+    """The client's configuration with the registry's credentials."""
+    pair = f"{settings.get('REGISTRY_USERNAME', '')}:{settings.get('REGISTRY_PASSWORD', '')}"
+    auth = base64.b64encode(pair.encode()).decode()
+    return json.dumps({"auths": {settings.get("REGISTRY_SERVER") or "ghcr.io": {"auth": auth}}}).encode()
+
+
+def registry_of(image: str) -> str:
+    """The registry of an image: what stands before the first slash when it looks like a host."""
+    first, slash, _ = image.partition("/")
+    return first if slash and ("." in first or ":" in first or first == "localhost") else PUBLIC_REGISTRY
+
+
+def name_of(image: str) -> str:
+    """The image's name without tag and digest."""
+    bare = image.partition("@")[0]
+    head, slash, last = bare.rpartition("/")
+    return f"{head}{slash}{last.partition(':')[0]}"
+
+
+async def _described(ctx: Context, image: str) -> dict[str, Any] | None:
+    got = await ctx.host.run(commands.inspect_image(image))
+    if not got.ok:
+        return None
+    found: list[dict[str, Any]] = json.loads(got.out)
+    return found[0] if found else None
+
+
+def _local_only(described: Mapping[str, Any]) -> bool:
+    """Whether it came from no registry: built or loaded here."""
+    return not described.get("RepoDigests")
+
+
+def _pinned(image: str, described: Mapping[str, Any]) -> str:
+    """The reference by digest under the same name; the id where no registry knows the image."""
+    wanted = name_of(image)
+    digests: list[str] = described.get("RepoDigests") or []
+    return next((one for one in digests if name_of(one) == wanted), str(described["Id"]))
