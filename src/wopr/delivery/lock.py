@@ -87,7 +87,7 @@ def fenced(place: Place, token: int, argv: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Fence:
-    """Runs what changes the host, under the lock's number. `run` and `write` raise Locked once it was taken over."""
+    """A host where everything runs under the lock's number: `run` and `write` raise Locked once it was taken over."""
 
     host: Host
     place: Place
@@ -107,8 +107,17 @@ class Fence:
             raise HostFailed(f"`{what} …` failed on {self.host.describe()}: {done.complaint}")
         return done
 
+    async def read(self, path: str) -> bytes | None:
+        return await self.host.read(path)
+
     async def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
         await self.must(write_command(path, mode), input=data)
+
+    def describe(self) -> str:
+        return self.host.describe()
+
+    async def close(self) -> None:
+        await self.host.close()
 
 
 @contextlib.asynccontextmanager

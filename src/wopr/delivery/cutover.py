@@ -1,0 +1,314 @@
+"""A release comes in and the one before it leaves: the same steps for a deploy and for a rollback.
+
+Each step is in the journal, and each may be the last: what is half done is abandoned before the commit point, which is
+the replacement of `state.json`, and finished after it. The release that serves is never touched before the new one is
+ready, and is kept, stopped, until the new one has proved itself.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from urllib.parse import quote
+
+from wopr.delivery import commands, quarantine
+from wopr.delivery.context import Context
+from wopr.delivery.errors import HostFailed
+from wopr.delivery.look import unready
+from wopr.delivery.observe import Counts, counts, through, wait_ready, watch
+from wopr.delivery.place import Slot, other
+from wopr.delivery.release import (
+    Judgement,
+    Part,
+    Release,
+    Snapshot,
+    State,
+    read_release,
+    read_snapshot,
+    read_state,
+    record,
+    record_new,
+    write_state,
+)
+from wopr.ops.incidents import open_incident
+
+READY_SECONDS = 8.0
+OBSERVE_SECONDS = 20.0
+COMPOSE_SECONDS = 120.0
+DRAIN_SECONDS = 20.0
+DRAIN_LEAD_SECONDS = 1.0
+STOP_MARGIN_SECONDS = 5.0
+BRING_IN_TRIES = 10
+PRIVATE_NETWORKS = "127.0.0.1/32,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a release may take to become ready, and for how long it is observed, in seconds."""
+
+    ready_seconds: float = READY_SECONDS
+    observe_seconds: float = OBSERVE_SECONDS
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How it ended: `good`, `bad` or `unchanged`. `serving` is the release that serves now, whatever was tried."""
+
+    verdict: str
+    release: int
+    serving: int | None
+    platform: str
+    reason: str = ""
+    seconds: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        return self.verdict != Judgement.BAD
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A release that comes in. `prepare` does what must be done before its containers start (migrations)."""
+
+    release: Release
+    snapshot: Snapshot
+    limits: Limits
+    prepare: Callable[[], Awaitable[None]] | None = None
+
+
+class Failed(Exception):
+    """The release that comes in is bad; the text says why. The one before it was not touched."""
+
+
+async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
+    """Bring a release in; afterwards it serves, or the one before it does and the verdict says why."""
+    began = time.monotonic()
+    state = await read_state(ctx.host, ctx.place)
+    slot: Slot = other(state.active.slot) if state.active else "blue"
+    part = Part(incoming.release.number, slot)
+    await record_new(ctx.fence, incoming.release, incoming.snapshot)
+    ctx.step("recorded", release=part.release, slot=slot)
+    await write_state(ctx.fence, replace(state, candidate=part))
+    ctx.step("candidate")
+    try:
+        await _start(ctx, incoming, state, part)
+    except (Failed, HostFailed) as error:
+        reason = error.message if isinstance(error, HostFailed) else str(error)
+        return await _abandon(ctx, incoming, state, reason, began)
+    before = await counts(ctx.host, ctx.place, state.active.slot) if state.active else Counts()
+    await write_state(ctx.fence, State(active=part, leaving=state.active))
+    ctx.step("committed", release=part.release)
+    if reason := await _prove(ctx, incoming, state.active, part, before):
+        if state.active:
+            return await _return(ctx, incoming, state.active, reason, began)
+        ctx.step("nothing to return to", reason=reason)
+        return await _judge(ctx, incoming.release, Judgement.BAD, reason, began)
+    verdict = await _judge(ctx, incoming.release, Judgement.GOOD, "", began)
+    if state.active:
+        await empty(ctx, state.active.slot)
+    await write_state(ctx.fence, State(active=part))
+    ctx.step("finished", serving=part.release)
+    return verdict
+
+
+async def fill(ctx: Context, release: Release, snapshot: Snapshot, slot: Slot) -> None:
+    """Put a release's containers into a slot and start them. What was there is removed."""
+    place = ctx.place
+    await write_environment(ctx, release, snapshot, slot)
+    ctx.step("environment")
+    await ctx.fence.must(commands.remove_slot(place, slot))
+    file = place.snapshot(release.number, "compose.yaml")
+    await ctx.fence.must(commands.compose_config(ctx.compose, place, file))
+    ctx.step("configuration valid")
+    await ctx.fence.must(commands.up_slot(ctx.compose, place, file, slot), timeout=COMPOSE_SECONDS)
+    ctx.step("started", slot=slot)
+
+
+async def write_environment(ctx: Context, release: Release, snapshot: Snapshot, slot: Slot) -> None:
+    """Write the environment of a slot, and what compose interpolates, from the files of the release."""
+    place = ctx.place
+    settings = _settings(snapshot)
+    address = f"wopr:{quote(settings.get('POSTGRES_PASSWORD', ''), safe='')}@postgres:5432/wopr_platform"
+    given = {"DATABASE_URL": f"postgresql://{address}", "TRUSTED_PROXIES": PRIVATE_NETWORKS}
+    settings |= {"BOT_IMAGE": release.bot} if release.bot else {}
+    await ctx.fence.write(place.slot_env(slot), commands.slot_env(settings, given).encode())
+    beside = await ctx.host.read(place.slot_env(other(slot)))
+    if beside is None:  # compose 1.29 reads the files of services that it does not start
+        await ctx.fence.write(place.slot_env(other(slot)), b"")
+    state = await read_state(ctx.host, place)
+    slots: dict[Slot, tuple[str, int]] = {"blue": (release.platform, release.number)}
+    slots["green"] = slots["blue"]
+    if state.active and state.active.slot != slot:
+        serving = await read_release(ctx.host, place, state.active.release)
+        slots[state.active.slot] = (serving.platform, serving.number)
+    text = commands.stack_env(place, settings, slots, release.platform)
+    await ctx.fence.write(place.stack_env, text.encode())
+
+
+async def configure(ctx: Context, snapshot: Snapshot) -> bool:
+    """Give Caddy this configuration unless it has it; whether it was another one. HostFailed when it is refused."""
+    wanted = snapshot.files["Caddyfile"]
+    if await ctx.host.read(ctx.place.caddy_live) == wanted:
+        return False
+    await ctx.fence.must(commands.caddy_check(ctx.place), input=wanted)
+    await ctx.fence.write(ctx.place.caddy_live, wanted, 0o644)
+    await ctx.fence.must(commands.caddy_load(ctx.place))
+    return True
+
+
+async def services(ctx: Context, number: int) -> None:
+    """Start PostgreSQL and Caddy as a release defines them; unchanged ones stay as they are."""
+    file = ctx.place.snapshot(number, "compose.yaml")
+    if await ctx.host.read(ctx.place.caddy_live) is None:
+        snapshot = await read_snapshot(ctx.host, ctx.place, number)
+        await ctx.fence.write(ctx.place.caddy_live, snapshot.files["Caddyfile"], 0o644)
+    up = commands.up_services(ctx.compose, ctx.place, file, "postgres", "caddy")
+    await ctx.fence.must(up, timeout=COMPOSE_SECONDS)
+
+
+async def empty(ctx: Context, slot: Slot) -> None:
+    """Empty a slot: what runs there gets its time to drain, then everything is removed."""
+    await drain(ctx, slot)
+    await ctx.fence.must(commands.remove_slot(ctx.place, slot))
+    ctx.step("removed", slot=slot)
+
+
+async def drain(ctx: Context, slot: Slot) -> None:
+    """Tell a slot to leave and wait until it has; its containers stay, stopped."""
+    text = (await ctx.host.read(ctx.place.slot_env(slot)) or b"").decode()
+    settings = commands.parsed_env(text)
+    lead = _number(settings.get("DRAIN_LEAD_SECONDS", ""), DRAIN_LEAD_SECONDS)
+    seconds = round(lead + _number(settings.get("DRAIN_SECONDS", ""), DRAIN_SECONDS) + STOP_MARGIN_SECONDS)
+    # One that is gone already is as good as stopped.
+    await ctx.fence.run(commands.stop(ctx.place.slot_containers(slot), seconds), timeout=seconds + 30)
+
+
+async def _start(ctx: Context, incoming: Incoming, state: State, part: Part) -> None:
+    """Everything up to the commit point. Failed, or HostFailed, with the reason."""
+    release, snapshot = incoming.release, incoming.snapshot
+    serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
+    if serving is None or serving.config_hash != release.config_hash:
+        await write_environment(ctx, release, snapshot, part.slot)
+        await services(ctx, release.number)
+        ctx.step("services up")
+    if incoming.prepare:
+        await incoming.prepare()
+    await fill(ctx, release, snapshot, part.slot)
+    if reason := await wait_ready(ctx.host, ctx.place, part.slot, incoming.limits.ready_seconds):
+        raise Failed(reason)
+    ctx.step("ready", slot=part.slot)
+    if await configure(ctx, snapshot):
+        ctx.step("Caddy configured")
+
+
+async def _prove(ctx: Context, incoming: Incoming, before: Part | None, part: Part, counted: Counts) -> str:
+    """The new release takes over: the old one is drained as soon as requests come through, then it is observed."""
+    reason = ""
+    for _ in range(BRING_IN_TRIES):
+        if not (reason := await through(ctx.host, ctx.place)):
+            break
+    if reason:
+        return reason
+    ctx.step("serving", release=part.release)
+    watching = watch(ctx.host, ctx.place, part.slot, incoming.limits.observe_seconds, counted)
+    # Long streams may take their time to end; the new release is looked at meanwhile.
+    reason, _ = await asyncio.gather(watching, _drained(ctx, before) if before else asyncio.sleep(0))
+    ctx.step("observed", seconds=incoming.limits.observe_seconds, reason=reason)
+    return reason
+
+
+async def _drained(ctx: Context, part: Part) -> None:
+    await drain(ctx, part.slot)
+    ctx.step("drained", slot=part.slot)
+
+
+async def _abandon(ctx: Context, incoming: Incoming, state: State, reason: str, began: float) -> Verdict:
+    """The release never served. Its verdict first, so that it is known at once; then what is left of it goes."""
+    ctx.step("refused", reason=reason)
+    verdict = await _judge(ctx, incoming.release, Judgement.BAD, reason, began, serving=state.active)
+    slot: Slot = other(state.active.slot) if state.active else "blue"
+    if not await unready(ctx.host, ctx.place, slot):
+        await drain(ctx, slot)  # it was ready, so Caddy may have sent it requests
+    await ctx.fence.must(commands.remove_slot(ctx.place, slot))
+    ctx.step("removed", slot=slot)
+    if state.active:
+        serving = await read_snapshot(ctx.host, ctx.place, state.active.release)
+        await _as_before(ctx, incoming.release, state.active, serving)
+    await write_state(ctx.fence, replace(state, candidate=None))
+    ctx.step("abandoned", serving=state.active.release if state.active else None)
+    return verdict
+
+
+async def _return(ctx: Context, incoming: Incoming, back: Part, reason: str, began: float) -> Verdict:
+    """The release served and was bad: the one before it comes back, and only then does the bad one leave."""
+    ctx.step("going back", reason=reason, to=back.release)
+    release = await read_release(ctx.host, ctx.place, back.release)
+    snapshot = await read_snapshot(ctx.host, ctx.place, back.release)
+    started = await ctx.fence.run(commands.start(ctx.place.slot_containers(back.slot)))
+    still = await wait_ready(ctx.host, ctx.place, back.slot, incoming.limits.ready_seconds) if started.ok else "gone"
+    if still:
+        await fill(ctx, release, snapshot, back.slot)
+        await wait_ready(ctx.host, ctx.place, back.slot, incoming.limits.ready_seconds)
+    ctx.step("ready again", release=back.release)
+    await _as_before(ctx, incoming.release, back, snapshot)
+    bad = Part(incoming.release.number, other(back.slot), reason)
+    await write_state(ctx.fence, State(active=back, leaving=bad))
+    ctx.step("committed", release=back.release)
+    verdict = await _judge(ctx, incoming.release, Judgement.BAD, reason, began, serving=back)
+    await empty(ctx, bad.slot)
+    await write_state(ctx.fence, State(active=back))
+    ctx.step("back", serving=back.release)
+    return verdict
+
+
+async def _as_before(ctx: Context, failed: Release, back: Part, snapshot: Snapshot) -> None:
+    """Undo what a failed release changed beside its slot: services and Caddy are as the serving one defines them."""
+    serving = await read_release(ctx.host, ctx.place, back.release)
+    await write_environment(ctx, serving, snapshot, back.slot)
+    if serving.config_hash != failed.config_hash:
+        await services(ctx, serving.number)
+        await configure(ctx, snapshot)
+
+
+async def _judge(
+    ctx: Context, release: Release, judgement: Judgement, reason: str, began: float, *, serving: Part | None = None
+) -> Verdict:
+    """Record what became of the release that came in. A bad one is quarantined and an incident is opened."""
+    seconds = round(time.monotonic() - began, 3)
+    await record(ctx.fence, release.judged(judgement, reason, seconds))
+    if judgement is Judgement.BAD:
+        await condemn(ctx, release, reason, serving)
+    now = await read_release(ctx.host, ctx.place, serving.release) if serving else None
+    now = release if judgement is Judgement.GOOD else now
+    ctx.step("judged", verdict=str(judgement), reason=reason)
+    number, platform = (now.number, now.platform) if now else (None, "")
+    return Verdict(str(judgement), release.number, number, platform, reason, seconds)
+
+
+async def condemn(ctx: Context, release: Release, reason: str, serving: Part | None) -> None:
+    """Quarantine a release that failed and open an incident. One whose content serves now is not at fault itself."""
+    now = await read_release(ctx.host, ctx.place, serving.release) if serving else None
+    if now is None or not now.same_content(release):
+        await quarantine.add(ctx.fence, release, reason)
+    facts = {
+        "key": f"release-{release.number}",
+        "release": release.number,
+        "platform": release.platform,
+        "reason": reason,
+        "serving": serving.release if serving else None,
+        "impact": "none: the release before it kept serving" if serving else "nothing serves",
+    }
+    severity = "SEV3" if serving else "SEV1"
+    open_incident(ctx.journal, f"Release {release.number} failed: {reason}"[:200], severity, "wopr deploy", facts)
+
+
+def _settings(snapshot: Snapshot) -> dict[str, str]:
+    parsed = commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace"))
+    return {name: value for name, value in parsed.items() if value}
+
+
+def _number(text: str, default: float) -> float:
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        return default

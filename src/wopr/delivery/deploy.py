@@ -1,0 +1,267 @@
+"""`deploy`: one release from its name to its verdict, on this machine or another.
+
+lock → what an earlier run left → checks → images by digest → does it fit → migrations judged, database dumped →
+the idle slot → readiness → commit → drain → observation → verdict. A bad release never stops the old one.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+
+from wopr.core.errors import WoprError
+from wopr.delivery import commands, images_on_host, quarantine, setup
+from wopr.delivery.commands import PLUGIN, STANDALONE, Compose
+from wopr.delivery.context import Context, Tell
+from wopr.delivery.cutover import Failed, Incoming, Limits, Verdict, condemn, cut_over, services, write_environment
+from wopr.delivery.dump import dump_verified
+from wopr.delivery.errors import HostFailed, Refused
+from wopr.delivery.hosts import Host
+from wopr.delivery.lock import hold
+from wopr.delivery.migrate import Pending, guard, pending, run_migrations
+from wopr.delivery.place import Place
+from wopr.delivery.recover import recover
+from wopr.delivery.release import (
+    Judgement,
+    Release,
+    Snapshot,
+    State,
+    read_inputs,
+    read_release,
+    read_releases,
+    read_state,
+    record_new,
+)
+from wopr.ops.journal import Journal
+
+PLATFORM_IMAGE = "ghcr.io/wopr-network/wopr-platform:latest"
+BOT_IMAGE = "ghcr.io/wopr-network/wopr-bot:latest"
+FREE_KILOBYTES_MIN = 1024 * 1024
+CONTAINER_RUNTIMES = ("docker", "swarm")
+# Settings whose value is a path: a relative one means another place for every process that reads it.
+PATHS = ("WOPR_HOME", "WOPR_PRICES", "MODELS_DIR")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted. Without `image` those that run stay: then a changed `.env` or configuration is what is new."""
+
+    image: str = ""
+    bot: str = ""
+    trigger: str = "operator"
+    by: str = ""
+    allow_destructive: bool = False
+    despite_quarantine: bool = False
+    limits: Limits = field(default_factory=Limits)
+    settings: Mapping[str, str] | None = None  # written into `.env` first
+
+
+class _Bad(Exception):
+    """Ends the operation in the journal as failed; carries the verdict."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"release {verdict.release} is bad: {verdict.reason}")
+        self.verdict = verdict
+
+
+async def deploy(host: Host, place: Place, journal: Journal, request: Request, tell: Tell) -> Verdict:
+    """Release. Locked or Refused when a check says no, HostFailed when the host does not do its part: then nothing was
+    changed. A release that was tried and failed is a verdict, not an error."""
+    compose = await find_compose(host)
+    async with hold(host, place, "deploy") as fence:
+        data = {"image": request.image, "trigger": request.trigger, "by": request.by, "host": host.describe()}
+        try:
+            with journal.operation("deploy", **data) as operation:
+                ctx = Context(fence, compose, operation, tell, {})
+                verdict = await _deploy(ctx, request)
+                if not verdict.good:
+                    raise _Bad(verdict)
+                return verdict
+        except _Bad as bad:
+            return bad.verdict
+
+
+async def _deploy(ctx: Context, request: Request) -> Verdict:
+    ctx.step("locked", token=ctx.fence.token)
+    await recover(ctx)
+    await setup.complete(ctx.fence, await setup.look(ctx.host, ctx.place, request.settings or {}))
+    snapshot = await read_inputs(ctx.host, ctx.place)
+    ctx = replace(ctx, settings=commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace")))
+    await _preflight(ctx, snapshot)
+    state = await read_state(ctx.host, ctx.place)
+    serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
+    release = await _release(ctx, request, snapshot, serving)
+    ctx.operation.outcome.update(_outcome(release, serving, request))
+    if serving and serving.same_content(release) and serving.verdict == Judgement.GOOD:
+        ctx.operation.outcome.update(verdict="unchanged", release=serving.number)
+        return Verdict("unchanged", serving.number, serving.number, serving.platform)
+    await _not_quarantined(ctx, release, request)
+    if reason := await images_on_host.unfit(ctx, release.platform):
+        return await _turned_away(ctx, release, snapshot, f"{release.platform}: {reason}")
+    ctx.step("image fits")
+    plan = await _judged_migrations(ctx, release, snapshot, state, request)
+    release = replace(release, migration_head=plan.head, migrations=_recorded(plan))
+
+    async def prepare() -> None:
+        await _migrate(ctx, release, plan, request)
+
+    verdict = await cut_over(ctx, Incoming(release, snapshot, request.limits, prepare))
+    ctx.operation.outcome.update(verdict=verdict.verdict, reason=verdict.reason, seconds=verdict.seconds)
+    if verdict.good:
+        await images_on_host.give_back(ctx, await read_releases(ctx.host, ctx.place))
+        ctx.step("old images given back")
+    return verdict
+
+
+async def find_compose(host: Host) -> Compose:
+    """The compose of a host: the plugin, or the program of its own."""
+    for one in (PLUGIN, STANDALONE):
+        with contextlib.suppress(HostFailed):
+            if (await host.run(commands.compose_version(one))).ok:
+                return one
+    raise HostFailed(
+        f"{host.describe()} has no docker compose.",
+        remedy="Install Docker with its compose plugin: https://docs.docker.com/engine/install/",
+    )
+
+
+async def _preflight(ctx: Context, snapshot: Snapshot) -> None:
+    """What must hold before anything is fetched. Refused with the remedy."""
+    if wrong := [name for name in PATHS if _relative(ctx.settings.get(name, ""))]:
+        raise Refused(f"{', '.join(wrong)} in {ctx.place.env} is a relative path.", remedy="Write the whole path.")
+    if not snapshot.files["compose.yaml"].strip() or not snapshot.files["Caddyfile"].strip():
+        raise Refused(
+            f"compose.yaml or Caddyfile in {ctx.place.dir} is empty.", remedy="Remove it; wopr writes it anew."
+        )
+    free = await ctx.host.run(commands.free_kilobytes(ctx.place.dir))
+    if free.ok and free.text.isdigit() and int(free.text) < FREE_KILOBYTES_MIN:
+        raise Refused(
+            f"{ctx.host.describe()} has {int(free.text) // 1024} MB left; a release needs 1 GB.",
+            remedy="docker system df, then docker image prune",
+        )
+    await ctx.fence.must(("chmod", "600", ctx.place.env))
+    ctx.step("preflight")
+
+
+def _relative(value: str) -> bool:
+    return bool(value) and not value.startswith(("/", "~"))
+
+
+async def _release(ctx: Context, request: Request, snapshot: Snapshot, serving: Release | None) -> Release:
+    """What would be released, with its images fetched and named by digest."""
+    image = request.image or (serving.platform if serving else PLATFORM_IMAGE)
+    platform = await images_on_host.fetch(ctx, image)
+    ctx.step("pulled", platform=platform)
+    bot = request.bot or ctx.settings.get("BOT_IMAGE", "") or (serving.bot if serving else BOT_IMAGE)
+    if request.bot or ctx.settings.get("BOT_RUNTIME") in CONTAINER_RUNTIMES:
+        bot = await images_on_host.fetch(ctx, bot)
+        ctx.step("pulled", bot=bot)
+    numbers = [one.number for one in await read_releases(ctx.host, ctx.place)]
+    return Release(
+        number=max(numbers, default=0) + 1,
+        platform=platform,
+        bot=bot,
+        config_hash=snapshot.config_hash,
+        env_hash=snapshot.env_hash,
+        migration_head="",
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_by=request.by,
+        trigger=request.trigger,
+    )
+
+
+async def _not_quarantined(ctx: Context, release: Release, request: Request) -> None:
+    found = quarantine.find(await quarantine.read_quarantine(ctx.host, ctx.place), release.content())
+    if found is None:
+        return
+    if not request.despite_quarantine:
+        raise Refused(
+            f"{release.platform} is quarantined: release {found.release} failed at {found.at}: {found.reason}",
+            code="quarantined",
+            remedy="Release a corrected image, or, to try the same once more: --despite-quarantine",
+        )
+    await quarantine.lift(ctx.fence, release.content())
+    ctx.step("quarantine lifted", release=found.release)
+
+
+async def _turned_away(ctx: Context, release: Release, snapshot: Snapshot, reason: str) -> Verdict:
+    """A release that can't even be started: recorded and quarantined like any bad one."""
+    state = await read_state(ctx.host, ctx.place)
+    bad = release.judged(Judgement.BAD, reason)
+    await record_new(ctx.fence, bad, snapshot)
+    await condemn(ctx, bad, reason, state.active)
+    ctx.operation.outcome.update(verdict="bad", reason=reason)
+    serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
+    number, platform = (serving.number, serving.platform) if serving else (None, "")
+    return Verdict(str(Judgement.BAD), release.number, number, platform, reason)
+
+
+async def _judged_migrations(
+    ctx: Context, release: Release, snapshot: Snapshot, state: State, request: Request
+) -> Pending:
+    """What the release would do to the database. Refused when it destroys, before anything is changed."""
+    if not state.active:
+        await record_new(ctx.fence, release, snapshot)
+        await _first_services(ctx, release, snapshot)
+    plan = await pending(ctx.fence, ctx.place, release.platform)
+    if not plan.ahead:
+        guard(plan, allow_destructive=request.allow_destructive, cutover=state.active is not None)
+    ctx.step("migrations judged", pending=len(plan.migrations), kind=str(plan.kind))
+    return plan
+
+
+async def _first_services(ctx: Context, release: Release, snapshot: Snapshot) -> None:
+    """The very first release needs its database before it can say what it would do to it."""
+    await write_environment(ctx, release, snapshot, "blue")
+    await services(ctx, release.number)
+    ctx.step("services up")
+    await wait_database(ctx)
+
+
+async def wait_database(ctx: Context) -> None:
+    """Wait until PostgreSQL answers; HostFailed when it does not."""
+    ready = ("docker", "exec", ctx.place.container("postgres"), "pg_isready", "-q", "-h", "127.0.0.1", "-U", "wopr")
+    script = 'for i in $(seq 1 300); do "$@" && exit 0; sleep 0.2; done; exit 1'
+    await ctx.fence.must(("sh", "-c", script, "wait", *ready), timeout=90)
+    ctx.step("database up")
+
+
+async def _migrate(ctx: Context, release: Release, plan: Pending, request: Request) -> None:
+    """Dump, verified, then migrate. Failed with the reason: the old release goes on, on a database as it was."""
+    if not plan.migrations or plan.ahead:
+        return
+    try:
+        if plan.at is not None:
+            dump = await dump_verified(ctx.fence, ctx.place)
+            ctx.step("dumped", path=dump.path, tables=dump.tables, rows=dump.rows)
+        reached = await run_migrations(
+            ctx.fence, ctx.place, release.platform, allow_destructive=request.allow_destructive
+        )
+    except WoprError as error:
+        if isinstance(error, Refused):
+            raise
+        raise Failed(error.message) from error
+    ctx.step("migrated", to=reached)
+
+
+def _recorded(plan: Pending) -> tuple[Mapping[str, str], ...]:
+    return tuple(
+        {"revision": one.revision, "kind": str(one.kind), "breaks": "yes" if one.breaks else ""}
+        for one in plan.migrations
+    )
+
+
+def _outcome(release: Release, serving: Release | None, request: Request) -> dict[str, object]:
+    return {
+        "release": release.number,
+        "platform": release.platform,
+        "bot": release.bot,
+        "previous": serving.number if serving else None,
+        "previous_platform": serving.platform if serving else "",
+        "trigger": request.trigger,
+    }
+
+
+def document(verdict: Verdict) -> dict[str, object]:
+    """For `--json`."""
+    return asdict(verdict)

@@ -1,0 +1,179 @@
+"""What an earlier run left unfinished, decided from what shall be and what is: pure, so that each case is a quick test.
+
+Before the commit point (`state.json` names the release as active) a release is abandoned, after it it is finished. A
+container that no part of the state names is removed, one that is missing is started. With everything in place the
+plan is empty.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from wopr.delivery.place import ROLES, SLOTS, Slot
+from wopr.delivery.release import Judgement, Part, Release, State
+
+KILLED_BEFORE = "its deployer was stopped before it served"
+KILLED_AFTER = "its deployer was stopped while it was observed; it was ready when the next one looked"
+UNREADY_AFTER = "its deployer was stopped while it was observed; it was not ready when the next one looked"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container as the engine describes it."""
+
+    name: str
+    service: str
+    slot: Slot | None
+    release: int | None
+    status: str  # created, running, restarting, exited, …
+    restarts: int = 0
+    exit_code: int = 0
+    image: str = ""
+
+    @property
+    def runs(self) -> bool:
+        return self.status == "running"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is on the host. `ready` says which slots answer their readiness with yes."""
+
+    containers: Sequence[Container] = ()
+    ready: Mapping[Slot, bool] | None = None
+    releases: Sequence[Release] = ()
+
+    def in_slot(self, slot: Slot) -> Sequence[Container]:
+        return [one for one in self.containers if one.slot == slot]
+
+    def whole(self, part: Part) -> bool:
+        """Whether each role of a release runs in its slot."""
+        runs = {one.service for one in self.in_slot(part.slot) if one.runs and one.release == part.release}
+        return runs == {f"{role}-{part.slot}" for role in ROLES}
+
+    def verdict(self, number: int) -> str:
+        return next((one.verdict for one in self.releases if one.number == number), "")
+
+
+@dataclass(frozen=True)
+class Services:
+    """Start PostgreSQL and Caddy with the definition of a release."""
+
+    release: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """Fill a slot with a release that was there before, and wait until it is ready."""
+
+    part: Part
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Empty a slot: what runs is told to leave and gets its time to drain."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True)
+class Configure:
+    """Give Caddy the configuration of a release, where it has another one."""
+
+    release: int
+
+
+@dataclass(frozen=True)
+class Become:
+    """Write the state."""
+
+    state: State
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Record what became of a release; a bad one is quarantined."""
+
+    release: int
+    verdict: Judgement
+    reason: str
+
+
+Action = Services | Start | Remove | Configure | Become | Settle
+
+
+def plan(state: State, observed: Observed) -> list[Action]:
+    """The actions that bring the host to a state in which one release serves and nothing else is left."""
+    actions: list[Action] = [*_services(state, observed)]
+    if state.candidate:
+        more, state = _abandoned(state, observed)
+        actions += more
+    if state.leaving and state.active:
+        more, state = _finished(state, observed)
+        actions += more
+    elif state.active:
+        actions += _alone(state.active, observed)
+    kept = state.active.slot if state.active else None
+    gone = {action.slot for action in actions if isinstance(action, Remove)}
+    actions += [Remove(slot) for slot in SLOTS if slot != kept and slot not in gone and observed.in_slot(slot)]
+    return actions + _forgotten(state, observed, actions)
+
+
+def _services(state: State, observed: Observed) -> list[Action]:
+    running = {one.service for one in observed.containers if one.runs}
+    return [Services(state.active.release)] if state.active and not {"caddy", "postgres"} <= running else []
+
+
+def _alone(active: Part, observed: Observed) -> list[Action]:
+    """The release that serves runs, and is judged when nobody came to do so: there is none to go back to."""
+    actions: list[Action] = [] if observed.whole(active) else [Start(active)]
+    if observed.verdict(active.release) == Judgement.PENDING:
+        actions.append(Settle(active.release, Judgement.GOOD, KILLED_AFTER))
+    return actions
+
+
+def _abandoned(state: State, observed: Observed) -> tuple[list[Action], State]:
+    """The release that came in never served by our word: it goes, and the one that serves keeps its configuration."""
+    assert state.candidate is not None
+    actions: list[Action] = []
+    if observed.in_slot(state.candidate.slot):
+        actions.append(Remove(state.candidate.slot))
+    if state.active:
+        actions.append(Configure(state.active.release))
+    if observed.verdict(state.candidate.release) == Judgement.PENDING:
+        actions.append(Settle(state.candidate.release, Judgement.ABANDONED, KILLED_BEFORE))
+    state = replace(state, candidate=None)
+    return [*actions, Become(state)], state
+
+
+def _finished(state: State, observed: Observed) -> tuple[list[Action], State]:
+    """A release became active and the other was not yet gone: it stays when it is ready, else the other comes back."""
+    assert state.active is not None
+    assert state.leaving is not None
+    pending = observed.verdict(state.active.release) == Judgement.PENDING
+    ready = observed.whole(state.active) and bool((observed.ready or {}).get(state.active.slot))
+    if ready or not pending or state.leaving.reason:
+        actions: list[Action] = [] if observed.whole(state.active) else [Start(state.active)]
+        if pending and not state.leaving.reason:
+            actions.append(Settle(state.active.release, Judgement.GOOD, KILLED_AFTER))
+        return _gone(state, observed, actions)
+    back = State(active=replace(state.leaving), leaving=replace(state.active, reason=UNREADY_AFTER))
+    return _gone(back, observed, [Start(state.leaving), Configure(state.leaving.release), Become(back)])
+
+
+def _gone(state: State, observed: Observed, actions: list[Action]) -> tuple[list[Action], State]:
+    """The part that leaves is gone, and a bad one is recorded as such."""
+    assert state.leaving is not None
+    if state.leaving.reason and observed.verdict(state.leaving.release) != Judgement.BAD:
+        actions.append(Settle(state.leaving.release, Judgement.BAD, state.leaving.reason))
+    if observed.in_slot(state.leaving.slot):
+        actions.append(Remove(state.leaving.slot))
+    state = replace(state, leaving=None)
+    return [*actions, Become(state)], state
+
+
+def _forgotten(state: State, observed: Observed, actions: Sequence[Action]) -> list[Action]:
+    """Releases that were written down and never came as far as the state."""
+    settled = {action.release for action in actions if isinstance(action, Settle)}
+    named = {part.release for part in (state.active, state.candidate, state.leaving) if part} | settled
+    pending = [one.number for one in observed.releases if one.verdict == Judgement.PENDING and one.number not in named]
+    return [Settle(number, Judgement.ABANDONED, KILLED_BEFORE) for number in pending]

@@ -1,0 +1,198 @@
+"""`rollback`: a release of before comes back, with its images, its configuration and its environment.
+
+It needs no registry: the images are on the host. What a newer release did to the database stays; where the older one
+could not run on that, the rollback is refused and says why.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from wopr.delivery import commands, quarantine
+from wopr.delivery.classify import Kind
+from wopr.delivery.context import Context, Tell
+from wopr.delivery.cutover import Incoming, Limits, Verdict, cut_over
+from wopr.delivery.deploy import find_compose
+from wopr.delivery.errors import HostFailed, Refused
+from wopr.delivery.hosts import Host
+from wopr.delivery.lock import hold
+from wopr.delivery.place import Place
+from wopr.delivery.recover import recover
+from wopr.delivery.release import (
+    Judgement,
+    Release,
+    Snapshot,
+    previous_good,
+    read_release,
+    read_releases,
+    read_snapshot,
+    read_state,
+    record,
+)
+from wopr.ops.incidents import open_incident, resolve_incident
+from wopr.ops.journal import Journal
+
+ROLLBACK_OBSERVE_SECONDS = 0.0
+NO_DATABASE_WORD = "--despite-migrations"
+
+
+@dataclass(frozen=True)
+class Back:
+    """What is wanted: the release `to`, or the newest good one before what serves now."""
+
+    to: int | None = None
+    reason: str = ""
+    by: str = ""
+    despite_migrations: bool = False
+    limits: Limits = field(default_factory=lambda: Limits(observe_seconds=ROLLBACK_OBSERVE_SECONDS))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a rollback would do: from which release to which, and what of the database stays as it is."""
+
+    current: Release
+    target: Release
+    stays: Sequence[str]
+    breaks: Sequence[str]
+
+
+async def propose(host: Host, place: Place, to: int | None) -> Proposal:
+    """What a rollback would do; reads only. Refused when there is nothing to go back to."""
+    state = await read_state(host, place)
+    if state.active is None:
+        raise Refused("Nothing is released here.", remedy="wopr deploy")
+    releases = await read_releases(host, place)
+    current = await read_release(host, place, state.active.release)
+    target = _target(releases, current, to)
+    stays, breaks = database_left(releases, target)
+    return Proposal(current, target, stays, breaks)
+
+
+def database_left(releases: Sequence[Release], target: Release) -> tuple[list[str], list[str]]:
+    """The migrations that were run after a release, as lines: those that it can live with, and those that break it.
+
+    Every later release counts, whatever became of it: a migration stays even when its release failed.
+    """
+    stays: list[str] = []
+    breaks: list[str] = []
+    for release in releases:
+        if release.number <= target.number:
+            continue
+        for migration in release.migrations:
+            line = f"{migration['revision']} ({migration['kind']}) of release {release.number}"
+            fatal = bool(migration.get("breaks")) or migration["kind"] == Kind.DESTROYS
+            known = breaks if fatal else stays
+            if not any(migration["revision"] in other.split() for other in known):
+                known.append(line)
+    return stays, breaks
+
+
+async def rollback(host: Host, place: Place, journal: Journal, back: Back, tell: Tell) -> Verdict:
+    """Go back. Refused when there is nothing to go back to, or the database would not let it run: nothing changed."""
+    compose = await find_compose(host)
+    async with hold(host, place, "rollback") as fence:
+        with journal.operation("rollback", to=back.to, why=back.reason, by=back.by, host=host.describe()) as operation:
+            ctx = Context(fence, compose, operation, tell, {})
+            ctx.step("locked", token=fence.token)
+            verdict = await _rollback(ctx, back)
+            operation.outcome.update(verdict=verdict.verdict, reason=verdict.reason, seconds=verdict.seconds)
+            if not verdict.good:
+                raise HostFailed(
+                    f"The rollback failed and release {verdict.serving} still serves: {verdict.reason}",
+                    remedy="wopr releases; wopr rollback --to N",
+                )
+            return verdict
+
+
+async def _rollback(ctx: Context, back: Back) -> Verdict:
+    await recover(ctx)
+    proposal = await propose(ctx.host, ctx.place, back.to)
+    current, target = proposal.current, proposal.target
+    _guard(proposal, back)
+    await _have_images(ctx, target)
+    snapshot = await read_snapshot(ctx.host, ctx.place, target.number)
+    settings = commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace"))
+    ctx = replace(ctx, settings=settings)
+    numbers = [one.number for one in await read_releases(ctx.host, ctx.place)]
+    release = replace(
+        target,
+        number=max(numbers) + 1,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_by=back.by,
+        trigger="rollback",
+        verdict=Judgement.PENDING,
+        reason="",
+        seconds=0.0,
+        restores=target.restores or target.number,
+        migrations=(),
+    )
+    ctx.operation.outcome.update(
+        release=release.number, platform=release.platform, bot=release.bot, previous=current.number, restores=target.number,
+        previous_platform=current.platform, trigger="rollback", database_stays=list(proposal.stays + proposal.breaks),
+    )  # fmt: skip
+    ctx.step("checked", restores=target.number, database_stays=list(proposal.stays))
+    verdict = await cut_over(ctx, Incoming(release, snapshot, back.limits))
+    if verdict.good:
+        await _settle(ctx, back, current, release, snapshot)
+    return verdict
+
+
+async def _settle(ctx: Context, back: Back, current: Release, release: Release, snapshot: Snapshot) -> None:
+    """The operator's files are those of the release that serves again; what was gone back from is not tried again."""
+    why = back.reason or f"the operator went back to release {release.restores}"
+    await record(ctx.fence, current.judged(Judgement.ROLLED_BACK, why))
+    if not current.same_content(release):
+        await quarantine.add(ctx.fence, current, why)
+    place = ctx.place
+    for name, path in (("env", place.env), ("compose.yaml", place.compose), ("Caddyfile", place.caddyfile)):
+        if await ctx.host.read(path) != snapshot.files[name]:
+            await ctx.fence.write(path, snapshot.files[name], 0o600 if name == "env" else 0o644)
+    ctx.step("files restored", from_release=release.restores)
+    facts = {
+        "key": f"release-{current.number}",
+        "release": current.number,
+        "platform": current.platform,
+        "reason": why,
+        "serving": release.number,
+    }
+    title = f"Release {current.number} was rolled back to release {release.restores}: {why}"[:200]
+    incident = open_incident(ctx.journal, title, "SEV3", back.by or "operator", facts)
+    resolve_incident(ctx.journal, incident, f"Release {release.restores} serves again, as release {release.number}.")
+
+
+def _target(releases: Sequence[Release], current: Release, to: int | None) -> Release:
+    if to is None:
+        found = previous_good(releases, current)
+        if found is None:
+            raise Refused("There is no good release before the one that serves.", remedy="wopr releases")
+        return found
+    named = next((one for one in releases if one.number == to), None)
+    if named is None:
+        raise Refused(f"There is no release {to}.", remedy="wopr releases")
+    if named.verdict not in (Judgement.GOOD, Judgement.ROLLED_BACK):
+        raise Refused(f"Release {to} never served well: {named.verdict}: {named.reason}", remedy="wopr releases")
+    if named.same_content(current):
+        raise Refused(f"Release {to} is what serves now, as release {current.number}.", remedy="wopr releases")
+    return named
+
+
+def _guard(proposal: Proposal, back: Back) -> None:
+    if not proposal.breaks or back.despite_migrations:
+        return
+    raise Refused(
+        f"Release {proposal.target.number} can't run on the database as later releases left it; nothing was changed:\n  "
+        + "\n  ".join(proposal.breaks),
+        code="database_ahead",
+        remedy=f"Restore the dump that was taken before (in dumps/), or, when you know that it runs: {NO_DATABASE_WORD}",
+    )
+
+
+async def _have_images(ctx: Context, target: Release) -> None:
+    """The images are on the host; the registry is asked for nothing."""
+    there = await ctx.host.run(commands.inspect_image(target.platform))
+    if not there.ok:
+        raise Refused(
+            f"{target.platform} of release {target.number} is no longer on {ctx.host.describe()}.",
+            remedy=f"Release it as a new one: wopr deploy {target.platform}",
+        )
