@@ -199,7 +199,11 @@ async def turn_events(
     last_event_id: Annotated[int | None, Header(ge=0, le=2**53)] = None,
     after: Annotated[int | None, Query(ge=0, le=2**53)] = None,
 ) -> Response:
-    """The turn's events from the first, or after the one named, until the final one."""
+    """The turn's events from the first, or after the one named, until the final one.
+
+    `started`, `transcript` (of a recording), `delta`s, then `completed`, `failed` or `cancelled`. `restarted` in between
+    makes the deltas so far void: the answer broke off and is another one now.
+    """
     seen = last_event_id if last_event_id is not None else after
     params = {"after": seen} if seen is not None else {}
     message = talk.Message("GET", contract.turn_events_path(str(turn_id)), params=params)
