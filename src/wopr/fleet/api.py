@@ -201,8 +201,8 @@ async def turn_events(
 ) -> Response:
     """The turn's events from the first, or after the one named, until the final one.
 
-    `started`, `transcript` (of a recording), `delta`s, then `completed`, `failed` or `cancelled`. `restarted` in between
-    makes the deltas so far void: the answer broke off and is another one now.
+    `started`, `transcript` (of a recording), `delta`s, then `completed`, `failed` or `cancelled`. `restarted` between
+    them makes the deltas so far void: the answer broke off and is another one now.
     """
     seen = last_event_id if last_event_id is not None else after
     params = {"after": seen} if seen is not None else {}
