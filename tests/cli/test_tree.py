@@ -26,6 +26,10 @@ CHANGING_VERBS = {
     "up",
     "link",
     "render",
+    "open",
+    "note",
+    "decide",
+    "resolve",
     "say",
 }
 ESCAPE = re.compile(r"\x1b\[")
@@ -123,7 +127,7 @@ def test_pages_of_the_logbook_can_be_rehearsed(tmp_path: Path) -> None:
 
     environment = {**clean_environment(), "WOPR_HOME": str(tmp_path)}
     rehearsed = run_wopr("logbook", "render", "--dry-run", "--json", environment=environment)
-    assert json.loads(rehearsed.stdout)["pages"] == ["INCIDENTS.md", "OPERATIONS.md"]
+    assert json.loads(rehearsed.stdout)["pages"][:2] == ["DECISIONS.md", "DEPLOYMENTS.md"]
     assert not (tmp_path / "logbook").exists()
     assert run_wopr("logbook", "render", environment=environment).returncode == 0
     assert (tmp_path / "logbook" / "OPERATIONS.md").exists()

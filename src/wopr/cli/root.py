@@ -11,7 +11,7 @@ from wopr.cli import output
 from wopr.core.errors import WoprError
 
 # Module, name, kind: a group holds a Typer `app`; a command is one function.
-GROUPS = ("nodes", "bots", "models", "admin", "logbook", "emulators", "trigger", "migrate", "images")
+GROUPS = ("nodes", "bots", "models", "admin", "logbook", "incident", "emulators", "trigger", "migrate", "images")
 COMMANDS = ("up", "api", "ui", "engine", "status", "smoke", "check", "doctor")
 
 app = typer.Typer(

@@ -13,6 +13,7 @@ __all__ = [
     "Incident",
     "Severity",
     "all_incidents",
+    "check_severity",
     "find_incident",
     "note_incident",
     "open_incident",
@@ -37,7 +38,7 @@ def open_incident(
     nothing is written), `began_at` and `detected_at` (ISO 8601), `impact`, `root_cause`, and whatever else was seen.
     """
     given = {name: value for name, value in (facts or {}).items() if value not in (None, "")}
-    grave = _severity(severity)
+    grave = check_severity(severity)
     with journal.held() as held:
         key = str(given.get("key", ""))
         same = next((i for i in incidents(held.read()) if key and i.open and i.key == key), None)
@@ -65,7 +66,7 @@ def note_incident(
         raise Invalid(f"{kind!r} is no kind of note.", remedy=f"Use one of {', '.join(KINDS)}.")
     given = dict(facts or {})
     if given.get("severity"):
-        given["severity"] = _severity(given["severity"])
+        given["severity"] = check_severity(given["severity"])
     with journal.held() as held:
         found = _find(incidents(held.read()), incident)
         held.append(found.id, INCIDENT, "step", {"step": text, "kind": kind, **given})
@@ -103,6 +104,15 @@ def find_incident(journal: Journal, name: str) -> Incident:
     return _find(all_incidents(journal), name)
 
 
+def check_severity(value: Severity | str) -> str:
+    """`sev2`, `2` and the like as SEV2; Invalid when it is none."""
+    text = str(value).strip().upper()
+    text = f"SEV{text}" if text.isdigit() else text
+    if text not in tuple(Severity):
+        raise Invalid(f"{value!r} is no severity.", remedy="Use SEV1, SEV2, SEV3 or SEV4.")
+    return text
+
+
 def _find(known: Sequence[Incident], name: str) -> Incident:
     text = name.strip()
     digits = text.upper().removeprefix("INC-")
@@ -115,11 +125,3 @@ def _find(known: Sequence[Incident], name: str) -> Incident:
         many = "more than one incident" if found else "no incident"
         raise NotFound(f"There is {many} {name!r}.", remedy="wopr incident list")
     return found[0]
-
-
-def _severity(value: Severity | str) -> str:
-    text = str(value).strip().upper()
-    text = f"SEV{text}" if text.isdigit() else text
-    if text not in tuple(Severity):
-        raise Invalid(f"{value!r} is no severity.", remedy="Use SEV1, SEV2, SEV3 or SEV4.")
-    return text

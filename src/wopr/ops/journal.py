@@ -140,6 +140,10 @@ class Journal:
         finally:
             os.close(descriptor)
 
+    def clean(self, value: Any) -> Any:  # whatever json can write
+        """The value as it would be journalled."""
+        return redacted(value, known_secrets(self.home, self.more_secrets))
+
     def keep(self) -> None:
         """Render the logbook's pages and commit them. Never fails: what is lacking, the next one does.
 

@@ -71,6 +71,11 @@ def redacted(value: Any, secrets: Known | None = None) -> Any:  # whatever json 
     return _Censor(secrets or Known()).clean(value)
 
 
+def holds_secret(text: str, secrets: Known) -> bool:
+    """Whether one of these secrets stands in the text, however it is written."""
+    return any(_found(text.encode("utf-8", "backslashreplace"), secrets))
+
+
 @dataclass(frozen=True)
 class _Censor:
     secrets: Known
@@ -119,17 +124,23 @@ class _Censor:
         for shape in SHAPES:
             for match in shape.finditer(text):
                 yield match.span(shape.groups)  # the value's group, or the whole where there is none
-        if not self.secrets.forms or len(text) < SECRET_BYTES_MIN:
-            return
-        for reading in _READINGS:
-            if reading[0] is not _WHITE and not reading[0].search(text):
-                continue
-            plain = text
-            for pattern in reading:
-                plain = pattern.sub(_meant, plain)
-            found = [form for form in self.secrets.forms if form in plain]
-            if found:
-                yield from _located(text, reading, found)
+        for reading, forms in _found(text, self.secrets):
+            yield from _located(text, reading, forms)
+
+
+def _found(text: bytes, secrets: Known) -> Iterator[tuple[Sequence["re.Pattern[bytes]"], Sequence[bytes]]]:
+    """The ways of reading this text that show a secret, each with the forms that it shows."""
+    if not secrets.forms or len(text) < SECRET_BYTES_MIN:
+        return
+    for reading in _READINGS:
+        if reading[0] is not _WHITE and not reading[0].search(text):
+            continue
+        plain = text
+        for pattern in reading:
+            plain = pattern.sub(_meant, plain)
+        forms = [form for form in secrets.forms if form in plain]
+        if forms:
+            yield reading, forms
 
 
 def _forms(value: bytes) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,6 +15,7 @@ from wopr.ops.redaction import Known, known
 
 # Files under the home folder that hold variables; on a VPS also the operator's own and those of the two slots.
 VARIABLE_FILES = (SECRETS_FILE, RUNNING_FILE, ".env", "stack.env", "slots/blue.env", "slots/green.env")
+RELEASED_FILES, RELEASES_MAX = "releases/*/env", 5
 SECRET_VARIABLE = re.compile(
     r"passw|passphrase|secret|token|credential|api_?key|(?<!public)_key$|^(?:database|smtp)_url$", re.IGNORECASE
 )
@@ -33,6 +34,11 @@ def known_secrets(home: Path, more: tuple[str, ...] = ()) -> Known:
 def secret_variables(variables: Mapping[str, str]) -> dict[str, str]:
     """Those of these variables that are secrets, by name."""
     return {name: value for name, value in variables.items() if _is_secret(name, value)}
+
+
+def variable_files(home: Path) -> Sequence[Path]:
+    """The files of an installation that set variables, those that are there."""
+    return [home / name for name in VARIABLE_FILES if (home / name).is_file()]
 
 
 def read_variables(path: Path) -> dict[str, str]:
@@ -65,10 +71,11 @@ def _known(files: tuple[tuple[str, int], ...], variables: tuple[tuple[str, str],
 
 
 def _files(home: Path) -> Iterator[Path]:
-    for name in (*VARIABLE_FILES, DATABASE_URL_FILE):
-        path = home / name
-        if path.is_file():
-            yield path
+    yield from variable_files(home)
+    # A rollback brings old values back, so those of the last releases are secrets still.
+    yield from sorted(home.glob(RELEASED_FILES))[-RELEASES_MAX:]
+    if (home / DATABASE_URL_FILE).is_file():
+        yield home / DATABASE_URL_FILE
 
 
 def _is_secret(name: str, value: str) -> bool:

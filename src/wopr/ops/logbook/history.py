@@ -31,6 +31,7 @@ SUBJECT_OPERATIONS_MAX = 3
 AUTHOR = ("-c", "user.name=wopr", "-c", "user.email=wopr@localhost")
 SETTINGS = ("-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", "-c", "gc.auto=0")
 ANCHOR = re.compile(r"^Journal-Entries: (\d+)\nJournal-Head: ([0-9a-f]{64})$", re.MULTILINE)
+COMMITTED = re.compile(r"\[.*?\b([0-9a-f]{7,40})\]")
 NO_GIT = "git is not installed, so the logbook's pages are written but not committed"
 
 
@@ -61,6 +62,19 @@ def keep(home: Path, folder: Path | None = None, *, commit: bool = True) -> Kept
         # Who came while the lock was held has left his entry to us.
         if _size(home) == size:
             return kept
+
+
+def outdated(home: Path, folder: Path | None = None) -> tuple[Sequence[str], tuple[str, ...]]:
+    """Every page that the journal under `home` makes, and those that are not yet so in the folder."""
+    place = folder or home / LOGBOOK_FOLDER
+    pages = render(read_entries(home))
+    return sorted(pages), tuple(name for name in sorted(pages) if _differs(place / name, pages[name]))
+
+
+def page_files(home: Path, folder: Path | None = None) -> Sequence[Path]:
+    """The pages that are there."""
+    place = folder or home / LOGBOOK_FOLDER
+    return [place / name for name in sorted(_there(place))]
 
 
 def page_damages(home: Path, folder: Path | None = None) -> Sequence[Damage]:
@@ -145,14 +159,14 @@ def _commit(place: Path, entries: Sequence[Entry], news: Sequence[Entry]) -> str
                 lock.unlink()
     _git(place, "add", "-A", "--", ".")
     try:
-        _git(
-            place, "commit", "-q", "--no-verify", "-m", _message(entries, news), date=entries[-1].at if entries else ""
-        )
+        at = entries[-1].at if entries else ""
+        told = _git(place, "commit", "--no-verify", "-m", _message(entries, news), date=at)
     except subprocess.CalledProcessError as error:
         if error.returncode == 1 and not error.stderr:
             return ""  # nothing to commit
         raise
-    return _git(place, "rev-parse", "--short", "HEAD").strip()
+    found = COMMITTED.match(told)
+    return found.group(1) if found else "unknown"
 
 
 def _message(entries: Sequence[Entry], news: Sequence[Entry]) -> str:

@@ -1,6 +1,6 @@
 """Incidents as the journal tells them: what was wrong from when to when, what was done, why, what follows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -113,6 +113,18 @@ def time_to_resolve(incident: Incident) -> float | None:
     return seconds_between(incident.began_at, incident.resolved_at or "")
 
 
+MEASURES: Mapping[str, tuple[Callable[[Incident], float | None], str]] = {
+    "mttd": (time_to_detect, "from the first wrong moment to its detection"),
+    "mtta": (time_to_acknowledge, "from detection until a person took it up"),
+    "mttr": (time_to_resolve, "from the first wrong moment to the end"),
+}
+
+
+def mean_times(known: Sequence[Incident]) -> dict[str, float | None]:
+    """Mean seconds to detect, to acknowledge and to resolve, each over the incidents for which it is known."""
+    return {name: mean(measure(incident) for incident in known) for name, (measure, _) in MEASURES.items()}
+
+
 def _incident(number: int, group: Sequence[Entry]) -> Incident:
     first = group[0]
     data = first.data
@@ -170,16 +182,12 @@ def _lasted(incident: Incident) -> str:
 
 
 def _means(known: Sequence[Incident]) -> str:
+    means = mean_times(known)
     rows = [
-        ("MTTD", "from the first wrong moment to its detection", *_mean([time_to_detect(i) for i in known])),
-        ("MTTA", "from detection until a person took it up", *_mean([time_to_acknowledge(i) for i in known])),
-        ("MTTR", "from the first wrong moment to the end", *_mean([time_to_resolve(i) for i in known])),
+        (name.upper(), said, span(means[name]), sum(measure(incident) is not None for incident in known))
+        for name, (measure, said) in MEASURES.items()
     ]
     return "## Mean times\n\n" + table(("", "Measured", "Mean", "Incidents"), rows)
-
-
-def _mean(values: Sequence[float | None]) -> tuple[str, int]:
-    return span(mean(values)), sum(value is not None for value in values)
 
 
 def _section(incident: Incident) -> str:

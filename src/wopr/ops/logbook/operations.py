@@ -1,7 +1,7 @@
 """Every operation in one list: what began when, how it ended, and what it said of itself."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,4 +93,6 @@ def operations_page(entries: Sequence[Entry]) -> str:
 
 
 def _text(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return str(value)
+    return " ".join(str(item.get("name", "…")) if isinstance(item, Mapping) else str(item) for item in value)

@@ -1,0 +1,104 @@
+"""Releases as the journal tells them: which digests served from when, what came before, and how each attempt ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wopr.ops.entry import Entry
+from wopr.ops.logbook.deeds import Deed, deed_section, deeds
+from wopr.ops.logbook.text import HEADER, plain, short_digest, span, table, when
+
+GOOD = "good"
+SHOWN = ("release", "platform", "bot", "previous", "trigger", "verdict", "reason", "seconds")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One deploy or rollback. `previous` is the known-good digest of the platform that ran before it."""
+
+    deed: Deed
+    number: str
+    platform: str
+    bot: str
+    previous: str
+    verdict: str
+
+    @property
+    def serves(self) -> bool:
+        """Whether what it brought was good, so that the next rollback may go there."""
+        return self.deed.outcome == "done" and self.verdict == GOOD and bool(self.platform)
+
+
+def deployments(entries: Sequence[Entry]) -> Sequence[Deployment]:
+    """Every deploy and rollback, in order."""
+    found: list[Deployment] = []
+    for deed in deeds(entries, "deploy", "rollback"):
+        earlier = last_good(found)
+        found.append(
+            Deployment(
+                deed=deed,
+                number=deed.get("release"),
+                platform=deed.get("platform"),
+                bot=deed.get("bot"),
+                previous=deed.get("previous") or (earlier.platform if earlier else ""),
+                verdict=deed.get("verdict") or (GOOD if deed.outcome == "done" else deed.outcome),
+            )
+        )
+    return found
+
+
+def last_good(known: Sequence[Deployment]) -> Deployment | None:
+    """What serves, as far as the journal knows: the last one that was good."""
+    return next((each for each in reversed(known) if each.serves), None)
+
+
+def rollback_target(known: Sequence[Deployment]) -> str:
+    """The digest to which a rollback would go now: the newest good one that differs from what serves; empty: none."""
+    serving = last_good(known)
+    if serving is None:
+        return ""
+    return next((d.platform for d in reversed(known) if d.serves and d.platform != serving.platform), "")
+
+
+def deployments_page(entries: Sequence[Entry]) -> str:
+    """DEPLOYMENTS.md."""
+    known = deployments(entries)
+    head = f"# WOPR Deployments\n\n{HEADER}"
+    if not known:
+        return f"{head}\nNothing was deployed yet.\n"
+    serving, target = last_good(known), rollback_target(known)
+    now = (
+        f"release {serving.number}, {short_digest(serving.platform)}" if serving else "nothing that is known to be good"
+    )
+    rows = [
+        (
+            each.number or "–",
+            when(each.deed.started_at),
+            each.deed.name,
+            short_digest(each.platform),
+            short_digest(each.bot),
+            short_digest(each.previous),
+            each.deed.get("trigger") or each.deed.actor,
+            span(each.deed.seconds),
+            each.verdict,
+        )
+        for each in reversed(known)
+    ]
+    headers = ("No.", "Time (UTC)", "What", "Platform", "Bot", "Previous known-good", "Trigger", "Duration", "Verdict")
+    parts = [
+        f"{head}\n**Serving:** {now}\n**A rollback goes to:** {short_digest(target) if target else 'nothing: no other'}"
+        + ("\n" if target else " release was good\n"),
+        table(headers, rows),
+    ]
+    parts += [_section(each) for each in reversed(known)]
+    return "\n".join(parts)
+
+
+def _section(each: Deployment) -> str:
+    title = f"{each.deed.name} of release {each.number}" if each.number else each.deed.name
+    digests = [("Platform", each.platform), ("Bot", each.bot), ("Previous known-good", each.previous)]
+    rows = [(name, f"`{plain(value)}`") for name, value in digests if value]
+    reason = each.deed.get("reason")
+    rows += [("Verdict", f"{each.verdict}: {reason}" if reason else each.verdict)]
+    rows += [("Trigger", each.deed.get("trigger"))] if each.deed.get("trigger") else []
+    section = deed_section(f"{when(each.deed.started_at)} {title}", each.deed, SHOWN)
+    return f"{section}\n{table(('Field', 'Value'), rows)}"

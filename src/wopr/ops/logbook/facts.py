@@ -1,0 +1,66 @@
+"""What the runbook states that no operation says: the purpose of each secret, the go-live list, the known gotchas.
+
+Each line of the list and each gotcha names the check that proves it, so that the page shows what is so and not what
+somebody believed.
+"""
+
+from dataclasses import dataclass
+
+# Name of the variable, what it is for, what to know. In the runbook's order.
+SECRETS = (
+    ("STRIPE_SECRET_KEY", "Payments", "Switch to the live key before go-live"),
+    ("STRIPE_WEBHOOK_SECRET", "Webhook validation", "Regenerate for the live endpoint; the whole `whsec_…` string"),
+    ("STRIPE_DEFAULT_PRICE_ID", "$5/mo subscription", "Update to the live price id"),
+    ("CLOUDFLARE_API_TOKEN", "Caddy DNS-01 TLS challenge", "Zone:DNS:Edit on the domain"),
+    ("DO_API_TOKEN", "Fleet droplet provisioning", "Droplet write access"),
+    ("RESEND_API_KEY", "Transactional email", "The domain must be verified first"),
+    ("BETTER_AUTH_SECRET", "Session signing", "Generated; rotate by putting the new one in front, with a comma"),
+    ("PLATFORM_SECRET", "Internal service-to-service auth", "Generated"),
+    ("REGISTRY_PASSWORD", "Pull auth for platform and fleet images", "With REGISTRY_USERNAME"),
+    ("GPU_NODE_SECRET", "GPU cloud-init self-registration", "Static; rotate after the first provision"),
+    ("POSTGRES_PASSWORD", "The database of the stack", "Generated"),
+)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A line of the go-live list. `checks` are all needed; `evidence` must be in what they saw; `deed` must be done."""
+
+    says: str
+    checks: tuple[str, ...] = ()
+    evidence: str = ""
+    deed: str = ""
+    services: bool = False
+
+
+GO_LIVE = (
+    Proof("The VPS is provisioned and a release serves on it", deed="deploy"),
+    Proof("DNS: the domain's A records lead to the VPS (Cloudflare proxy OFF)", checks=("dns.records",)),
+    Proof(".env deployed with absolute paths", checks=("settings.absolute-paths", "machine.env-file")),
+    Proof("Public addresses and the session cookie fit", checks=("settings.auth-url", "settings.cookie-domain")),
+    Proof("Migrations run before the server starts", checks=("database.migrated",)),
+    Proof("All services healthy", services=True),
+    Proof("Stripe switched to live mode keys", checks=("settings.stripe-mode",), evidence="live"),
+    Proof("Stripe's webhook secret is whole", checks=("settings.webhook-secret",)),
+    Proof("The mail domain is verified", checks=("mail.domain",)),
+    Proof("Happy path smoke test passes (sign-up → pay → bot created)", deed="smoke"),
+)
+
+# What bites, and the check that says whether it bites here.
+GOTCHAS = (
+    ("`docker compose restart` does NOT re-read env_file: `wopr deploy` makes the containers anew, by hand use "
+     "`--force-recreate` or `down && up`", ""),
+    ("Paths must be absolute in production (relative breaks in a volume)", "settings.absolute-paths"),
+    ("Caddy's DNS-01 requires the Cloudflare proxy OFF on A records: Caddy must own TLS", "dns.records"),
+    ("Migrations must run BEFORE the server starts: `wopr deploy` does so, and the API waits for them",
+     "database.migrated"),
+    ("`BETTER_AUTH_URL` must be the API's own https address in production", "settings.auth-url"),
+    ("`COOKIE_DOMAIN` must cover API and UI (`.wopr.bot`) in production", "settings.cookie-domain"),
+    ("Stripe's webhook HMAC key is the full `whsec_XXX` string: do not strip the prefix", "settings.webhook-secret"),
+    ("`checkout.session.completed` may come without a customer: it is matched by its reference, else reported",
+     "billing.inbox"),
+    ("Pulls of private images need `REGISTRY_USERNAME`, `REGISTRY_PASSWORD` and `REGISTRY_SERVER` (WOP-991)",
+     "settings.registry"),
+    ("A migration that drops something is refused without `--allow-destructive`, and a verified dump precedes each "
+     "(WOP-990)", "database.migrated"),
+)  # fmt: skip
