@@ -172,8 +172,10 @@ class Classifier:
         if kind == "TABLE":
             if not isinstance(target, exp.Table):
                 return destroys("CREATE TABLE of a shape that is not known")
-            name, temporary = name_of(target), bool(tree.find(exp.TemporaryProperty))
-            if not tree.args.get("exists") and not temporary:
+            if tree.find(exp.TemporaryProperty):
+                return destroys("a temporary table hides another one of its name")
+            name = name_of(target)
+            if not tree.args.get("exists"):
                 self._known.tables.add(name)
             return adds(f"table {name}")
         if kind == "INDEX":

@@ -80,7 +80,12 @@ def _alter_type(action: exp.AlterColumn, table: str, column: str, known: Known) 
         return destroys(f"the type of {where} becomes {after} and the present one is not known")
     known.types[table, column] = after
     if widens(before, after):
-        return changes(f"the type of {where} widens from {before} to {after}")
+        # PostgreSQL refuses a prepared statement whose result has another type than when it was prepared.
+        return changes(
+            f"the type of {where} widens from {before} to {after}: statements that the running release has prepared "
+            "fail once",
+            breaks=True,
+        )
     return destroys(f"the type of {where} changes from {before} to {after}, which may lose values")
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 from sqlglot import exp
 
-_TYPE = re.compile(r"(?P<base>[a-z][a-z ]*?)\s*(?:\((?P<first>\d+)(?:\s*,\s*(?P<second>\d+))?\))?(?P<rest>[\w \[\]]*)$")
+_TYPE = re.compile(
+    r"(?P<base>[a-z]\w*(?: [a-z]+)*) ?(?:\((?P<first>\d+)(?: ?, ?(?P<second>\d+))?\))?(?P<rest>(?: [a-z]+)*(?:\[\])*)"
+)
 _SAME = {
     "int": "integer",
     "int4": "integer",
@@ -97,10 +99,9 @@ def _numeric_widens(old: _Parsed, new: _Parsed) -> bool:
 
 
 def _parsed(text: str) -> _Parsed | None:
-    match = _TYPE.match(" ".join(text.lower().split()))
+    match = _TYPE.fullmatch(" ".join(text.lower().split()))
     if match is None:
         return None
-    rest = match["rest"].strip()
-    base = " ".join(part for part in (match["base"].strip(), rest) if part)
+    base = _SAME.get(match["base"], match["base"]) + match["rest"]
     first, second = match["first"], match["second"]
     return _SAME.get(base, base), int(first) if first else None, int(second) if second else None
