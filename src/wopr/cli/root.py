@@ -9,10 +9,13 @@ from typer.core import TyperGroup
 
 from wopr.cli import output
 from wopr.core.errors import WoprError
+from wopr.delivery.errors import Refused
 
 # Module, name, kind: a group holds a Typer `app`; a command is one function.
-GROUPS = ("nodes", "bots", "models", "admin", "logbook", "incident", "emulators", "trigger", "migrate", "images")
-COMMANDS = ("up", "api", "ui", "engine", "status", "smoke", "check", "doctor")
+GROUPS = (
+    "nodes", "bots", "models", "admin", "logbook", "incident", "emulators", "trigger", "migrate", "images", "lock",
+)  # fmt: skip
+COMMANDS = ("up", "api", "ui", "engine", "status", "smoke", "check", "doctor", "deploy", "rollback", "releases")
 
 app = typer.Typer(
     name="wopr",
@@ -41,11 +44,11 @@ def options(
         raise typer.Exit
 
 
-def build() -> TyperGroup:
-    """The tree of commands."""
-    for name in GROUPS:
+def build(only: str = "") -> TyperGroup:
+    """The tree of commands; with `only` no more of it than that group or command, which loads sooner."""
+    for name in (only,) if only in GROUPS else () if only else GROUPS:
         app.add_typer(importlib.import_module(f"wopr.cli.{name}").app, name=name)
-    for name in COMMANDS:
+    for name in (only,) if only in COMMANDS else () if only else COMMANDS:
         module = importlib.import_module(f"wopr.cli.{name}")
         app.command(name, epilog=getattr(module, "EXAMPLES", None))(getattr(module, name))
     tree = typer.main.get_command(app)
@@ -56,13 +59,13 @@ def build() -> TyperGroup:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code. Known errors are written as people need them, never as a trace."""
     try:
-        build()(arguments)
+        build(_named(sys.argv[1:] if arguments is None else arguments))(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else output.FAILED
     except KeyboardInterrupt:
         return output.INTERRUPTED
     except WoprError as error:
-        return _written(error.message, error.remedy)
+        return _written(error.message, error.remedy, output.REFUSED if isinstance(error, Refused) else output.FAILED)
     except Exception as error:
         from wopr.client.errors import ApiError  # loads the HTTP client, which most commands never need
 
@@ -72,6 +75,12 @@ def run(arguments: list[str] | None = None) -> int:
             return _written(f"The database can't be reached: {error}", "wopr up, or correct DATABASE_URL")
         raise
     return 0
+
+
+def _named(arguments: list[str]) -> str:
+    """The group or command when it is the first word; empty when all are wanted, for help or for a suggestion."""
+    first = arguments[0] if arguments else ""
+    return first if first in (*GROUPS, *COMMANDS) else ""
 
 
 def _is_database_away(error: Exception) -> bool:
@@ -86,8 +95,8 @@ def _is_database_away(error: Exception) -> bool:
     return isinstance(error, (*away, *refused, OSError, TimeoutError))
 
 
-def _written(message: str, remedy: str) -> int:
+def _written(message: str, remedy: str, code: int = output.FAILED) -> int:
     try:
-        output.fail(message, remedy=remedy)
+        output.fail(message, remedy=remedy, code=code)
     except typer.Exit as end:
         return end.exit_code

@@ -128,9 +128,15 @@ async def _rollback(ctx: Context, back: Back) -> Verdict:
         migrations=(),
     )
     ctx.operation.outcome.update(
-        release=release.number, platform=release.platform, bot=release.bot, previous=current.number, restores=target.number,
-        previous_platform=current.platform, trigger="rollback", database_stays=list(proposal.stays + proposal.breaks),
-    )  # fmt: skip
+        release=release.number,
+        platform=release.platform,
+        bot=release.bot,
+        previous=current.number,
+        previous_platform=current.platform,
+        restores=target.number,
+        trigger="rollback",
+        database_stays=[*proposal.stays, *proposal.breaks],
+    )
     ctx.step("checked", restores=target.number, database_stays=list(proposal.stays))
     verdict = await cut_over(ctx, Incoming(release, snapshot, back.limits))
     if verdict.good:
@@ -181,10 +187,10 @@ def _guard(proposal: Proposal, back: Back) -> None:
     if not proposal.breaks or back.despite_migrations:
         return
     raise Refused(
-        f"Release {proposal.target.number} can't run on the database as later releases left it; nothing was changed:\n  "
-        + "\n  ".join(proposal.breaks),
+        f"Release {proposal.target.number} can't run on the database as later releases left it; nothing was changed:"
+        + "".join(f"\n  {line}" for line in proposal.breaks),
         code="database_ahead",
-        remedy=f"Restore the dump that was taken before (in dumps/), or, when you know that it runs: {NO_DATABASE_WORD}",
+        remedy=f"Restore the dump taken before it (in dumps/), or, when you know that it runs: {NO_DATABASE_WORD}",
     )
 
 

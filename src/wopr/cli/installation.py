@@ -1,0 +1,70 @@
+"""Options that say which installation a command means: its folder, its host, its name; and what follows from them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from wopr.cli.progress import Progress
+    from wopr.delivery.context import Tell
+    from wopr.delivery.hosts import Host
+    from wopr.delivery.place import Place
+    from wopr.ops.journal import Journal
+
+DIR = "/root/wopr-platform"
+
+
+@dataclass(frozen=True)
+class Where:
+    """The installation that is meant."""
+
+    dir: Annotated[str, typer.Option("--dir", help="Folder of the installation on its host.")] = DIR
+    host: Annotated[str, typer.Option("--host", help="user@name[:port] over SSH; empty: this machine.")] = ""
+    name: Annotated[str, typer.Option("--name", help="Name that sets it apart on a shared engine; default: wopr.")] = ""
+
+    def machine(self) -> "Host":
+        """The host, not yet connected."""
+        from wopr.delivery.hosts import host_of
+
+        return host_of(self.host)
+
+    async def place(self, host: "Host") -> "Place":
+        """The folder, with the name that its first release was given."""
+        from wopr.delivery.commands import parsed_env
+        from wopr.delivery.place import NAME, Place
+
+        folder = self.dir if self.host else str(self._here())
+        known = parsed_env((await host.read(Place(folder).stack_env) or b"").decode())
+        return Place(folder, self.name or known.get("WOPR_NAME", NAME))
+
+    def journal(self) -> "Journal":
+        """The installation's own journal; for another host the one of this machine's operator."""
+        from wopr.core.settings import load_settings
+        from wopr.ops.journal import Journal
+
+        return Journal(load_settings().wopr_home if self.host else self._here())
+
+    def _here(self) -> Path:
+        return Path(self.dir).expanduser().resolve()
+
+
+def teller(progress: "Progress", machine: str) -> "Tell":
+    """Each step of an operation as an ended stage."""
+
+    def tell(what: str, detail: str) -> None:
+        progress.stage(machine, what).done(detail)
+
+    return tell
+
+
+def operator() -> str:
+    """Who asks: this user on this machine."""
+    import getpass
+    import socket
+
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):
+        return socket.gethostname()
