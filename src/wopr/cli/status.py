@@ -4,11 +4,14 @@ import asyncio
 import sys
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wopr.cli.output import FAILED, JsonOption, bad, colored, good, json_document, say, table, warn
+
+if TYPE_CHECKING:
+    from wopr.core.settings import Settings
 
 EXAMPLES = "Examples: wopr status | wopr status --watch | wopr status --json"
 PROBE_SECONDS_MAX = 2.0
@@ -72,7 +75,7 @@ async def _rows() -> list[Row]:
     ]
     stand_ins = (("stripe stand-in", settings.stripe_api_base), ("mail stand-in", settings.resend_api_base))
     places += [(name, base, "/health") for name, base in stand_ins if _is_local(base)]
-    rows = await asyncio.gather(_database(), *(_probe(name, base, path) for name, base, path in places))
+    rows = await asyncio.gather(_database(settings), *(_probe(name, base, path) for name, base, path in places))
     return list(rows)
 
 
@@ -82,16 +85,16 @@ def _is_local(address: str) -> bool:
     return urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
 
 
-async def _database() -> Row:
+async def _database(settings: "Settings") -> Row:
     """Whether something accepts connections where the database should be; who it is, `wopr check` proves."""
     from urllib.parse import urlsplit
 
     from wopr.core.errors import Unavailable
-    from wopr.core.settings import database_url, load_settings
+    from wopr.core.settings import database_url
 
     started = time.perf_counter()
     try:
-        url = urlsplit(database_url(load_settings()))
+        url = urlsplit(database_url(settings))
         address = f"{url.hostname}:{url.port or 5432}"
     except Unavailable as error:
         return Row("database", "", "down", 0.0, error.message)
