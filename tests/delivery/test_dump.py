@@ -214,8 +214,9 @@ def test_differences_are_told_in_words_and_the_end_of_pg_dump_too() -> None:
 async def test_a_dump_that_is_killed_midway_is_taken_whole_by_the_next(server: str, place: Place) -> None:
     """The process that dumps is killed at some point of each command; the next run always ends with one whole dump."""
     script = (
-        "import asyncio, sys; from tests.delivery.test_dump import InsideOut; "
-        "from wopr.delivery.dump import dump_verified; from wopr.delivery.place import Place; asyncio.run(dump_verified(InsideOut(sys.argv[1]), Place(sys.argv[2])))"
+        "import asyncio, sys; from tests.delivery.test_dump import InsideOut; from wopr.delivery.place import Place; "
+        "from wopr.delivery.dump import dump_verified; "
+        "asyncio.run(dump_verified(InsideOut(sys.argv[1]), Place(sys.argv[2])))"
     )
     for delay in (0.7, 0.9, 1.1):
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, server, place.dir)
