@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy import text
 
@@ -25,6 +26,53 @@ async def test_a_key_is_shown_once_and_kept_as_a_hash(world) -> None:
     listed = await client.get("/api/keys")
     assert listed.json() == {"keys": [key]}
     assert secret not in listed.text
+
+
+async def test_the_same_idempotency_key_shows_the_same_key_again_and_makes_no_second(world) -> None:
+    client = await world.person("ada@example.com")
+    wanted = {"name": "laptop", "scope": "write", "expires_in_days": None}
+    once = {"idempotency-key": "form-1"}
+    first = await client.post("/api/keys", json=wanted, headers=once)
+    reordered = '{"scope": "write",  "name": "laptop", "expires_in_days": null}'
+    again = await client.post("/api/keys", content=reordered, headers=once | {"content-type": "application/json"})
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert again.headers["idempotent-replayed"] == "true"
+    other = await client.post("/api/keys", json=wanted | {"scope": "admin"}, headers=once)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    assert other.json()["error"]["remedy"]
+    assert await world.scalar("SELECT count(*) FROM api_keys") == 1
+    stored = await world.scalar("SELECT string_agg(encode(answer, 'escape'), '') FROM idempotent_answers")
+    assert first.json()["secret"] not in str(stored)
+    for bad in ("", "x" * 256):
+        answer = await client.post("/api/keys", json=wanted, headers={"idempotency-key": bad})
+        assert answer.status_code == 422
+
+
+async def test_a_repeated_request_without_the_right_to_it_is_refused_like_the_first(world) -> None:
+    client = await world.person("ada@example.com")
+    wanted, once = {"name": "laptop", "scope": "admin"}, {"idempotency-key": "form-1"}
+    assert (await client.post("/api/keys", json=wanted, headers=once)).status_code == 201
+    program = await world.with_key(client, Scope.WRITE)
+    refused = await program.post("/api/keys", json=wanted, headers=once)
+    assert refused.status_code == 403
+    assert "secret" not in refused.json()
+
+
+async def test_a_key_shows_what_it_spent_lately_and_altogether(world) -> None:
+    client = await world.person("ada@example.com")
+    ids = [
+        UUID((await client.post("/api/keys", json={"name": name, "scope": "write"})).json()["key"]["id"])
+        for name in ("busy", "idle")
+    ]
+    today = world.clock.now().date()
+    async with world.platform.db.begin() as session:
+        await keys.add_spending(session, {(ids[0], today): 5, (ids[0], today - timedelta(days=29)): 10})
+        await keys.add_spending(session, {(ids[0], today): 20, (ids[0], today - timedelta(days=30)): 1_000_000_000})
+        await keys.add_spending(session, {})
+    listed = (await client.get("/api/keys")).json()["keys"]
+    shown = {key["name"]: (key["spend_30d_usd"], key["spend_usd"]) for key in listed}
+    assert shown == {"busy": ("0.000000035", "1.000000035"), "idle": ("0.00", "0.00")}
 
 
 async def test_a_key_speaks_for_its_account(world) -> None:

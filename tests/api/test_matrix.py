@@ -18,6 +18,10 @@ from tests.stack import Stack
 
 pytestmark = pytest.mark.slow
 
+# What is looked at, and costs credit all the same: the answer is spoken when it is asked for.
+LOOKING_THAT_SPENDS = {"turns_audio"}
+# What the gateway charges for.
+METERED = ("chat/completions", "completions", "embeddings", "audio/speech", "audio/transcriptions")
 # Signing out needs no session: who has none is signed out.
 FOR_NOBODY_TOO = {"auth_sign_out"}
 # Valid bodies, so that a refusal is one of the caller and not of what was sent.
@@ -142,13 +146,25 @@ def test_a_key_for_reading_changes_nothing(operations: list[Operation], customer
     reading = {"authorization": f"Bearer {customer.make_key('read')[1]}"}
     bad = []
     for operation in operations:
-        if not operation.closed or operation.id in FOR_NOBODY_TOO or operation.path.endswith("/audio"):
+        if not operation.closed or operation.id in FOR_NOBODY_TOO:
             continue
         answer = operation.call(nobody, reading)
-        allowed = operation.method == "GET" and not operation.for_administrators
+        looks = operation.method == "GET" and operation.id not in LOOKING_THAT_SPENDS
+        allowed = looks and not operation.for_administrators
         if answer.status_code >= 500 or (not allowed and answer.status_code != 403):
             bad.append(wrong(operation, answer))
     assert bad == []
+
+
+def test_a_key_for_reading_spends_nothing(customer: Person, nobody: httpx.Client) -> None:
+    key, secret = customer.make_key("read")
+    reading = {"authorization": f"Bearer {secret}"}
+    for path in METERED:
+        body = {"model": "handbook", "messages": [{"role": "user", "content": "Hi"}], "input": "Hi", "prompt": "Hi"}
+        answer = nobody.post(f"/v1/{path}", json=body, headers=reading)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_scope"), path
+    listed = nobody.get("/api/keys", headers=reading).json()["keys"]
+    assert [one["spend_usd"] for one in listed if one["id"] == key] == ["0.00"]
 
 
 def test_a_bots_own_key_opens_the_gateway_and_nothing_else(

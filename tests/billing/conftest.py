@@ -107,6 +107,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def platform(db: Database, clock: ManualClock, stripe_url: str) -> AsyncIterator[Platform]:
     settings = Settings(
+        platform_secret="of the tests",
         stripe_secret_key="sk_test_wopr",
         stripe_webhook_secret=WEBHOOK_SECRET,
         stripe_default_price_id="price_wopr_monthly",

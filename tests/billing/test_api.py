@@ -191,11 +191,33 @@ async def test_the_operator_grants_credit_looks_for_trouble_and_retries(web: Web
 async def test_the_same_key_grants_once_and_another_amount_under_it_is_refused(web: Web) -> None:
     admin = await make_admin(web) | {"idempotency-key": "click-1"}
     path = f"/api/admin/tenants/{web.customer.id}/credit"
-    for _ in range(2):
+    for replayed in ("false", "true"):
         given = await web.http.post(path, json={"amount_usd": "2", "reason": "sorry"}, headers=admin)
         assert given.json()["balance"]["available_usd"] == "2.00"
+        assert given.headers.get("idempotent-replayed", "false") == replayed
     other = await web.http.post(path, json={"amount_usd": "3", "reason": "sorry"}, headers=admin)
-    assert other.status_code == 409
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    elsewhere = f"/api/admin/tenants/{uuid4()}/credit"
+    other = await web.http.post(elsewhere, json={"amount_usd": "2", "reason": "sorry"}, headers=admin)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+
+
+async def test_the_same_key_opens_the_same_payment_page_and_no_second_session_at_stripe(web: Web) -> None:
+    keyed = await web.key(web.customer, Scope.ADMIN) | {"idempotency-key": "form-1"}
+    wish = {"mode": "payment", "amount_cents": 500}
+    answers = [await web.http.post("/api/billing/checkout", json=wish, headers=keyed) for _ in range(2)]
+    assert answers[0].json() == answers[1].json()
+    assert answers[1].headers["idempotent-replayed"] == "true"
+    other = await web.http.post("/api/billing/checkout", json=wish | {"amount_cents": 1000}, headers=keyed)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    # A process that died between Stripe's answer and ours: the repeated request finds its page and makes no other.
+    async with web.platform.db.begin() as session:
+        await session.execute(text("DELETE FROM idempotent_answers"))
+        await session.execute(text("UPDATE stripe_checkouts SET session_id = NULL"))
+    again = await web.http.post("/api/billing/checkout", json=wish, headers=keyed)
+    assert again.json() == answers[0].json()
+    async with web.platform.db.begin() as session:
+        assert await session.scalar(text("SELECT count(*) FROM stripe_checkouts")) == 1
 
 
 async def test_who_may_not_is_told_so(web: Web) -> None:

@@ -14,7 +14,7 @@ from wopr.billing.leases import Lease, LeaseRoll, lease_roll, settle_batch
 from wopr.billing.prices import load_prices
 from wopr.billing.usage import BotRuntime, UsageRecord, by_day, charge_runtime, uncovered
 from wopr.core.db import Database
-from wopr.core.ids import BotId, TenantId
+from wopr.core.ids import BotId, KeyId, TenantId
 from wopr.core.money import Nanos
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -206,3 +206,26 @@ def test_pieces_end_at_midnight_and_lose_no_second() -> None:
     pieces = by_day([(start, start + timedelta(days=2))])
     assert [round((end - begin).total_seconds()) for begin, end in pieces] == [2, 86_400, 86_398]
     assert [begin.date() for begin, _ in pieces] == [NOW.date() + timedelta(days=n) for n in range(3)]
+
+
+async def test_what_keys_spent_is_summed_by_day_with_the_settlement_and_each_request_once(db: Database) -> None:
+    tenant_id = await funded(db, USD)
+    one, other = KeyId(uuid4()), KeyId(uuid4())
+    yesterday = NOW - timedelta(days=1)
+    used = [
+        replace(record(tenant_id, 100), key_id=one),
+        replace(record(tenant_id, 30), key_id=one),
+        replace(record(tenant_id, 7), key_id=one, started_at=yesterday),
+        replace(record(tenant_id, 5), key_id=other),
+        record(tenant_id, 1_000),
+    ]
+    for _ in range(2):
+        async with db.begin() as session:
+            await settle_batch(session, used)
+    await roll(db, order(tenant_id, None, USD // 2, used[0], replace(record(tenant_id, 2), key_id=other)))
+    async with db.begin() as session:
+        rows = await session.execute(text("SELECT key_id, day, cost FROM key_spending ORDER BY cost"))
+        spent = [(row.key_id, row.day, row.cost) for row in rows]
+        charged = await session.scalar(text("SELECT sum(cost)::bigint FROM usage_records WHERE key_id IS NOT NULL"))
+    assert spent == [(one, yesterday.date(), 7), (other, NOW.date(), 7), (one, NOW.date(), 130)]
+    assert charged == 144

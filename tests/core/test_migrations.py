@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 import wopr.accounts.models
 import wopr.billing.models
+import wopr.core.idempotency
 import wopr.core.loops
 import wopr.fleet.models
 import wopr.inference.models

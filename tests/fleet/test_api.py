@@ -11,6 +11,8 @@ from uuid import uuid4
 import pytest
 
 from wopr.accounts.principal import Scope
+from wopr.billing.grants import grant_credit
+from wopr.core.money import from_usd
 
 World = Any  # of conftest.py, which can't be imported
 
@@ -264,3 +266,41 @@ async def test_a_receipt_lists_the_requests_of_one_answer(world: World) -> None:
     assert (usage["total_usd"], len(usage["usage"]), usage["next_cursor"]) == ("0.000005", 2, None)
     empty = (await customer.http.get(f"/fleet/bots/{bot['id']}/turns/{uuid4()}/receipt")).json()
     assert (empty["total_usd"], empty["lines"]) == ("0.00", [])
+
+
+async def test_a_repeated_request_with_the_same_key_makes_one_bot(world: World) -> None:
+    customer = await world.customer()
+    once = {"idempotency-key": "form-1"}
+    asked = [customer.http.post("/fleet/bots", json={"name": "Ada"}, headers=once) for _ in range(4)]
+    answers = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.text for answer in answers}) == 1
+    assert sorted(answer.headers.get("idempotent-replayed", "") for answer in answers) == ["", "true", "true", "true"]
+    other = await customer.http.post("/fleet/bots", json={"name": "Bob"}, headers=once)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    assert len((await customer.http.get("/fleet/bots")).json()["bots"]) == 1
+
+
+async def test_what_was_refused_may_be_tried_again_under_its_key(world: World) -> None:
+    customer = await world.customer(None)
+    once = {"idempotency-key": "form-1"}
+    assert (await customer.http.post("/fleet/bots", json={"name": "Ada"}, headers=once)).status_code == 402
+    async with world.platform.db.begin() as session:
+        await grant_credit(session, customer.tenant_id, from_usd("5"), "paid")
+    assert (await customer.http.post("/fleet/bots", json={"name": "Ada"}, headers=once)).status_code == 201
+
+
+async def test_a_key_for_reading_spends_nothing_on_a_bot(world: World) -> None:
+    reading = await world.customer(scope=Scope.READ)
+    base = f"/fleet/bots/{uuid4()}"
+    for method, path in (
+        ("GET", f"{base}/turns/{uuid4()}/audio"),
+        ("POST", f"{base}/turns"),
+        ("POST", f"{base}/transcriptions"),
+        ("POST", f"{base}/start"),
+        ("POST", "/fleet/bots"),
+    ):
+        body = {"name": "Ada"} if path == "/fleet/bots" else {"text": "Hello"}
+        answer = await reading.http.request(method, path, json=None if method == "GET" else body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "scope"), path
+        assert answer.json()["error"]["remedy"]

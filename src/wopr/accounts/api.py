@@ -46,6 +46,7 @@ from wopr.accounts.evenness import even
 from wopr.accounts.guard import (
     AddressDep,
     CookieDep,
+    Once,
     Person,
     PlatformAdmin,
     Reader,
@@ -58,6 +59,7 @@ from wopr.accounts.principal import Principal
 from wopr.accounts.registration import Applicant
 from wopr.accounts.sessions import Browser
 from wopr.core.errors import Forbidden, Unauthenticated
+from wopr.core.money import to_usd_string
 from wopr.core.platform import Platform
 from wopr.core.routing import PlatformDep
 
@@ -232,11 +234,12 @@ async def list_keys(platform: PlatformDep, principal: Reader) -> KeysAnswer:
     """All keys of the account, newest first, revoked ones included."""
     async with platform.db.begin() as session:
         found = await keys.list_keys(session, principal.tenant_id)
-    return KeysAnswer(keys=[KeyAnswer.model_validate(view) for view in found])
+        spent = await keys.spending(session, principal.tenant_id, platform.clock.now())
+    return KeysAnswer(keys=[_key(view, spent.get(view.id, keys.NOTHING_SPENT)) for view in found])
 
 
 @router.post("/api/keys", status_code=201, operation_id="keys_create")
-async def create_key(body: NewKey, platform: PlatformDep, principal: TenantAdmin) -> NewKeyAnswer:
+async def create_key(body: NewKey, platform: PlatformDep, principal: TenantAdmin, once: Once) -> NewKeyAnswer:
     """Make a key. Its secret is in this answer and nowhere else."""
     if not principal.email_verified:
         raise Forbidden(
@@ -246,7 +249,8 @@ async def create_key(body: NewKey, platform: PlatformDep, principal: TenantAdmin
         )
     await _limit(platform, limits.KEYS_BY_ACCOUNT, str(principal.tenant_id))
     days = body.expires_in_days
-    async with platform.db.begin() as session:
+
+    async def make(session: AsyncSession) -> NewKeyAnswer:
         issued = await keys.issue(
             session,
             principal.tenant_id,
@@ -256,7 +260,9 @@ async def create_key(body: NewKey, platform: PlatformDep, principal: TenantAdmin
             user_id=principal.user_id,
         )
         view = await keys.get_key(session, principal.tenant_id, issued.id)
-    return NewKeyAnswer(key=KeyAnswer.model_validate(view), secret=issued.secret)
+        return NewKeyAnswer(key=_key(view, keys.NOTHING_SPENT), secret=issued.secret)
+
+    return await once.in_transaction(NewKeyAnswer, make)
 
 
 @router.delete("/api/keys/{key_id}", status_code=204, operation_id="keys_revoke")
@@ -278,6 +284,10 @@ async def reinstate_tenant(tenant_id: UUID, platform: PlatformDep, _admin: Platf
     """Take a suspension back."""
     async with platform.db.begin() as session:
         await tenants.set_suspended(session, tenant_id, False)
+
+
+def _key(view: keys.KeyView, spent: keys.Spent) -> KeyAnswer:
+    return KeyAnswer(**vars(view), spend_30d_usd=to_usd_string(spent.lately), spend_usd=to_usd_string(spent.ever))
 
 
 async def _limit(platform: Platform, rule: limits.Rule, subject: str) -> None:

@@ -122,6 +122,8 @@ class KeyAnswer(ApiModel):
     expires_at: datetime | None
     last_used_at: datetime | None
     revoked_at: datetime | None
+    spend_30d_usd: str
+    spend_usd: str
 
 
 class KeysAnswer(ApiModel):

@@ -5,14 +5,16 @@ secret. A header wins over a cookie. Requests with a cookie that change somethin
 """
 
 import hmac
+import json
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Header, Request, Response, Security
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
 from wopr.accounts import cookies, identity, origins
 from wopr.accounts.principal import Principal, Role, Scope
 from wopr.core.errors import Forbidden, Unauthenticated
+from wopr.core.idempotency import Asked, Idempotency
 from wopr.core.net import client_address
 from wopr.core.routing import PlatformDep
 
@@ -22,6 +24,17 @@ _service = HTTPBearer(auto_error=False, scheme_name="service", description="PLAT
 BearerDep = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 CookieDep = Annotated[str | None, Security(_cookie)]
 ServiceDep = Annotated[HTTPAuthorizationCredentials | None, Security(_service)]
+KeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="Any word of your own for this request, a UUID for instance. Within a day the same request with "
+        "the same key is done once and answered the same again (with `Idempotent-Replayed: true`); another request "
+        "with it is refused as `idempotency_key_reused`. Failures are not kept: repeat them with the same key.",
+    ),
+]
 
 
 async def authenticate(request: Request, platform: PlatformDep, bearer: BearerDep, cookie: CookieDep) -> Principal:
@@ -94,6 +107,21 @@ async def service(platform: PlatformDep, credentials: ServiceDep) -> None:
         raise Unauthenticated("The platform's secret is missing or wrong.", remedy="Send PLATFORM_SECRET as bearer.")
 
 
+async def once(
+    request: Request, response: Response, platform: PlatformDep, principal: Caller, key: KeyHeader = None
+) -> Idempotency:
+    """What does this request's work once, when it came with an Idempotency-Key; keys are the tenant's, by route."""
+
+    def replayed() -> None:
+        response.headers["idempotent-replayed"] = "true"
+
+    if key is None:
+        return Idempotency(platform, None, replayed)
+    route = f"{request.method} {request.scope['route'].path}"
+    content = request.url.path.encode() + b"\n" + _canonical(await request.body())
+    return Idempotency(platform, Asked(principal.tenant_id, route, key, content), replayed)
+
+
 def refuse_forgery(request: Request, platform: PlatformDep) -> None:
     """Refuse a state-changing request with a cookie that does not come from a page of ours."""
     if request.method in origins.SAFE_METHODS:
@@ -121,6 +149,7 @@ PlatformAdmin = Annotated[Principal, Depends(platform_admin)]
 Person = Annotated[Principal, Depends(person)]
 Service = Annotated[None, Depends(service)]
 AddressDep = Annotated[str, Depends(address_of)]
+Once = Annotated[Idempotency, Depends(once)]
 
 
 def _with_scope(principal: Principal, scope: Scope) -> Principal:
@@ -133,6 +162,14 @@ def _with_scope(principal: Principal, scope: Scope) -> Principal:
     raise Forbidden(
         f"As {Role.MEMBER} of this account you may not do this.", code="role", remedy="Ask an owner or an admin."
     )
+
+
+def _canonical(body: bytes) -> bytes:
+    """The same for bodies that say the same: neither spaces nor the order of fields make another request."""
+    try:
+        return json.dumps(json.loads(body), sort_keys=True).encode()
+    except ValueError:
+        return body
 
 
 def _refuse_bots(principal: Principal) -> None:

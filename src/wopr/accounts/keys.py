@@ -6,22 +6,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import NotRequired, TypedDict, Unpack
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, DateTime, Select, bindparam, exists, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Select, bindparam, cast, exists, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.accounts.models import ApiKey, Membership, Tenant, User
+from wopr.accounts.models import ApiKey, KeySpending, Membership, Tenant, User
 from wopr.accounts.principal import Role, Scope
 from wopr.accounts.secrets import fingerprint, new_secret
 from wopr.core.errors import Conflict, NotFound
 from wopr.core.ids import BotId, KeyId, TenantId, UserId, new_id
+from wopr.core.money import Nanos
 from wopr.core.notify import notify
 
 KEYS_CHANNEL = "wopr_keys"
 KEYS_PER_TENANT_MAX = 100
+SPENDING_DAYS = 30
 PREFIX_RANDOM_CHARACTERS = 6
 
 
@@ -72,6 +75,17 @@ class KeyView:
     revoked_at: datetime | None
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a key's requests cost in the last 30 days and altogether, in nano-dollars."""
+
+    lately: Nanos
+    ever: Nanos
+
+
+NOTHING_SPENT = Spent(Nanos(0), Nanos(0))
+
+
 async def issue(session: AsyncSession, tenant_id: TenantId, **terms: Unpack[KeyTerms]) -> IssuedKey:
     """Make a key of the tenant; Conflict when people of the tenant hold the most keys that are allowed already."""
     bot_id = terms.get("bot_id")
@@ -103,6 +117,35 @@ async def list_keys(session: AsyncSession, tenant_id: TenantId) -> list[KeyView]
         select(ApiKey).where(ApiKey.tenant_id == tenant_id, ApiKey.bot_id.is_(None)).order_by(ApiKey.id.desc())
     )
     return [_view(row) for row in rows]
+
+
+async def spending(session: AsyncSession, tenant_id: TenantId, now: datetime) -> dict[UUID, Spent]:
+    """What each of the tenant's keys spent; a key that spent nothing is not among them. Reads a row a key and day."""
+    first = now.astimezone(UTC).date() - timedelta(days=SPENDING_DAYS - 1)
+    found = await session.execute(
+        select(
+            KeySpending.key_id,
+            cast(func.coalesce(func.sum(KeySpending.cost).filter(KeySpending.day >= first), 0), BigInteger),
+            cast(func.sum(KeySpending.cost), BigInteger),
+        )
+        .where(KeySpending.key_id.in_(select(ApiKey.id).where(ApiKey.tenant_id == tenant_id, ApiKey.bot_id.is_(None))))
+        .group_by(KeySpending.key_id)
+    )
+    return {key_id: Spent(Nanos(lately), Nanos(ever)) for key_id, lately, ever in found}
+
+
+async def add_spending(session: AsyncSession, costs: Mapping[tuple[UUID, date], int]) -> None:
+    """Add what requests with keys cost, by key and day (UTC): for the transaction that charges them."""
+    rows = [{"key_id": key_id, "day": day, "cost": cost} for (key_id, day), cost in sorted(costs.items())]
+    if not rows:
+        return
+    values = insert(KeySpending).values(rows)
+    await session.execute(
+        values.on_conflict_do_update(
+            index_elements=[KeySpending.key_id, KeySpending.day],
+            set_={"cost": KeySpending.cost + values.excluded.cost},
+        )
+    )
 
 
 async def get_key(session: AsyncSession, tenant_id: TenantId, key_id: UUID) -> KeyView:

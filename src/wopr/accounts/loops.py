@@ -8,6 +8,7 @@ from sqlalchemy import delete
 from wopr.accounts import limits, post
 from wopr.accounts.mail import MAIL_CHANNEL
 from wopr.accounts.models import BrowserSession, LinkToken, Mail
+from wopr.core import idempotency
 from wopr.core.loops import Counts, Loop
 from wopr.core.platform import Platform
 
@@ -29,7 +30,7 @@ def loops(platform: Platform) -> list[Loop]:
         Loop(
             "purge_accounts",
             PURGE_PERIOD_SECONDS,
-            "Forgets expired links and sessions, full rate limits and old mails.",
+            "Forgets expired links and sessions, full rate limits, old mails and answers kept under Idempotency-Keys.",
             functools.partial(purge, platform),
         ),
     ]
@@ -48,4 +49,8 @@ async def purge(platform: Platform) -> Counts:
         )
         mails = await session.execute(delete(Mail).where(old_mail).returning(Mail.id))
         counts = {"sessions": len(sessions.all()), "links": len(links.all()), "mails": len(mails.all())}
-    return {**counts, "limits": await limits.purge(platform.db, now)}
+    forgotten = {
+        "limits": await limits.purge(platform.db, now),
+        "answers": await idempotency.purge(platform.db, now),
+    }
+    return counts | forgotten

@@ -5,12 +5,14 @@ no new shape. Secrets (session tokens, single-use links, API keys) are kept as S
 only: they are random, so a slow hash adds nothing.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
+    Date,
     DateTime,
     ForeignKey,
     Index,
@@ -131,6 +133,16 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class KeySpending(Base):
+    """What the requests with a key cost on one day (UTC), summed when they are settled. The key may be gone."""
+
+    __tablename__ = "key_spending"
+
+    key_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    cost: Mapped[int] = mapped_column(BigInteger)
 
 
 class Mail(Base):

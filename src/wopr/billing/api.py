@@ -4,9 +4,10 @@ import json
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.accounts.guard import PlatformAdmin, Reader, TenantAdmin
+from wopr.accounts.guard import Once, PlatformAdmin, Reader, TenantAdmin
 from wopr.accounts.tenants import get_tenant, list_tenants
 from wopr.billing import bodies, inbox, present, statements
 from wopr.billing.checkout import Payer, Wish, confirm_checkout, open_portal, start_checkout
@@ -26,7 +27,6 @@ from wopr.core.routing import PlatformDep
 WEBHOOK_BYTES_MAX = 1_000_000
 router = APIRouter()
 Cursor = Annotated[str | None, Query(max_length=64)]
-OnceKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 Limit = Annotated[int, Query(ge=1, le=200)]
 
 
@@ -82,11 +82,18 @@ async def usage(
 
 
 @router.post("/api/billing/checkout", operation_id="billing_checkout", tags=["billing"])
-async def checkout(principal: TenantAdmin, platform: PlatformDep, body: bodies.CheckoutBody) -> bodies.AddressBody:
+async def checkout(
+    principal: TenantAdmin, platform: PlatformDep, body: bodies.CheckoutBody, once: Once
+) -> bodies.AddressBody:
     """A payment page for the subscription or a top-up."""
     payer = Payer(principal.tenant_id, principal.email)
-    url = await start_checkout(platform, payer, Wish(body.mode, body.amount_cents, body.return_to))
-    return bodies.AddressBody(url=url)
+
+    async def open_page() -> bodies.AddressBody:
+        return bodies.AddressBody(
+            url=await start_checkout(platform, payer, Wish(body.mode, body.amount_cents, body.return_to))
+        )
+
+    return await once.outside(bodies.AddressBody, open_page)
 
 
 @router.post("/api/billing/checkout/confirm", operation_id="billing_checkout_confirm", tags=["billing"])
@@ -141,20 +148,17 @@ async def tenants(
 
 
 @router.post("/api/admin/tenants/{tenant_id}/credit", operation_id="admin_tenants_credit", tags=["admin"])
-async def credit(
-    _admin: PlatformAdmin,
-    platform: PlatformDep,
-    tenant_id: UUID,
-    body: bodies.CreditBody,
-    once: OnceKey = None,
-) -> bodies.CreditedBody:
-    """Grant credit (or take it away), with the reason in the ledger; the same Idempotency-Key does it once."""
+async def credit(_admin: PlatformAdmin, tenant_id: UUID, body: bodies.CreditBody, once: Once) -> bodies.CreditedBody:
+    """Grant credit (or take it away), with the reason in the ledger."""
     owner = TenantId(tenant_id)
-    async with platform.db.begin() as session:
+
+    async def grant(session: AsyncSession) -> bodies.CreditedBody:
         await get_tenant(session, owner)
-        transfer_id = await grant_credit(session, owner, from_usd(body.amount_usd), body.reason, once)
+        transfer_id = await grant_credit(session, owner, from_usd(body.amount_usd), body.reason)
         money = await balance(session, owner)
-    return bodies.CreditedBody(transfer_id=transfer_id, balance=present.balance_body(money))
+        return bodies.CreditedBody(transfer_id=transfer_id, balance=present.balance_body(money))
+
+    return await once.in_transaction(bodies.CreditedBody, grant)
 
 
 @router.get("/api/admin/inbox", operation_id="admin_inbox", tags=["admin"])

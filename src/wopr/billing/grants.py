@@ -96,16 +96,14 @@ async def reverse_payment(session: AsyncSession, reversal: Reversal) -> bool:
     return True
 
 
-async def grant_credit(
-    session: AsyncSession, tenant_id: TenantId, amount: int, reason: str, key: str | None = None
-) -> UUID:
-    """The operator gives (or with a negative amount takes) credit; the transfer's id. The same `key` gives it once.
+async def grant_credit(session: AsyncSession, tenant_id: TenantId, amount: int, reason: str) -> UUID:
+    """The operator gives (or with a negative amount takes) credit; the transfer's id.
 
-    InsufficientCredit when more is to be taken than is free, Conflict for a key that was used for something else.
+    InsufficientCredit when more is to be taken than is free.
     """
     if amount == 0:
         raise Invalid("Nothing would be granted.", remedy="Give an amount other than zero.")
-    transfer_id = uuid5(NAMESPACE, f"grant:{tenant_id}:{key}") if key else new_id()
+    transfer_id = new_id()
     book = await _open(session, tenant_id, codes.GRANTS, [transfer_id])
     sides = (codes.GRANTS, codes.customer(tenant_id)) if amount > 0 else (codes.customer(tenant_id), codes.GRANTS)
     if book.post(Transfer(transfer_id, *sides, abs(amount), "grant", "", reason)):

@@ -8,12 +8,13 @@ in its write-ahead log and is settled by `settle_batch`.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from uuid import UUID, uuid5
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from wopr.accounts.keys import add_spending
 from wopr.billing import codes
 from wopr.billing.book import Book, Transfer
 from wopr.billing.charges import BALANCE_CHANNEL, Charge, charge, is_out, tell_when_out
@@ -39,9 +40,10 @@ WITH added AS (
     CAST(:completion_tokens AS bigint[]), CAST(:units AS bigint[]), CAST(:costs AS bigint[]),
     CAST(:upstream_costs AS bigint[]), CAST(:statuses AS text[]), CAST(:starts AS timestamptz[]),
     CAST(:durations AS bigint[]), CAST(:first_tokens AS bigint[]))
-  ON CONFLICT (request_id) DO NOTHING RETURNING tenant_id, cost
+  ON CONFLICT (request_id) DO NOTHING RETURNING tenant_id, key_id, started_at, cost
 )
-SELECT tenant_id, sum(cost)::bigint AS cost, count(*) AS requests FROM added GROUP BY tenant_id
+SELECT tenant_id, key_id, (started_at AT TIME ZONE 'UTC')::date AS day, sum(cost)::bigint AS cost, count(*) AS requests
+FROM added GROUP BY 1, 2, 3
 """
 )
 
@@ -181,7 +183,7 @@ def _lend(book: Book, roll: LeaseRoll, now: datetime) -> Lease | None:
 async def _insert_usage(
     session: AsyncSession, records: Sequence[UsageRecord], settlements: dict[TenantId, UUID]
 ) -> dict[TenantId, tuple[int, int]]:
-    """Store the records that are new; per tenant what they cost and how many they are."""
+    """Store the records that are new, also in their keys' spending; per tenant what they cost and how many they are."""
     if not records:
         return {}
     unique = sorted({record.request_id: record for record in records}.values(), key=lambda r: r.request_id)
@@ -205,5 +207,12 @@ async def _insert_usage(
         columns["starts"].append(r.started_at)
         columns["durations"].append(r.duration_ms)
         columns["first_tokens"].append(r.first_token_ms)
-    result = await session.execute(INSERT_USAGE, dict(columns))
-    return {TenantId(row.tenant_id): (row.cost, row.requests) for row in result}
+    used: dict[TenantId, tuple[int, int]] = {}
+    by_key: dict[tuple[UUID, date], int] = {}
+    for row in await session.execute(INSERT_USAGE, dict(columns)):
+        cost, requests = used.get(TenantId(row.tenant_id), (0, 0))
+        used[TenantId(row.tenant_id)] = (cost + row.cost, requests + row.requests)
+        if row.key_id is not None and row.cost:
+            by_key[row.key_id, row.day] = by_key.get((row.key_id, row.day), 0) + row.cost
+    await add_spending(session, by_key)
+    return used

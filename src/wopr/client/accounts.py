@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
-from wopr.client.transport import Answer, Sending, Transport, parse
+from wopr.client.transport import Answer, Sending, Transport
 
 
 class User(Answer):
@@ -70,6 +71,8 @@ class Key(Answer):
     expires_at: datetime | None = None
     last_used_at: datetime | None = None
     revoked_at: datetime | None = None
+    spend_30d_usd: Decimal = Decimal(0)
+    spend_usd: Decimal = Decimal(0)
 
 
 class Keys(Answer):
@@ -153,10 +156,12 @@ class AccountsApi:
         """All keys of the tenant, revoked ones included."""
         return (await self._transport.get("/api/keys", Keys)).keys
 
-    async def create_key(self, name: str, scope: str, expires_in_days: int | None = None) -> NewKey:
-        """Make a key of scope read, write or admin."""
+    async def create_key(
+        self, name: str, scope: str, expires_in_days: int | None = None, *, once: str | None = None
+    ) -> NewKey:
+        """Make a key of scope read, write or admin. Repeated with the same `once` it gives the key made before."""
         body = {"name": name, "scope": scope, "expires_in_days": expires_in_days}
-        return parse(await self._transport.request("POST", "/api/keys", Sending(json=body)), NewKey)
+        return await self._transport.post("/api/keys", NewKey, body, once=once)
 
     async def suspend_tenant(self, tenant_id: str, suspended: bool) -> None:
         """Suspend a customer or take it back, for administrators."""

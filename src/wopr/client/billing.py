@@ -6,7 +6,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from wopr.client.transport import Answer, Json, Sending, Transport
+from wopr.client.transport import Answer, Json, Sending, Transport, once_header
 
 ZERO = Decimal(0)
 MOVEMENTS = {
@@ -245,14 +245,19 @@ class BillingApi:
         params = {"bot_id": bot_id, "turn_id": turn_id, "cursor": cursor, "limit": limit}
         return await self._transport.get("/api/billing/usage", UsagePage, **params)
 
-    async def checkout(self, mode: str, amount_cents: int | None = None, return_to: str | None = None) -> str:
-        """Address of the payment page; mode subscription, or payment with an amount."""
+    async def checkout(
+        self, mode: str, amount_cents: int | None = None, return_to: str | None = None, *, once: str | None = None
+    ) -> str:
+        """Address of the payment page; mode subscription, or payment with an amount.
+
+        Without `once` the same wish leads to the page that can still be paid; with it, to the same page for a day.
+        """
         body: dict[str, object] = {"mode": mode}
         if amount_cents is not None:
             body["amount_cents"] = amount_cents
         if return_to is not None:
             body["return_to"] = return_to
-        return (await self._transport.post("/api/billing/checkout", Redirect, body)).url
+        return (await self._transport.post("/api/billing/checkout", Redirect, body, once=once)).url
 
     async def confirm(self, session_id: str) -> Confirmed:
         """Apply a finished checkout now rather than when its event comes; harmless to repeat."""
@@ -267,10 +272,10 @@ class BillingApi:
         """Customers, for administrators."""
         return await self._transport.get("/api/admin/tenants", AdminTenants, query=query, cursor=cursor)
 
-    async def admin_credit(self, tenant_id: str, amount_usd: Decimal, reason: str) -> None:
-        """Grant credit to a customer, with the reason that stands in the ledger."""
-        body = {"amount_usd": format(amount_usd, "f"), "reason": reason}
-        await self._transport.request("POST", f"/api/admin/tenants/{tenant_id}/credit", Sending(json=body))
+    async def admin_credit(self, tenant_id: str, amount_usd: Decimal, reason: str, *, once: str | None = None) -> None:
+        """Grant credit to a customer, with the reason that stands in the ledger; with the same `once` one time."""
+        sending = Sending(json={"amount_usd": format(amount_usd, "f"), "reason": reason}, headers=once_header(once))
+        await self._transport.request("POST", f"/api/admin/tenants/{tenant_id}/credit", sending)
 
     async def admin_inbox(self, state: str | None = None, cursor: str | None = None) -> Inbox:
         """Payment events, for administrators."""

@@ -86,9 +86,12 @@ class FleetApi(ConversationApi):
         """One bot; another tenant's is 404."""
         return await self._transport.get(f"/fleet/bots/{bot_id}", Bot)
 
-    async def create(self, settings: Json) -> Bot:
-        """Make a bot from name and any of template, persona, instructions, model, voice, size."""
-        return await self._transport.post("/fleet/bots", Bot, settings)
+    async def create(self, settings: Json, *, once: str | None = None) -> Bot:
+        """Make a bot from name and any of template, persona, instructions, model, voice, size.
+
+        Repeated with the same `once` (any word of yours) it gives the bot made before.
+        """
+        return await self._transport.post("/fleet/bots", Bot, settings, once=once)
 
     async def update(self, bot_id: str, changes: Json) -> Bot:
         """Change settings of a bot."""

@@ -115,9 +115,11 @@ class Transport:
         """GET and parse; parameters that are None are left out."""
         return parse(await self.request("GET", path, Sending(params=params)), model)
 
-    async def post(self, path: str, model: type[ModelT], body: Json | None = None) -> ModelT:
-        """POST JSON and parse the answer."""
-        return parse(await self.request("POST", path, Sending(json=body or {})), model)
+    async def post(
+        self, path: str, model: type[ModelT], body: Json | None = None, *, once: str | None = None
+    ) -> ModelT:
+        """POST JSON and parse the answer. `once` is sent as Idempotency-Key: see `once_header`."""
+        return parse(await self.request("POST", path, Sending(json=body or {}, headers=once_header(once))), model)
 
     def _build(self, method: str, path: str, sending: Sending, timeout: httpx.Timeout | None = None) -> httpx.Request:
         params = {name: value for name, value in sending.params.items() if value is not None}
@@ -132,6 +134,11 @@ class Transport:
             headers={**self.caller.headers(), **sending.headers},
             timeout=timeout,
         )
+
+
+def once_header(once: str | None) -> dict[str, str]:
+    """The header with which a request may be repeated: the API does it once and gives the same answer again."""
+    return {} if once is None else {"idempotency-key": once}
 
 
 def parse(response: httpx.Response, model: type[ModelT]) -> ModelT:

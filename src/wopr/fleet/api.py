@@ -7,8 +7,9 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.accounts.guard import PlatformAdmin, Reader, Writer
+from wopr.accounts.guard import Once, PlatformAdmin, Reader, Writer
 from wopr.accounts.principal import Principal
 from wopr.accounts.tenants import tenant_names
 from wopr.billing.statements import UsageFilter, list_usage, usage_total
@@ -95,10 +96,13 @@ async def list_bots(visit: Reading) -> bodies.BotList:
 
 
 @router.post("/fleet/bots", operation_id="bots_create", tags=["fleet"], status_code=201)
-async def create_bot(visit: Writing, wanted: bodies.NewBot) -> bodies.BotBody:
+async def create_bot(visit: Writing, wanted: bodies.NewBot, once: Once) -> bodies.BotBody:
     """Make a bot, which starts at once."""
-    async with visit.platform.db.begin() as session:
+
+    async def make(session: AsyncSession) -> bodies.BotBody:
         return _body(await bots.create(session, visit.asking(), wanted.wishes()))
+
+    return await once.in_transaction(bodies.BotBody, make)
 
 
 @router.get("/fleet/bots/{bot_id}", operation_id="bots_get", tags=["fleet"])
@@ -222,8 +226,8 @@ async def cancel_turn(visit: Writing, bot_id: UUID, turn_id: UUID) -> Response:
 @router.get(
     "/fleet/bots/{bot_id}/turns/{turn_id}/audio", operation_id="turns_audio", tags=["turns"], responses=AUDIO_ANSWER
 )
-async def turn_audio(visit: Reading, bot_id: UUID, turn_id: UUID) -> Response:
-    """The answer as sound, made at the first request and kept."""
+async def turn_audio(visit: Writing, bot_id: UUID, turn_id: UUID) -> Response:
+    """The answer as sound, made (and charged) at the first request and kept: a key for reading may not ask for it."""
     return _passed(await talk.call(visit.line(bot_id), talk.Message("GET", contract.turn_audio_path(str(turn_id)))))
 
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Form
 from starlette.responses import Response
 
 from wopr.client import ApiError
+from wopr.web.once import new_mark, once_key
 from wopr.web.rendering import redirect
 from wopr.web.visit import Administrator, Visit
 
@@ -42,10 +43,13 @@ async def tenants(visit: Administrator, q: str = "", cursor: str = "") -> Respon
 
 
 @router.post("/admin/tenants/{tenant_id}/credit")
-async def credit(visit: Administrator, tenant_id: str, amount_usd: Field = "", reason: Field = "") -> Response:
+async def credit(
+    visit: Administrator, tenant_id: str, amount_usd: Field = "", reason: Field = "", once: Field = ""
+) -> Response:
     """Grant credit, with a reason that stays."""
+    key = once_key(once, tenant_id, amount_usd, reason)
     try:
-        await visit.api.billing.admin_credit(tenant_id, _dollars(amount_usd), reason.strip())
+        await visit.api.billing.admin_credit(tenant_id, _dollars(amount_usd), reason.strip(), once=key)
     except ApiError as error:
         if error.unreachable or error.status == 401:
             raise
@@ -132,7 +136,7 @@ async def loops(visit: Administrator) -> Response:
 
 async def _tenants(visit: Visit, query: str, cursor: str, problem: ApiError | None = None) -> Response:
     page = await visit.api.billing.admin_tenants(query.strip() or None, cursor or None)
-    values = {"page": page, "q": query, "cursor": cursor, "problem": problem, "tab": "tenants"}
+    values = {"page": page, "q": query, "cursor": cursor, "problem": problem, "tab": "tenants", "once": new_mark()}
     return visit.page("pages/admin_tenants.html", values, problem.status if problem else 200)
 
 

@@ -9,13 +9,14 @@ from starlette.responses import Response
 
 from wopr.client import ApiError
 from wopr.client.accounts import Key, NewKey
+from wopr.web.once import new_mark, once_key
 from wopr.web.rendering import redirect
 from wopr.web.visit import Member, Visit
 
 router = APIRouter()
 SCOPES = (
     ("write", "Write", "Use models and bots, change settings."),
-    ("read", "Read", "Look at everything, change nothing."),
+    ("read", "Read", "Look at everything; change nothing, spend nothing."),
     ("admin", "Admin", "Everything, also keys and payments."),
 )
 EXPIRIES = (("30", "30 days"), ("90", "90 days"), ("365", "1 year"), ("", "Never"))
@@ -29,11 +30,14 @@ async def keys(visit: Member) -> Response:
 
 
 @router.post("/keys")
-async def create(visit: Member, name: Field = "", scope: Field = "write", expires: Field = "90") -> Response:
+async def create(
+    visit: Member, name: Field = "", scope: Field = "write", expires: Field = "90", once: Field = ""
+) -> Response:
     """Make a key. Its secret is on this answer and nowhere else, hence no redirect."""
     try:
         days = int(expires) if expires else None
-        made = await visit.api.accounts.create_key(name.strip(), scope, days)
+        key = once_key(once, name, scope, expires)
+        made = await visit.api.accounts.create_key(name.strip(), scope, days, once=key)
     except ApiError as error:
         if error.unreachable or error.status == 401:
             raise
@@ -66,6 +70,7 @@ async def _page(
         "scopes": SCOPES,
         "expiries": EXPIRIES,
         "form": typed or {"name": "", "scope": "write", "expires": "90"},
+        "once": new_mark(),
         "problem": problem,
         "base_url": visit.site.api_public_url,
     }

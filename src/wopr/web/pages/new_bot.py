@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from wopr.client import ApiError
 from wopr.client.fleet import Template
+from wopr.web.once import new_mark, once_key
 from wopr.web.rendering import redirect
 from wopr.web.visit import Member, Visit
 
@@ -30,6 +31,12 @@ class CharacterForm(BaseModel):
     size: str = ""
 
 
+class NewBotForm(CharacterForm):
+    """The same with the mark of the form that was shown."""
+
+    once: str = ""
+
+
 @router.get("/bots/new")
 async def empty(visit: Member, template: str = "") -> Response:
     """The form, filled from a template."""
@@ -43,11 +50,12 @@ async def character(visit: Member, template: str = "") -> Response:
 
 
 @router.post("/bots/new")
-async def create(visit: Member, form: Annotated[CharacterForm, Form()]) -> Response:
+async def create(visit: Member, form: Annotated[NewBotForm, Form()]) -> Response:
     """Make it and go to its chat; on refusal the form stays as it was typed."""
-    typed = {name: value.strip() for name, value in form.model_dump().items()}
+    typed = {name: value.strip() for name, value in form.model_dump(exclude={"once"}).items()}
+    once = once_key(form.once, *typed.values())
     try:
-        bot = await visit.api.fleet.create({key: value for key, value in typed.items() if value})
+        bot = await visit.api.fleet.create({key: value for key, value in typed.items() if value}, once=once)
     except ApiError as error:
         if error.unreachable or error.status == 401:
             raise
@@ -73,6 +81,7 @@ async def _choices(visit: Visit, typed: dict[str, str], problem: ApiError | None
         "models": chat_models,
         "voices": VOICES,
         "form": filled,
+        "once": new_mark(),
         "problem": problem,
         "needs_credit": visit.billing is not None and not visit.billing.may_begin,
     }

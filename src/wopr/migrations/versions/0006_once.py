@@ -1,0 +1,42 @@
+"""Answers that are kept under an Idempotency-Key, and what each API key spent by day."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006_once"
+down_revision = "0005_fleet"
+
+TIME = sa.DateTime(timezone=True)
+
+
+def upgrade() -> None:
+    op.create_table(
+        "idempotent_answers",
+        sa.Column("tenant_id", sa.Uuid, nullable=False),
+        sa.Column("route", sa.Text, nullable=False),
+        sa.Column("key_hash", sa.LargeBinary, nullable=False),
+        sa.Column("request_hash", sa.LargeBinary, nullable=False),
+        sa.Column("answer", sa.LargeBinary),
+        sa.Column("claim", sa.Uuid, nullable=False),
+        sa.Column("claimed_until", TIME, nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "route", "key_hash", name="pk_idempotent_answers"),
+    )
+    op.create_index("ix_idempotent_answers_created_at", "idempotent_answers", ["created_at"])
+    op.create_table(
+        "key_spending",
+        sa.Column("key_id", sa.Uuid, nullable=False),
+        sa.Column("day", sa.Date, nullable=False),
+        sa.Column("cost", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("key_id", "day", name="pk_key_spending"),
+    )
+    op.execute(
+        "INSERT INTO key_spending (key_id, day, cost) "
+        "SELECT key_id, (started_at AT TIME ZONE 'UTC')::date, sum(cost)::bigint FROM usage_records "
+        "WHERE key_id IS NOT NULL AND cost > 0 GROUP BY 1, 2"
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("key_spending")
+    op.drop_table("idempotent_answers")

@@ -1,0 +1,22 @@
+"""Forms that make something hold a mark, so that a double click makes one thing."""
+
+import re
+
+import httpx
+import pytest
+
+from wopr.web.once import new_mark, once_key
+
+
+def test_a_form_sent_twice_has_one_key_and_another_form_or_other_words_have_another() -> None:
+    mark = new_mark()
+    assert once_key(mark, "Ada", "") == once_key(mark, "Ada", "")
+    others = {once_key(mark, "Ada", ""), once_key(mark, "", "Ada"), once_key(mark, "Bob", ""), once_key("x", "Ada", "")}
+    assert len(others) == 4
+    assert once_key("", "Ada") is None
+
+
+@pytest.mark.parametrize("path", ["/bots/new", "/keys"])
+async def test_each_form_that_is_shown_has_a_mark_of_its_own(browser: httpx.AsyncClient, path: str) -> None:
+    marks = {re.search(r'name="once" value="([\w-]{16})"', (await browser.get(path)).text) for _ in range(2)}
+    assert len({mark.group(1) for mark in marks if mark}) == 2
