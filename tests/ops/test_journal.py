@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wopr.ops.journal import Journal
-from wopr.ops.redaction import DOTS, redacted
 from wopr.ops.logbook import operations, render
+from wopr.ops.redaction import DOTS, redacted
 
 SECRETS = (
     "wopr_write_abcdefghijkl",

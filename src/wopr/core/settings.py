@@ -125,6 +125,9 @@ class Settings(BaseSettings):
         default=None, description="Folder with model weights; empty: `models` under WOPR_HOME."
     )
     watchdog_period_seconds: float = Field(default=5.0, gt=0, description="Seconds between two looks at every node.")
+    incident_after_seconds: float = Field(
+        default=120.0, gt=0, description="Seconds that something must stay down before an incident opens by itself."
+    )
     fallback_api_base: str = Field(
         default="", description="OpenAI-compatible provider used when no node of ours can serve."
     )

@@ -1,0 +1,61 @@
+"""What of the nodes is down, for the incidents that open by themselves: a service nobody serves, or one node's part."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
+from wopr.inference.watchdog import FAILED, Memory, memories_of
+from wopr.ops.incidents import Severity
+from wopr.ops.outages import Watched
+
+# A node in another state is being made, drained or removed on purpose.
+LOOKED_AT = (*SERVING_STATES, FAILED)
+
+
+async def services_down(session: AsyncSession) -> Sequence[Watched]:
+    """Every service as the watchdog last wrote it into the nodes' rows."""
+    return watched_services(await list_nodes(session))
+
+
+def watched_services(nodes: Sequence[Node]) -> Sequence[Watched]:
+    """Each service as a whole and on each node; where nobody serves it, the nodes are covered by the whole. Pure."""
+    sights: list[Watched] = []
+    for service in SERVICES:
+        having = [node for node in nodes if service in node.ports and node.status in LOOKED_AT]
+        if not having:
+            continue
+        parts = [_part(node, service) for node in having]
+        nobody = all(part.down for part in parts)
+        known = [part.since for part in parts if part.since is not None]
+        sights.append(
+            Watched(
+                key=f"service:{service}",
+                title=f"No node serves {service}",
+                severity=Severity.SEV2,
+                down=nobody,
+                since=max(known) if nobody and len(known) == len(parts) else None,
+                detail="; ".join(part.detail for part in parts if part.detail),
+            )
+        )
+        sights += [_covered(part) if nobody else part for part in parts]
+    return sights
+
+
+def _part(node: Node, service: str) -> Watched:
+    memory = memories_of(node.probe_state).get(service, Memory())
+    down = not (node.service_health.get(service) and node.status in SERVING_STATES)
+    since = datetime.fromtimestamp(memory.failing_since, UTC) if down and memory.failing_since else None
+    return Watched(
+        key=f"node:{node.id}:{service}",
+        title=f"{service} on node {node.id} is down",
+        severity=Severity.SEV3,
+        down=down,
+        since=since,
+        detail=f"{node.id}: {memory.error}" if memory.error else "",
+    )
+
+
+def _covered(part: Watched) -> Watched:
+    return Watched(part.key, part.title, part.severity, part.down, part.since, part.detail, covered=True)
