@@ -9,7 +9,7 @@ import typer
 from wopr.cli import output
 from wopr.cli.installation import Where
 from wopr.cli.options import shared
-from wopr.cli.output import DryRunOption, JsonOption, YesOption
+from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption, YesOption
 
 if TYPE_CHECKING:
     from wopr.delivery.lock import Seen
@@ -26,11 +26,19 @@ def show(where: Where, as_json: JsonOption = False) -> None:
 
 @app.command("release", epilog="Example: wopr lock release --yes")
 @shared
-def release(where: Where, yes: YesOption = False, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
+def release(
+    where: Where,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    exit_code: ExitCodeOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Take the lock from its holder, who can change nothing from then on. A dead holder's lock frees itself in 15 s."""
     seen = asyncio.run(_seen(where))
     if seen.held is None or not seen.held.owner or dry_run:
         _tell(seen, as_json=as_json)
+        if seen.held is None or not seen.held.owner:
+            output.nothing_to_do(exit_code)
         return
     output.confirm(f"{seen.held.owner} runs `{seen.held.operation}`. Take the lock from it?", yes=yes)
     before = asyncio.run(_release(where))

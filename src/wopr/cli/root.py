@@ -15,7 +15,9 @@ from wopr.delivery.errors import Refused
 GROUPS = (
     "nodes", "bots", "models", "admin", "logbook", "incident", "emulators", "trigger", "migrate", "images", "lock",
 )  # fmt: skip
-COMMANDS = ("up", "api", "ui", "engine", "status", "smoke", "check", "doctor", "deploy", "rollback", "releases")
+COMMANDS = (
+    "up", "api", "ui", "engine", "status", "smoke", "check", "doctor", "deploy", "rollback", "releases", "completion",
+)  # fmt: skip
 
 app = typer.Typer(
     name="wopr",
