@@ -6,8 +6,9 @@ look at everything and is no crash: the engine or the whole machine was restarte
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from time import time
 from typing import Any  # the engine's JSON
 from uuid import UUID
 
@@ -68,13 +69,16 @@ class Ends:
 
     async def _listen(self) -> None:
         pause = RECONNECT_SECONDS_FIRST
+        # What happens while the stream is being opened for the first time is not missed.
+        since: float | None = time()
         while True:
             try:
-                async for event in self._engine.events(ours(self._installation), self._opened):
+                async for event in self._engine.events(ours(self._installation), self._opened, since):
                     pause = RECONNECT_SECONDS_FIRST
                     self._hear(event)
             except RuntimeFailed as error:
                 log.warning("engine.events_lost", error=error.message)
+            since = None if self._connected.is_set() else since
             self._connected.clear()
             self._on_change()
             await asyncio.sleep(pause)
@@ -84,7 +88,7 @@ class Ends:
         self._connected.set()
         self._on_change()
 
-    def _hear(self, event: dict[str, Any] | Any) -> None:
+    def _hear(self, event: Mapping[str, Any]) -> None:
         self._on_change()
         if event.get("Action") != "die":
             return
@@ -96,7 +100,7 @@ class Ends:
         self._explaining.add(task)
         task.add_done_callback(self._explaining.discard)
 
-    async def _report(self, event: dict[str, Any], known_reason: str | None) -> None:
+    async def _report(self, event: Mapping[str, Any], known_reason: str | None) -> None:
         labels = event["Actor"]["Attributes"]
         try:
             bot_id, instance_id = BotId(UUID(labels[LABEL_BOT])), UUID(labels[LABEL_INSTANCE])

@@ -125,12 +125,19 @@ class Engine:
         with _fine(NOT_FOUND):
             await self.call("DELETE", f"volumes/{name}", query={"force": "true"})
 
-    async def events(self, labels: Mapping[str, str], connected: Callable[[], None]) -> AsyncIterator[Json]:
-        """What happens to containers with these labels from now on; ends when the engine goes away."""
+    async def events(
+        self, labels: Mapping[str, str], connected: Callable[[], None], since: float | None
+    ) -> AsyncIterator[Json]:
+        """What happens to containers with these labels, from now on or since a moment (seconds since the epoch).
+
+        Ends when the engine goes away.
+        """
         filters = json.dumps({"type": ["container"], "label": _pairs(labels), "event": ["start", "die", "oom"]})
+        query = {"filters": filters} if since is None else {"filters": filters, "since": f"{since:.9f}"}
         timeout = aiohttp.ClientTimeout()
         with _errors(self.address):
-            async with self._client()._query("events", params={"filters": filters}, timeout=timeout) as response:
+            # The library leaves the response to its caller, hence it twice.
+            async with self._client()._query("events", params=query, timeout=timeout) as response, response:
                 connected()
                 while line := await response.content.readline():
                     yield json.loads(line)
@@ -140,9 +147,8 @@ class Engine:
         params = {"stdout": "true", "stderr": "true", "timestamps": "true", "follow": str(follow).lower(), **query}
         timeout = aiohttp.ClientTimeout(total=None if follow else CALL_SECONDS_MAX)
         with _errors(self.address), contextlib.suppress(asyncio.IncompleteReadError):
-            async with self._client()._query(
-                f"containers/{container}/logs", params=params, timeout=timeout
-            ) as response:
+            path = f"containers/{container}/logs"
+            async with self._client()._query(path, params=params, timeout=timeout) as response, response:
                 while True:
                     head = await response.content.readexactly(8)
                     yield head[0], await response.content.readexactly(int.from_bytes(head[4:], "big"))
