@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wopr.cli import output
+from wopr.cli.installation import DIR, Where
 from wopr.cli.output import (
     DryRunOption,
     ExitCodeOption,
@@ -24,7 +25,6 @@ from wopr.cli.output import (
 
 if TYPE_CHECKING:
     from wopr.cli.progress import Progress
-    from wopr.delivery.migrate import Pending
 
 app = typer.Typer(
     help="Show, judge and apply database migrations. Without a command: as `apply`.",
@@ -45,6 +45,7 @@ def migrate(
     plan: Annotated[bool, typer.Option("--plan", help="Show what is pending, judged, and change nothing.")] = False,
     folder: Annotated[str, typer.Option("--dir", help="Folder of an installation: dump, judge, migrate there.")] = "",
     host: Annotated[str, typer.Option("--host", help="Its machine, user@name, by SSH; empty: this one.")] = "",
+    name: Annotated[str, typer.Option("--name", help="Its name on a shared engine; default: wopr.")] = "",
     image: Annotated[str, typer.Option("--image", help="Image whose migrations run; empty: of its release.")] = "",
     allow_destructive: AllowOption = False,
     dry_run: DryRunOption = False,
@@ -60,11 +61,10 @@ def migrate(
         return
     stages = output.progress(progress, as_json=as_json)
     if folder or host:
-        from wopr.cli.migrate_installation import migrate_installation
+        from wopr.cli.migrate_installation import Wish, migrate_installation
 
-        done = migrate_installation(
-            folder, host, image, stages, allow_destructive=allow_destructive, dry_run=dry_run or plan
-        )
+        where = Where(folder or DIR, host, name)
+        done = migrate_installation(where, Wish(image, allow_destructive, dry_run or plan), stages)
     else:
         done = _apply(stages, allow_destructive=allow_destructive, dry_run=dry_run or plan)
     _tell(done, plan=plan, as_json=as_json)
@@ -116,6 +116,7 @@ def _apply(stages: "Progress", *, allow_destructive: bool, dry_run: bool) -> dic
     """Migrate the database of the settings."""
     from wopr.cli.migrate_local import judged
     from wopr.core.settings import database_url, load_settings
+    from wopr.delivery.migrate import guard
     from wopr.migrations.run import upgrade
     from wopr.ops.journal import Journal
 
@@ -124,7 +125,7 @@ def _apply(stages: "Progress", *, allow_destructive: bool, dry_run: bool) -> dic
     if at is not None and at >= head:
         return {"from": at, "to": at, "applied": False}
     plan = asyncio.run(judged(database_url(settings), at))
-    _guarded(plan, allow_destructive=allow_destructive or dry_run)
+    guard(plan, allow_destructive=allow_destructive or dry_run, cutover=False)
     if not dry_run:
         with (
             stages.stage("", f"migrate from {at or 'nothing'} to {head}", keep=False),
@@ -132,16 +133,6 @@ def _apply(stages: "Progress", *, allow_destructive: bool, dry_run: bool) -> dic
         ):
             asyncio.run(upgrade(database_url(settings)))
     return {"from": at, "to": head, "applied": not dry_run, "plan": plan.document()}
-
-
-def _guarded(plan: "Pending", *, allow_destructive: bool) -> None:
-    from wopr.delivery.errors import Refused
-    from wopr.delivery.migrate import guard
-
-    try:
-        guard(plan, allow_destructive=allow_destructive, cutover=False)
-    except Refused as refused:
-        output.fail(refused.message, remedy=refused.remedy, code=output.REFUSED)
 
 
 def _tell(done: Mapping[str, Any], *, plan: bool, as_json: bool) -> None:

@@ -1,62 +1,66 @@
 """`wopr migrate --dir`: the migrations of an installation on a host, with a verified dump before anything changes."""
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from wopr.cli import output
+from wopr.cli.installation import Where
 from wopr.cli.progress import Progress
 from wopr.delivery.dump import dump_verified
 from wopr.delivery.errors import Refused
-from wopr.delivery.hosts import Host, host_of
+from wopr.delivery.hosts import Host
 from wopr.delivery.lock import hold
 from wopr.delivery.migrate import Pending, guard, pending, run_migrations
-from wopr.delivery.place import DIR, Place
+from wopr.delivery.place import Place
 from wopr.delivery.release import read_release, read_state
 
 
-def migrate_installation(
-    folder: str, machine: str, image: str, stages: Progress, *, allow_destructive: bool, dry_run: bool
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Wish:
+    """What the operator asked for. Without an image those of the release that serves are meant."""
+
+    image: str = ""
+    allow_destructive: bool = False
+    dry_run: bool = False
+
+
+def migrate_installation(where: Where, wish: Wish, stages: Progress) -> dict[str, Any]:
     """Judge what is pending, refuse what would do harm, dump, migrate; what was done, for people and programs."""
-    host, place = host_of(machine), Place(dir=folder or DIR)
-    run = _migrate(host, place, image, stages, _Wish(allow_destructive, dry_run))
+    return asyncio.run(_migrate(where, wish, stages))
+
+
+async def _migrate(where: Where, wish: Wish, stages: Progress) -> dict[str, Any]:
+    host = where.machine()
     try:
-        return asyncio.run(run)
-    except Refused as refused:
-        output.fail(refused.message, remedy=refused.remedy, code=output.REFUSED)
-
-
-class _Wish:
-    def __init__(self, allow_destructive: bool, dry_run: bool) -> None:
-        self.allow_destructive = allow_destructive
-        self.dry_run = dry_run
-
-
-async def _migrate(host: Host, place: Place, image: str, stages: Progress, wish: _Wish) -> dict[str, Any]:
-    try:
-        chosen = image or await _image_of(host, place)
+        place = await where.place(host)
+        image = wish.image or await _image_of(host, place)
         with stages.stage(host.describe(), "read what is pending", keep=False):
-            plan = await pending(host, place, chosen)
+            plan = await pending(host, place, image)
         if plan.ahead or not plan.migrations:
             return {"from": plan.at, "to": plan.at, "applied": False}
         if wish.dry_run:
             return _done(plan, applied=False)
         guard(plan, allow_destructive=wish.allow_destructive)
-        return await _apply(host, place, chosen, stages, plan)
+        dump = await _apply(host, replace(wish, image=image), where, stages)
+        return _done(plan, applied=True) | {"dump": dump}
     finally:
         await host.close()
 
 
-async def _apply(host: Host, place: Place, image: str, stages: Progress, plan: Pending) -> dict[str, Any]:
-    name = host.describe()
+async def _apply(host: Host, wish: Wish, where: Where, stages: Progress) -> dict[str, Any]:
+    name, image, place = host.describe(), wish.image, await where.place(host)
     async with hold(host, place, "migrate") as fence:
-        with stages.stage(name, "dump the database and restore the dump", keep=False):
-            dump = await dump_verified(fence, place)
-        with stages.stage(name, f"migrate to {plan.head}", keep=False):
-            # What is destructive was judged above, on this host's own types, and is not judged again inside.
-            await run_migrations(fence, place, image, allow_destructive=True)
-    return _done(plan, applied=True) | {"dump": asdict(dump)}
+        plan = await pending(fence, place, image)  # again: it may have been somebody else's turn in between
+        guard(plan, allow_destructive=wish.allow_destructive)
+        with where.journal().operation("migrate", database_at=plan.at, code_at=plan.head, image=image) as operation:
+            with stages.stage(name, "dump the database and restore the dump", keep=False):
+                dump = await dump_verified(fence, place)
+            operation.step("dumped", path=dump.path, tables=dump.tables, rows=dump.rows)
+            with stages.stage(name, f"migrate to {plan.head}", keep=False):
+                # What is destructive was judged above, with this host's own types, and is not judged again inside.
+                reached = await run_migrations(fence, place, image, allow_destructive=True)
+            operation.step("migrated", to=reached)
+    return asdict(dump)
 
 
 async def _image_of(host: Host, place: Place) -> str:
