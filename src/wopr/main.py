@@ -36,8 +36,8 @@ from wopr.inference import api as inference_api
 from wopr.inference import watchdog
 from wopr.inference.gateway import Gateway, build_gateway
 from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
-from wopr.inference.outages import services_down
-from wopr.ops.outages import failing_loops, outages_loop
+from wopr.inference.outages import nodes_seen, services_down
+from wopr.ops.loops import failing_loops, outages_loop
 
 DATABASE_ANSWER_SECONDS = 3.0
 DATABASE_AGAIN_SECONDS = 0.1
@@ -58,7 +58,7 @@ def table_of_loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
         *accounts_loops.loops(platform),
         *billing_loops.loops(platform),
         watchdog.watchdog_loop(platform),
-        outages_loop(platform, (services_down, failing_loops)),
+        outages_loop(platform, (services_down, failing_loops), nodes_seen),
         *fleet_loops.loops(platform, fleet),
     ]
 

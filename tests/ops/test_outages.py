@@ -12,7 +12,8 @@ from wopr.inference.nodes import Node
 from wopr.inference.outages import services_down, watched_services
 from wopr.ops.incidents import Severity, all_incidents, open_incident, open_incidents
 from wopr.ops.journal import Journal
-from wopr.ops.outages import Watch, Watched, failing_loops
+from wopr.ops.loops import failing_loops
+from wopr.ops.outages import Watch, Watched
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 AFTER = 120.0

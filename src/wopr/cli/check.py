@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wopr.cli import output
+from wopr.cli.observing import observe_checks
 from wopr.cli.output import (
     REFUSED,
     JsonOption,
@@ -41,6 +42,8 @@ def check(
     if not outcomes:
         output.fail(f"No check is named {only!r}.", remedy="wopr check --json lists every name.", code=output.USAGE)
     write(outcomes, as_json=as_json)
+    if not only:
+        observe_checks([_as_json(outcome) for outcome in outcomes])
     if any(o.finding.verdict is Verdict.FAILED for o in outcomes):
         raise typer.Exit(REFUSED)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wopr.cli.observing import observe_services
 from wopr.cli.output import FAILED, JsonOption, bad, colored, good, json_document, say, table, warn
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def status(
         json_document({"ok": all(r.state == "ok" for r in rows), "services": services})
     else:
         _write(rows)
+    observe_services([{"name": r.name, "address": r.address, "state": r.state, "detail": r.detail} for r in rows])
     if any(row.state == "down" for row in rows):
         raise typer.Exit(FAILED)
 

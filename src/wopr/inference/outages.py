@@ -1,7 +1,8 @@
 """What of the nodes is down, for the incidents that open by themselves: a service nobody serves, or one node's part."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,6 +18,22 @@ LOOKED_AT = (*SERVING_STATES, FAILED)
 async def services_down(session: AsyncSession) -> Sequence[Watched]:
     """Every service as the watchdog last wrote it into the nodes' rows."""
     return watched_services(await list_nodes(session))
+
+
+async def nodes_seen(session: AsyncSession) -> Sequence[Mapping[str, Any]]:
+    """Every node as the logbook shows it: a row with its `name`, its place and which of its services answer."""
+    return [
+        {
+            "name": node.id,
+            "status": node.status,
+            "host": node.host,
+            "region": node.region,
+            "size": node.size,
+            "monthly_cost_cents": node.monthly_cost_cents,
+            "services": {service: bool(node.service_health.get(service)) for service in sorted(node.ports)},
+        }
+        for node in await list_nodes(session)
+    ]
 
 
 def watched_services(nodes: Sequence[Node]) -> Sequence[Watched]:

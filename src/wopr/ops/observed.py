@@ -26,28 +26,29 @@ NUMBERS = re.compile(r"\d+(?:[.,]\d+)*")
 Rows = Sequence[Mapping[str, Any]]  # whatever json can write
 
 
-def observe(journal: Journal, what: str, rows: Rows) -> bool:
+def observe(journal: Journal, what: str, rows: Rows, *, keep: bool = True) -> bool:
     """Journal these rows, each with a `name`, unless they say the same as when `what` was last seen; True when written.
 
     Numbers within `evidence` and `detail` don't count as a change: free space and latencies always differ a little.
-    Nothing is written where there is no installation yet.
+    Nothing is written where there is no journal yet: looking alone makes no installation. `keep` renders the pages.
     """
-    if not journal.home.is_dir():
+    if not journal.path.exists():
         return False
     clean = journal.clean([dict(row) for row in rows])
     if _said(clean) == _said(_last(journal.home, what)):
         return False
     journal.append(str(new_id()), OBSERVED, "note", {"what": what, "rows": clean})
-    journal.keep()
+    if keep:
+        journal.keep()
     return True
 
 
-def observe_secrets(journal: Journal) -> bool:
+def observe_secrets(journal: Journal, *, keep: bool = True) -> bool:
     """Journal which secrets are set, and that one changed, never its value.
 
     What changes with a value is a mark, a hash under a key that stays in the home folder.
     """
-    if not journal.home.is_dir():
+    if not journal.path.exists():
         return False
     expected = {name for name, _, _ in EXPECTED}
     found = {name: value for name, value in environment().items() if value and name in expected}
@@ -56,9 +57,8 @@ def observe_secrets(journal: Journal) -> bool:
         found |= {name: value for name, value in given.items() if value and name in expected}
         found |= secret_variables(given)
     key = _key(journal.home)
-    return observe(
-        journal, SECRETS, [{"name": name, "mark": fingerprint(key, name, found[name])} for name in sorted(found)]
-    )
+    rows = [{"name": name, "mark": fingerprint(key, name, found[name])} for name in sorted(found)]
+    return observe(journal, SECRETS, rows, keep=keep)
 
 
 def _last(home: Path, what: str) -> Any:  # the rows as json gave them

@@ -4,21 +4,13 @@ What is looked at is handed in: nodes' services by the API, loops of this databa
 the deliverer. Deciding is pure; an incident is known by its key, so that several watchers never open it twice.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from wopr.core.loops import Loop, LoopLease
-from wopr.core.platform import Platform
 from wopr.ops.incidents import Incident, Severity, open_incident, open_incidents, resolve_incident
 from wopr.ops.journal import Journal
 
-NAME = "watch_outages"
-PERIOD_SECONDS = 10.0
 DETAIL_CHARACTERS_MAX = 300
 
 
@@ -115,41 +107,6 @@ def decide(
         elif not thing.down:
             resolves.append((incident, "it is well again"))
     return Decision(opens, tuple(resolves))
-
-
-Look = Callable[[AsyncSession], Awaitable[Sequence[Watched]]]
-
-
-def outages_loop(platform: Platform, looks: Sequence[Look]) -> Loop:
-    """The line in the table of loops. Each of `looks` says what it sees in the database."""
-    watch = Watch(Journal(platform.settings.wopr_home), "watchdog", platform.settings.incident_after_seconds)
-
-    async def run() -> Mapping[str, int]:
-        async with platform.db.begin() as session:
-            watched = [thing for look in looks for thing in await look(session)]
-        return await asyncio.to_thread(watch.settle, watched, platform.clock.now())
-
-    return Loop(
-        name=NAME,
-        period_seconds=PERIOD_SECONDS,
-        why="Opens an incident when a service or a loop stays down, and resolves it when it is well again.",
-        run=run,
-    )
-
-
-async def failing_loops(session: AsyncSession) -> Sequence[Watched]:
-    """Every loop, down while its last pass ended with an error."""
-    leases = await session.scalars(select(LoopLease).where(LoopLease.name != NAME))
-    return [
-        Watched(
-            key=f"loop:{lease.name}",
-            title=f"The loop {lease.name} fails",
-            severity=Severity.SEV3,
-            down=lease.last_error is not None,
-            detail=lease.last_error or "",
-        )
-        for lease in leases
-    ]
 
 
 def _iso(moment: datetime) -> str:
