@@ -33,7 +33,9 @@ class What:
         False
     )
     observe: Annotated[float, typer.Option(min=0, help="Seconds for which the new release is watched.")] = 20.0
-    ready: Annotated[float, typer.Option(min=1, help="Seconds within which it must be ready.")] = 8.0
+    ready: Annotated[
+        float, typer.Option(min=0, help="Seconds within which it must be ready; 0: by what earlier ones took.")
+    ] = 0.0
     set: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting for .env; may be repeated.")
     ] = None

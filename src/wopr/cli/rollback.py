@@ -24,7 +24,9 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="Number of the release; default: the good one before.")] = None,
     reason: Annotated[str, typer.Option(help="Why, for the logbook.")] = "",
     observe: Annotated[float, typer.Option(min=0, help="Seconds for which it is watched afterwards.")] = 0.0,
-    ready: Annotated[float, typer.Option(min=1, help="Seconds within which it must be ready.")] = 8.0,
+    ready: Annotated[
+        float, typer.Option(min=0, help="Seconds within which it must be ready; 0: by what earlier ones took.")
+    ] = 0.0,
     despite_migrations: Annotated[
         bool, typer.Option("--despite-migrations", help="Go back although later migrations may break the old release.")
     ] = False,

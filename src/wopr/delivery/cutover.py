@@ -33,6 +33,9 @@ from wopr.delivery.release import (
 from wopr.ops.incidents import open_incident
 
 READY_SECONDS = 8.0
+# On a slow machine a release may take some times as long as the one before it; the first one keeps nobody waiting.
+READY_TIMES = 3.0
+FIRST_READY_SECONDS = 60.0
 OBSERVE_SECONDS = 20.0
 COMPOSE_SECONDS = 120.0
 DRAIN_SECONDS = 20.0
@@ -44,10 +47,17 @@ PRIVATE_NETWORKS = "127.0.0.1/32,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a release may take to become ready, and for how long it is observed, in seconds."""
+    """How long a release may take to become ready (0: as long as the one before it lets expect), and for how long it is
+    observed, in seconds."""
 
-    ready_seconds: float = READY_SECONDS
+    ready_seconds: float = 0.0
     observe_seconds: float = OBSERVE_SECONDS
+
+    def patience(self, before: Release | None) -> float:
+        """Seconds within which a release must be ready, by what the one before it took."""
+        if self.ready_seconds:
+            return self.ready_seconds
+        return max(READY_SECONDS, READY_TIMES * before.ready_seconds) if before else FIRST_READY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
     await write_state(ctx.fence, replace(state, candidate=part))
     ctx.step("candidate")
     try:
-        await _start(ctx, incoming, state, part)
+        incoming = await _start(ctx, incoming, state, part)
     except (Failed, HostFailed) as error:
         reason = error.message if isinstance(error, HostFailed) else str(error)
         return await _abandon(ctx, incoming, state, reason, began)
@@ -183,8 +193,8 @@ async def drain(ctx: Context, slot: Slot) -> None:
     await ctx.fence.run(commands.stop(ctx.place.slot_containers(slot), seconds), timeout=seconds + 30)
 
 
-async def _start(ctx: Context, incoming: Incoming, state: State, part: Part) -> None:
-    """Everything up to the commit point. Failed, or HostFailed, with the reason."""
+async def _start(ctx: Context, incoming: Incoming, state: State, part: Part) -> Incoming:
+    """Everything up to the commit point; the release with the time it took. Failed, or HostFailed, with the reason."""
     release, snapshot = incoming.release, incoming.snapshot
     serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
     if serving is None or serving.config_hash != release.config_hash:
@@ -194,11 +204,14 @@ async def _start(ctx: Context, incoming: Incoming, state: State, part: Part) -> 
     if incoming.prepare:
         await incoming.prepare()
     await fill(ctx, release, snapshot, part.slot)
-    if reason := await wait_ready(ctx.host, ctx.place, part.slot, incoming.limits.ready_seconds):
+    began = time.monotonic()
+    if reason := await wait_ready(ctx.host, ctx.place, part.slot, incoming.limits.patience(serving)):
         raise Failed(reason)
-    ctx.step("ready", slot=part.slot)
+    took = round(time.monotonic() - began, 3)
+    ctx.step("ready", slot=part.slot, seconds=took)
     if await configure(ctx, snapshot):
         ctx.step("Caddy configured")
+    return replace(incoming, release=replace(release, ready_seconds=took))
 
 
 async def _prove(ctx: Context, incoming: Incoming, before: Part | None, part: Part, counted: Counts) -> str:
@@ -245,10 +258,11 @@ async def _return(ctx: Context, incoming: Incoming, back: Part, reason: str, beg
     release = await read_release(ctx.host, ctx.place, back.release)
     snapshot = await read_snapshot(ctx.host, ctx.place, back.release)
     started = await ctx.fence.run(commands.start(ctx.place.slot_containers(back.slot)))
-    still = await wait_ready(ctx.host, ctx.place, back.slot, incoming.limits.ready_seconds) if started.ok else "gone"
+    patience = incoming.limits.patience(release)
+    still = await wait_ready(ctx.host, ctx.place, back.slot, patience) if started.ok else "gone"
     if still:
         await fill(ctx, release, snapshot, back.slot)
-        await wait_ready(ctx.host, ctx.place, back.slot, incoming.limits.ready_seconds)
+        await wait_ready(ctx.host, ctx.place, back.slot, patience)
     ctx.step("ready again", release=back.release)
     await _as_before(ctx, incoming.release, back, snapshot)
     bad = Part(incoming.release.number, other(back.slot), reason)

@@ -2,7 +2,7 @@
 
 from wopr.delivery import commands
 from wopr.delivery.context import Context
-from wopr.delivery.cutover import READY_SECONDS, condemn, configure, empty, fill, services
+from wopr.delivery.cutover import Limits, condemn, configure, empty, fill, services
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.look import observe
 from wopr.delivery.observe import wait_ready
@@ -29,7 +29,7 @@ async def _execute(ctx: Context, action: Action) -> None:
             release = await read_release(ctx.host, ctx.place, part.release)
             snapshot = await read_snapshot(ctx.host, ctx.place, part.release)
             await fill(ctx, release, snapshot, part.slot)
-            if reason := await wait_ready(ctx.host, ctx.place, part.slot, READY_SECONDS):
+            if reason := await wait_ready(ctx.host, ctx.place, part.slot, Limits().patience(release)):
                 ctx.step("not ready", release=part.release, reason=reason)  # a release that mends it must be possible
         case Remove(slot):
             await empty(ctx, slot)

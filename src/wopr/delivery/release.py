@@ -35,8 +35,8 @@ class Judgement(StrEnum):
 class Release:
     """One release: images by digest, hashes of what else it consists of, and what became of it.
 
-    `migrations` are those that it ran: revision and kind (adds, changes or destroys). `restores` is the number of the
-    release that a rollback brought back.
+    `migrations` are those that it ran: revision and kind (adds, changes or destroys). `ready_seconds` is how long it took
+    to become ready. `restores` is the number of the release that a rollback brought back.
     """
 
     number: int
@@ -51,6 +51,7 @@ class Release:
     verdict: str = Judgement.PENDING
     reason: str = ""
     seconds: float = 0.0
+    ready_seconds: float = 0.0
     restores: int | None = None
     migrations: tuple[Mapping[str, str], ...] = ()
 
