@@ -35,8 +35,8 @@ class Judgement(StrEnum):
 class Release:
     """One release: images by digest, hashes of what else it consists of, and what became of it.
 
-    `migrations` are those that it ran: revision and kind (adds, changes or destroys). `ready_seconds` is how long it took
-    to become ready. `restores` is the number of the release that a rollback brought back.
+    `migrations` are those that it ran: revision and kind (adds, changes or destroys). `ready_seconds` is how long its
+    start took. `restores` is the number of the release that a rollback brought back.
     """
 
     number: int
