@@ -1,5 +1,9 @@
-"""Every command keeps the conventions: help with an example, --json, --dry-run where something changes, exit codes."""
+"""Every command keeps the conventions: help with an example, --json, --dry-run, --progress, --exit-code, exit codes.
 
+What a command need not have is declared in the tables below, with the reason; a new command needs everything.
+"""
+
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -8,30 +12,37 @@ from pathlib import Path
 import pytest
 from tests.stack import run_wopr
 from typer.core import TyperCommand, TyperGroup
+from typer.testing import CliRunner
 
-from wopr.cli.root import build
+import wopr.cli
+from wopr.cli.root import app, build
 
 # Servers run until they are stopped; they have no result to write.
 SERVERS = {"wopr api", "wopr ui", "wopr engine", "wopr emulators stripe", "wopr emulators resend", "wopr emulators all"}
-CHANGING_VERBS = {
-    "register",
-    "remove",
-    "create",
-    "start",
-    "stop",
-    "restart",
-    "rm",
-    "pull",
-    "apply",
-    "up",
-    "link",
-    "render",
-    "open",
-    "note",
-    "decide",
-    "resolve",
-    "say",
+# Commands that change nothing: no --dry-run, and nothing that could be done already.
+READING = {
+    *(f"wopr {noun} list" for noun in ("admin", "bots", "images", "incident", "models", "nodes")),
+    *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook")),
+    *("wopr bots logs", "wopr logbook verify", "wopr migrate status"),
+    *("wopr check", "wopr completion", "wopr releases", "wopr status"),
+    "wopr smoke",  # walks as a customer of its own, and deletes the bot that it made
 }
+# Commands that end within a second: a row, a file, a line of the journal. The others have --progress.
+QUICK = {
+    *(READING - {"wopr check", "wopr smoke"}),
+    *("wopr admin create", "wopr admin link", "wopr nodes register", "wopr nodes remove", "wopr models rm"),
+    *("wopr logbook decide", "wopr logbook note", "wopr logbook render"),
+    *("wopr incident note", "wopr incident open", "wopr incident resolve", "wopr lock release"),
+    *(SERVERS - {"wopr engine"}),  # an engine may load weights for minutes
+}
+# Changing commands that do something each time: there is no "nothing to do", so no --exit-code.
+EACH_TIME = {
+    *("wopr admin link", "wopr bots create", "wopr bots restart", "wopr bots say", "wopr images push"),
+    *("wopr incident note", "wopr incident open", "wopr logbook decide", "wopr logbook note"),
+    *("wopr rollback", "wopr trigger clock", "wopr trigger stripe"),
+}
+# What else a verb is called; the alias is hidden and takes the same options.
+ALIASES = {"ls": ("list",), "rm": ("remove",), "remove": ("rm",), "delete": ("rm", "remove")}
 ESCAPE = re.compile(r"\x1b\[")
 
 
@@ -47,6 +58,23 @@ def commands() -> Iterator[tuple[str, TyperCommand]]:
 
 
 TREE = dict(commands())
+VISIBLE = [path for path, command in TREE.items() if not command.hidden]
+HIDDEN = [path for path, command in TREE.items() if command.hidden]
+
+
+def options(path: str) -> set[str]:
+    every = {option for parameter in TREE[path].params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return {option for option in every if option.startswith("-")}
+
+
+def in_process(*arguments: str) -> tuple[int, str]:
+    """Exit code and everything that was written, by the tree in this process with nobody at the terminal."""
+    ended = CliRunner().invoke(app, list(arguments), prog_name="wopr")
+    return ended.exit_code, ended.output
+
+
+def test_the_tables_name_only_commands_that_exist() -> None:
+    assert set(VISIBLE) >= SERVERS | READING | QUICK | EACH_TIME
 
 
 def test_the_tree_has_every_group() -> None:
@@ -57,21 +85,61 @@ def test_the_tree_has_every_group() -> None:
 
 
 @pytest.mark.parametrize("path", TREE)
-def test_a_command_says_what_it_does_and_shows_an_example(path: str) -> None:
+def test_a_command_says_what_it_does_and_shows_examples_that_exist(path: str) -> None:
     command = TREE[path]
     assert command.help
     assert command.epilog, "has no example"
-    assert "wopr " in command.epilog
+    code, text = in_process(*path.split()[1:], "--help")
+    assert code == 0
+    assert not ESCAPE.search(text)
+    assert command.epilog.split()[-1] in text
+    examples = [example for example in re.split(r" \| |Examples?: ", command.epilog) if example.startswith("wopr ")]
+    assert examples
+    for example in examples:
+        assert example.startswith(path), f"{example} is another command"
+        unknown = set(re.findall(r"(?<=\s)--[a-z-]+", example.partition(" && ")[0])) - options(path)
+        assert not unknown, f"{example} has no {', '.join(unknown)}"
 
 
 @pytest.mark.parametrize("path", [path for path in TREE if path not in SERVERS])
 def test_a_command_can_answer_in_json(path: str) -> None:
-    assert "--json" in {option for parameter in TREE[path].params for option in parameter.opts}
+    assert "--json" in options(path)
 
 
-@pytest.mark.parametrize("path", [path for path in TREE if path.split()[-1] in CHANGING_VERBS])
+@pytest.mark.parametrize("path", [path for path in VISIBLE if path not in SERVERS | READING])
 def test_a_changing_command_can_say_what_it_would_do(path: str) -> None:
-    assert "--dry-run" in {option for parameter in TREE[path].params for option in parameter.opts}
+    assert "--dry-run" in options(path)
+
+
+@pytest.mark.parametrize("path", [path for path in VISIBLE if path not in QUICK])
+def test_a_long_command_tells_how_far_it_is(path: str) -> None:
+    progress = next((parameter for parameter in TREE[path].params if "--progress" in parameter.opts), None)
+    assert progress, "may take longer than a second, or belongs into QUICK"
+    code, text = in_process(*path.split()[1:], "--progress", "loud")
+    assert code == 2
+    for kind in ("auto", "tty", "plain", "json", "quiet"):
+        assert kind in text
+
+
+@pytest.mark.parametrize("path", [path for path in VISIBLE if path not in SERVERS | READING | EACH_TIME])
+def test_an_idempotent_command_tells_that_nothing_was_to_do_when_it_is_asked(path: str) -> None:
+    assert "--exit-code" in options(path)
+
+
+@pytest.mark.parametrize("path", HIDDEN)
+def test_a_hidden_command_is_an_alias_with_the_same_options(path: str) -> None:
+    group, _, verb = path.rpartition(" ")
+    meant = [f"{group} {name}" for name in ALIASES[verb] if f"{group} {name}" in VISIBLE]
+    assert len(meant) == 1
+    assert options(path) == options(meant[0])
+
+
+@pytest.mark.parametrize("path", VISIBLE)
+def test_the_usual_aliases_are_understood(path: str) -> None:
+    group, _, verb = path.rpartition(" ")
+    for alias, meant in ALIASES.items():
+        if verb in meant and group != "wopr":
+            assert f"{group} {alias}" in TREE
 
 
 @pytest.mark.parametrize("path", TREE)
@@ -81,17 +149,43 @@ def test_every_option_is_explained(path: str) -> None:
             assert getattr(parameter, "help", None), f"{parameter.opts} has no help"
 
 
-def test_help_has_no_escape_codes_when_piped_and_ends_well() -> None:
-    ended = run_wopr("--help")
-    assert ended.returncode == 0
-    assert "up" in ended.stdout
-    assert not ESCAPE.search(ended.stdout + ended.stderr)
+@pytest.mark.parametrize("path", [path for path in TREE if any(p.required for p in TREE[path].params)])
+def test_what_is_missing_is_named_instead_of_asked_for(path: str) -> None:
+    code, text = in_process(*path.split()[1:])
+    assert code == 2
+    assert "Missing" in text
+    assert f"Try 'wopr {path.removeprefix('wopr ')} -h'" in text
 
 
-def test_a_typo_gets_a_suggestion_and_exit_code_2() -> None:
-    ended = run_wopr("stauts")
-    assert ended.returncode == 2
-    assert "status" in ended.stderr
+def test_only_one_place_asks_and_it_names_the_flag_where_nobody_can_answer() -> None:
+    asking = set()
+    for file in Path(wopr.cli.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if name in ("input", "typer.confirm", "typer.prompt", "typer.getchar", "getpass.getpass", "getpass"):
+                asking.add((file.name, name))
+    assert asking == {("output.py", "typer.confirm")}
+
+
+@pytest.mark.parametrize("path", [path for path in VISIBLE if path.split()[-1] in ("rm", "remove")])
+def test_what_destroys_can_be_confirmed_beforehand(path: str) -> None:
+    assert {"--yes", "-y"} <= options(path)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (("stauts",), "status"),
+        (("bots", "lst"), "list"),
+        (("models", "pul"), "pull"),
+        (("status", "--jsno"), "--json"),
+        (("smoke", "--progess", "plain"), "--progress"),
+    ],
+)
+def test_a_typo_gets_a_suggestion_and_exit_code_2(typed: tuple[str, ...], meant: str) -> None:
+    code, text = in_process(*typed)
+    assert code == 2
+    assert meant in text.splitlines()[-1]
 
 
 def test_status_without_anything_running_says_how_to_start(tmp_path: object) -> None:

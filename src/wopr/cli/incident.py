@@ -158,6 +158,9 @@ def list_command(
         say("mean: " + ", ".join(f"{name.upper()} {span(seconds)}" for name, seconds in means.items()))
 
 
+app.command("ls", hidden=True, epilog="Example: wopr incident ls --open")(list_command)
+
+
 @app.command("show", epilog="Example: wopr incident show 7")
 def show(name: NameArgument, folder: DirOption = None, as_json: JsonOption = False) -> None:
     """Show one incident with its timeline."""
