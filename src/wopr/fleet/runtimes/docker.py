@@ -144,6 +144,11 @@ class DockerRuntime:
             await self._engine.stop(excess.container, GRACE_SECONDS)
         return len(found)
 
+    def doubt(self) -> None:
+        """Look at the network and put up the fence anew before the next start or with the next `tend`."""
+        self._bridge.doubt()
+        self._fence.doubt()
+
     async def logs(self, bot_id: BotId, tail: int) -> Sequence[LogLine]:
         lines: list[LogLine] = []
         for name in (container_name(bot_id), former_name(bot_id)):
@@ -173,8 +178,7 @@ class DockerRuntime:
         self._view_since = float("-inf")
         if not self._ends.listening:
             # The engine was away: its machine may have been started anew, with other networks and rules.
-            self._bridge.doubt()
-            self._fence.doubt()
+            self.doubt()
 
     def _owns(self, inspected: Json) -> bool:
         return bool((inspected["Config"]["Labels"] or {}).get(containers.LABEL_INSTALLATION) == self._name)
