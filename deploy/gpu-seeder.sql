@@ -3,6 +3,10 @@
 \getenv node GPU_NODE_ID
 \getenv host GPU_NODE_HOST
 \getenv size GPU_NODE_SIZE
+\getenv llama LLAMA_PORT
+\getenv chatterbox CHATTERBOX_PORT
+\getenv whisper WHISPER_PORT
+\getenv qwen QWEN_PORT
 
 INSERT INTO gpu_nodes (id, host, region, size, status, provision_stage, service_health, monthly_cost_cents)
 VALUES (
@@ -20,3 +24,8 @@ VALUES (
   provision_stage = 'done',
   service_health = '{"llama":true,"chatterbox":true,"whisper":true,"qwen":true}',
   updated_at = EXTRACT(epoch FROM now())::bigint;
+
+-- Where the services listen, should .env.local say otherwise than the runbook.
+UPDATE gpu_nodes SET ports = jsonb_build_object(
+  'llama', :llama, 'chatterbox', :chatterbox, 'whisper', :whisper, 'qwen', :qwen
+) WHERE id = :'node';

@@ -32,6 +32,14 @@ async def test_templates_are_whole(world: World) -> None:
     assert all(value for template in found for value in template.values())
 
 
+async def test_a_bot_without_a_model_gets_the_one_of_the_installation(world: World) -> None:
+    customer = await world.customer()
+    world.platform.settings.bot_model = "llama"
+    assert (await customer.http.post("/fleet/bots", json={"name": "Ada"})).json()["model"] == "llama"
+    templates = (await customer.http.get("/fleet/templates")).json()["templates"]
+    assert {template["model"] for template in templates} == {"llama"}
+
+
 async def test_bad_names_are_refused_with_the_rule(world: World) -> None:
     customer = await world.customer()
     for name in ("", "   ", "x" * 41, "a\nb\u0007", "<script>", "-rf", "../up"):

@@ -21,7 +21,7 @@ async def test_a_bots_life_on_the_command_line(
     monkeypatch.setenv("API_URL", await world.serve())
     monkeypatch.setenv("WOPR_KEY", customer.key)
     monkeypatch.setenv("WOPR_HOME", str(world.home))
-    monkeypatch.setattr("wopr.cli.bots.RECEIPT_SECONDS_MAX", 0.0)  # nothing is settled by this gateway
+    monkeypatch.setattr("wopr.cli.talk.RECEIPT_SECONDS_MAX", 0.0)  # nothing is settled by this gateway
 
     async def wopr(*arguments: str) -> tuple[int, str, str]:
         code = await asyncio.to_thread(run, ["bots", *arguments])
@@ -42,7 +42,8 @@ async def test_a_bots_life_on_the_command_line(
     code, out, _ = await wopr("logs", "Ada", "--json", "--tail", "3")
     assert 0 < len(json.loads(out)["lines"]) <= 3
     assert (await wopr("stop", "Ada"))[:2] == (0, "Ada is stopped\n")
-    assert (await wopr("stop", "Ada"))[:2] == (0, "Ada is stopped\n")
+    assert (await wopr("stop", "Ada"))[:2] == (0, "Ada is stopped already\n")
+    assert (await wopr("stop", "Ada", "--exit-code"))[0] == 4
     assert (await wopr("start", "Ada"))[:2] == (0, "Ada is running\n")
     assert (await wopr("restart", "Ada"))[:2] == (0, "Ada is running\n")
     code, _, err = await wopr("rm", "Ada")

@@ -147,6 +147,12 @@ class Settings(BaseSettings):
     bot_runtime: str = Field(
         default="process", description="How bots run: process, docker (containers of one machine) or swarm (of many)."
     )
+    bot_model: str = Field(
+        default="handbook", description="Model of bots for which nobody chose one; some node must serve it."
+    )
+    bot_embedding_model: str = Field(default="minilm", description="Model with which bots remember.")
+    bot_speech_model: str = Field(default="flite", description="Model with which bots speak.")
+    bot_transcription_model: str = Field(default="whisper-1", description="Model with which bots listen.")
     bots_max: int = Field(default=20, ge=1, description="Bots that one tenant may have.")
     bot_image: str = Field(
         default="ghcr.io/wopr-network/wopr-bot:latest", description="Image of the bots where they run in containers."

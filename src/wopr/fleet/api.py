@@ -1,7 +1,7 @@
 """The fleet's routes: thin; what they mean is in `bots` (what is wanted) and `talk` (the bots themselves)."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -82,9 +82,10 @@ ConversationPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 @router.get("/fleet/templates", operation_id="templates_list", tags=["fleet"])
-async def list_templates(_visit: Reading) -> bodies.Templates:
+async def list_templates(visit: Reading) -> bodies.Templates:
     """Ready-made characters."""
-    return bodies.Templates(templates=[bodies.TemplateBody.model_validate(template) for template in TEMPLATES])
+    model = visit.platform.settings.bot_model
+    return bodies.Templates(templates=[bodies.TemplateBody(**asdict(template), model=model) for template in TEMPLATES])
 
 
 @router.get("/fleet/bots", operation_id="bots_list", tags=["fleet"])

@@ -24,7 +24,7 @@ from wopr.fleet import names
 from wopr.fleet.models import Bot, BotObserved
 from wopr.fleet.plan import Desired, State
 from wopr.fleet.standing import require_credit
-from wopr.fleet.templates import DEFAULT_MODEL, DEFAULT_VOICE, template_of
+from wopr.fleet.templates import DEFAULT_VOICE, template_of
 
 BOTS_CHANNEL = "wopr_bots"
 SIZE_DEFAULT = "standard"
@@ -85,7 +85,7 @@ async def create(session: AsyncSession, asking: Asking, wishes: Wishes) -> BotVi
     """
     tenant_id = asking.principal.tenant_id
     await _require_standing(session, asking)
-    fields = _clean(_from_template(wishes), asking.settings)
+    fields = _clean(_from_template(wishes, asking.settings), asking.settings)
     await _lock_names(session, tenant_id)
     await _require_room(session, tenant_id, asking.settings.bots_max)
     await _require_free_name(session, tenant_id, fields["name"], None)
@@ -271,7 +271,7 @@ async def _touch(session: AsyncSession, bot: Bot, now: datetime, *, generation: 
     await notify(session, BOTS_CHANNEL, str(bot.id))
 
 
-def _from_template(wishes: Wishes) -> Wishes:
+def _from_template(wishes: Wishes, settings: Settings) -> Wishes:
     template = template_of(wishes.template) if wishes.template else None
     return Wishes(
         name=wishes.name or (template.name if template else ""),
@@ -279,7 +279,7 @@ def _from_template(wishes: Wishes) -> Wishes:
         instructions=wishes.instructions
         if wishes.instructions is not None
         else (template.instructions if template else ""),
-        model=wishes.model or (template.model if template else DEFAULT_MODEL),
+        model=wishes.model or settings.bot_model,
         voice=wishes.voice or (template.voice if template else DEFAULT_VOICE),
         size=wishes.size or SIZE_DEFAULT,
     )

@@ -10,9 +10,6 @@ from wopr.bot import contract
 from wopr.core.ids import BotId
 from wopr.fleet.runtimes.protocol import Limits
 
-EMBEDDING_MODEL = "minilm"
-SPEECH_MODEL = "flite"
-TRANSCRIPTION_MODEL = "whisper-1"
 MIB = 1024 * 1024
 
 GIB = 1024 * MIB
@@ -63,10 +60,13 @@ class Character:
 
 @dataclass(frozen=True)
 class Access:
-    """How a bot reaches the platform: one address and one key that is good for nothing else."""
+    """How a bot reaches the platform: one address, one key that is good for nothing else, and what to ask for there."""
 
     gateway_url: str
     service_key: str = field(repr=False)
+    embedding_model: str = "minilm"
+    speech_model: str = "flite"
+    transcription_model: str = "whisper-1"
 
 
 def bot_environment(character: Character, access: Access) -> dict[str, str]:
@@ -85,9 +85,9 @@ def bot_environment(character: Character, access: Access) -> dict[str, str]:
         contract.ENV_INSTRUCTIONS: character.instructions,
         contract.ENV_MODEL: character.model,
         contract.ENV_VOICE: character.voice,
-        contract.ENV_EMBEDDING_MODEL: EMBEDDING_MODEL,
-        contract.ENV_SPEECH_MODEL: SPEECH_MODEL,
-        contract.ENV_TRANSCRIPTION_MODEL: TRANSCRIPTION_MODEL,
+        contract.ENV_EMBEDDING_MODEL: access.embedding_model,
+        contract.ENV_SPEECH_MODEL: access.speech_model,
+        contract.ENV_TRANSCRIPTION_MODEL: access.transcription_model,
         contract.ENV_GATEWAY_URL: access.gateway_url,
         contract.ENV_SERVICE_KEY: access.service_key,
     }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.accounts import keys
@@ -16,8 +16,9 @@ from wopr.core.vault import VaultError
 from wopr.fleet.bots import vault_of
 from wopr.fleet.changes import STATES_CHANNEL
 from wopr.fleet.environment import Access, Character, bot_environment, limits_of
-from wopr.fleet.models import Bot, BotObserved
-from wopr.fleet.plan import CRASHES_MAX, Desired, Observed, Plan, State, Wanted
+from wopr.fleet.facts import Facts
+from wopr.fleet.models import Bot, BotObserved, BotRun
+from wopr.fleet.plan import CRASHES_MAX, Desired, Observed, Plan, State
 from wopr.fleet.runs import Run, close_runs, open_run
 from wopr.fleet.runtimes.addresses import gateway_url
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance
@@ -37,30 +38,25 @@ class Sight:
         return BotId(self.bot.id)
 
     @property
-    def wanted(self) -> Wanted:
-        return Wanted(Desired(self.bot.desired), self.bot.generation)
+    def facts(self) -> Facts:
+        """What the rows say now."""
+        bot, seen = self.bot, self.observed
+        wanted = (bot.id, bot.tenant_id, bot.desired, bot.generation)
+        return Facts(*wanted, seen.state, seen.reason, seen.instance_id, seen.ready_at, seen.crashes)
 
     @property
     def ready(self) -> bool:
         """Whether the living instance is the one that answered."""
-        known = self.instance is not None and self.observed.instance_id == self.instance.id
-        return known and self.observed.ready_at is not None
+        return self.facts.ready(self.instance)
 
     @property
     def real(self) -> Observed:
-        instance = self.instance
-        return Observed(
-            generation=instance.generation if instance else None,
-            ready=self.ready,
-            waited_seconds=self.waited_seconds,
-            crashes=tuple(self.observed.crashes),
-        )
+        """What is."""
+        return self.facts.real(self.instance, self.waited_seconds)
 
     def settled(self, step: Plan) -> bool:
         """Whether nothing is to be done or written."""
-        shown = (self.observed.state, self.observed.reason) == (step.state.value, step.reason)
-        instance_id = self.instance.id if self.instance else None
-        return step.action == "nothing" and shown and self.observed.instance_id == instance_id
+        return self.facts.settled(step, self.instance)
 
 
 async def read(session: AsyncSession, bot_id: UUID) -> tuple[Bot, BotObserved] | None:
@@ -69,10 +65,16 @@ async def read(session: AsyncSession, bot_id: UUID) -> tuple[Bot, BotObserved] |
     return (await session.execute(query.where(Bot.id == bot_id, Bot.deleted_at.is_(None)))).one_or_none()
 
 
-async def read_all(session: AsyncSession) -> list[tuple[Bot, BotObserved]]:
-    """The rows of every bot that is not gone."""
-    query = select(Bot, BotObserved).join(BotObserved, BotObserved.bot_id == Bot.id)
-    return list(await session.execute(query.where(Bot.deleted_at.is_(None))))
+async def read_all(session: AsyncSession) -> list[Facts]:
+    """The facts of every bot that is not gone, in one statement and without an object a row."""
+    seen = (BotObserved.state, BotObserved.reason, BotObserved.instance_id, BotObserved.ready_at, BotObserved.crashes)
+    query = (
+        select(Bot.id, Bot.tenant_id, Bot.desired, Bot.generation, *seen, BotRun.seen_at)
+        .join(BotObserved, BotObserved.bot_id == Bot.id)
+        .outerjoin(BotRun, and_(BotRun.id == BotObserved.instance_id, BotRun.ended_at.is_(None)))
+        .where(Bot.deleted_at.is_(None))
+    )
+    return [Facts(*row) for row in await session.execute(query)]
 
 
 async def of_tenant(session: AsyncSession, tenant_id: UUID) -> list[UUID]:
@@ -176,7 +178,14 @@ async def spec_of(session: AsyncSession, bot: Bot, settings: Settings) -> BotSpe
     """How to start the bot. A key that can't be opened any more (another platform secret) is replaced by a new one."""
     secret = await _service_key(session, bot, settings)
     character = Character(BotId(bot.id), bot.name, bot.persona, bot.instructions, bot.model, bot.voice)
-    environment = bot_environment(character, Access(f"{gateway_url(settings)}/v1", secret))
+    access = Access(
+        f"{gateway_url(settings)}/v1",
+        secret,
+        embedding_model=settings.bot_embedding_model,
+        speech_model=settings.bot_speech_model,
+        transcription_model=settings.bot_transcription_model,
+    )
+    environment = bot_environment(character, access)
     return BotSpec(BotId(bot.id), bot.generation, bot.size, limits_of(bot.size), environment)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from wopr.core.errors import Invalid
 
-DEFAULT_MODEL = "handbook"
 DEFAULT_VOICE = "rms"
 
 
@@ -18,7 +17,6 @@ class Template:
     summary: str
     persona: str
     instructions: str
-    model: str = DEFAULT_MODEL
     voice: str = DEFAULT_VOICE
 
 
