@@ -5,6 +5,7 @@ at every alignment and in hexadecimal. Work is done on UTF-8 bytes, so that ever
 """
 
 import base64
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,16 +40,24 @@ SHAPES = tuple(
         rb"(?i)\bbearer\s+([\w.~+/=-]{8,})",
     )
 )
-_WHITE = re.compile(rb"\s+|\\[nrt]|\xe2\x80[\x8b-\x8d\xa8\xa9]|\xc2[\x85\xa0]|\xef\xbb\xbf")
+_UNSEEN = rb"\s+|\xe2\x80[\x8b-\x8d\xa8\xa9]|\xc2[\x85\xa0]|\xef\xbb\xbf"
+_SPACE = re.compile(_UNSEEN)
+_SLASHES = re.compile(_UNSEEN + rb"|\\+")
+_BREAKS = re.compile(_UNSEEN + rb"|\\+[nrt]?")
 _PERCENT = re.compile(rb"%([0-9a-fA-F]{2})")
-_ESCAPED = re.compile(rb"\\u00([0-9a-fA-F]{2})|\\x([0-9a-fA-F]{2})|\\([\"'/\\])")
-# How a text may be written; each chain ends without white space, so that line breaks within a secret hide nothing.
+_ESCAPED = re.compile(rb"\\u00([0-9a-fA-F]{2})|\\x([0-9a-fA-F]{2})")
+_SIGNS = {_SLASHES: b"\\", _BREAKS: b"\\", _ESCAPED: b"\\", _PERCENT: b"%"}
+# How a text may be written. Each chain ends without what a reader leaves out (white space; the backslashes of any
+# number of escapings, with or without the letter of a line break behind them), and known values are kept without it.
 _READINGS = (
-    (_WHITE,),
-    (_PERCENT, _WHITE),
-    (_PERCENT, _PERCENT, _WHITE),
-    (_ESCAPED, _WHITE),
-    (_ESCAPED, _PERCENT, _WHITE),
+    (_SPACE,),
+    (_SLASHES,),
+    (_BREAKS,),
+    (_PERCENT, _SPACE),
+    (_PERCENT, _BREAKS),
+    (_PERCENT, _PERCENT, _BREAKS),
+    (_ESCAPED, _SLASHES),
+    (_ESCAPED, _PERCENT, _BREAKS),
 )
 Span = tuple[int, int]
 
@@ -133,7 +142,7 @@ def _found(text: bytes, secrets: Known) -> Iterator[tuple[Sequence["re.Pattern[b
     if not secrets.forms or len(text) < SECRET_BYTES_MIN:
         return
     for reading in _READINGS:
-        if reading[0] is not _WHITE and not reading[0].search(text):
+        if _SIGNS.get(reading[0], b"") not in text:
             continue
         plain = text
         for pattern in reading:
@@ -144,17 +153,16 @@ def _found(text: bytes, secrets: Known) -> Iterator[tuple[Sequence["re.Pattern[b
 
 
 def _forms(value: bytes) -> Iterator[bytes]:
-    """Every spelling of one secret, without white space, as texts are read."""
+    """Every spelling of one secret, without what readings leave out."""
     lines = [line for line in value.splitlines() if len(line.strip()) >= LINE_BYTES_MIN]
     for secret in {value, value.strip(), *(lines if len(lines) > 1 else [])}:
-        bare = _WHITE.sub(b"", secret)
+        bare = _SPACE.sub(b"", secret)
         if len(bare) < SECRET_BYTES_MIN:
             continue
-        yield bare
-        if b" " in secret.strip():
-            yield _WHITE.sub(b"", secret.strip().replace(b" ", b"+"))
-        written = quote_plus(secret).encode()
-        for spelling in {secret, bare, written, secret.strip() + b"\n"}:
+        shown = (bare, _SLASHES.sub(b"", secret), _BREAKS.sub(b"", secret), _SPACE.sub(b"+", secret.strip()))
+        yield from (form for form in shown if len(form) >= SECRET_BYTES_MIN)
+        quoted = json.dumps(secret.decode("utf-8", "replace"))[1:-1].encode()
+        for spelling in {secret, bare, quoted, quote_plus(secret).encode(), secret.strip() + b"\n"}:
             yield spelling.hex().encode()
             yield spelling.hex().upper().encode()
             yield from _base64(spelling)
@@ -173,11 +181,8 @@ def _base64(value: bytes) -> Iterator[bytes]:
 
 def _meant(match: "re.Match[bytes]") -> bytes:
     """What a matched piece of encoding stands for."""
-    if match.re is _WHITE:
-        return b""
-    if match.re is _ESCAPED and match.group(3):
-        return match.group(3)
-    return bytes.fromhex((match.group(1) or match.group(2)).decode())
+    digits = match.group(match.lastindex) if match.lastindex else b""
+    return bytes.fromhex(digits.decode())
 
 
 def _located(text: bytes, reading: Sequence["re.Pattern[bytes]"], forms: Sequence[bytes]) -> Iterator[Span]:
