@@ -6,9 +6,11 @@ on it, and nothing else does. The two that take long are kept as files in $WOPR_
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,12 @@ SUITE = "bookworm"
 SLIM_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libgomp1", "libstdc++6", "netbase", "tzdata")
 NOT_NEEDED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/log")
 BOOTSTRAP_SECONDS = 600.0
+CHECKOUT = Path(__file__).parent.parent.parent
+THIRD_PARTIES = ("postgres", "caddy")
+REPOSITORY = "wopr-test"
+BUILD_SECONDS = 900.0
+# Images of earlier sources stay for a while: other runs may use them, and going back to them costs nothing.
+IMAGES_KEPT = 3
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,9 @@ class Recipe:
 RECIPES = {
     "slim": Recipe(("wopr-test/slim:bookworm", "python:3.11-slim-bookworm"), kept=True),
     "base": Recipe(("wopr-test/base:bookworm",), "slim", kept=True),
+    "docker-cli": Recipe(("docker:27-cli",), "base"),
+    "postgres": Recipe(("postgres:16-alpine",), "slim"),
+    "caddy": Recipe(("caddy:2-alpine",), "slim"),
 }
 
 
@@ -55,6 +66,29 @@ def ensure(engine: Engine, name: str) -> str:
             if _made_from(engine, tag) != wanted:
                 engine.docker("tag", recipe.tags[0], tag)
     return recipe.tags[0]
+
+
+def ours(engine: Engine, kind: str) -> str:
+    """Build one of our images (platform or bot) through the command line; its name, which only these sources have."""
+    ensure(engine, "slim")
+    if kind == "platform":
+        ensure(engine, "docker-cli")
+    with _one_at_a_time("ours"), tempfile.TemporaryDirectory(prefix="wopr-home-") as home:
+        command = [sys.executable, "-m", "wopr", "images", "build", f"--{kind}", "--json", "--source", str(CHECKOUT)]
+        command += ["--repository", REPOSITORY, "--tag", "current"]
+        environment = {**engine.environment, "WOPR_HOME": home}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=BUILD_SECONDS)
+        if done.returncode != 0:
+            raise EngineError(f"wopr images build ended with {done.returncode}:\n{done.stderr}")
+        built = json.loads(done.stdout)["images"][0]
+        name = built["references"][0].rpartition(":")[0]
+        kept = f"{name}:{built['inputs'][:12]}"
+        engine.docker("tag", built["id"], kept)
+        tags = engine.docker("images", "--format", "{{.Repository}}:{{.Tag}}", name).stdout.split()
+        earlier = [tag for tag in tags if tag not in (kept, f"{name}:current")]
+        for old in earlier[IMAGES_KEPT - 1 :]:
+            engine.docker("rmi", old, check=False)
+    return kept
 
 
 def recipe_hash(name: str) -> str:

@@ -1,7 +1,7 @@
 """The engine and the images of the tests that need real containers."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from tests.machines import building
 from tests.machines import engine as engines
 from tests.machines import registry as registries
 from tests.machines.engine import Engine
+from tests.machines.fleet import bots, bots_installation  # noqa: F401 (fixtures)
 from tests.machines.registry import Registry
 
 
@@ -39,6 +40,24 @@ def slim_image(engine: Engine) -> str:
 def base_image(engine: Engine) -> str:
     """A Debian with Python, the Docker client, compose, git, ssh, PostgreSQL's client, curl and network tools."""
     return building.ensure(engine, "base")
+
+
+@pytest.fixture(scope="session")
+def platform_image(engine: Engine) -> str:
+    """The platform's image, built from this checkout by `wopr images build`."""
+    return building.ours(engine, "platform")
+
+
+@pytest.fixture(scope="session")
+def bot_image(engine: Engine) -> str:
+    """The bots' image, built from this checkout by `wopr images build`."""
+    return building.ours(engine, "bot")
+
+
+@pytest.fixture(scope="session")
+def third_party_images(engine: Engine) -> Mapping[str, str]:
+    """What stands for other people's images, by a short name; each is tagged in this engine as the real one is."""
+    return {name: building.ensure(engine, name) for name in building.THIRD_PARTIES}
 
 
 @pytest.fixture(scope="session")

@@ -81,20 +81,20 @@ def build(
     from wopr.delivery.image_engine import DockerCommand
     from wopr.ops.journal import Journal
 
-    source = images.read_source(inputs.source.expanduser().resolve(), inputs.created)
-    requests = [_request(kind, chosen, inputs) for kind in chosen.kinds]
+    checkout = inputs.source.expanduser().resolve()
+    plan = [(images.read_source(checkout, k, inputs.created), _request(k, chosen, inputs)) for k in chosen.kinds]
     if dry_run:
-        _tell_plan(source, requests, as_json=as_json)
+        _tell_plan(plan, as_json=as_json)
         return
     stages = output.progress(progress, as_json=as_json)
     built = []
-    names = [reference for request in requests for reference in images.references(request.kind, *_named(chosen))]
-    with Journal(load_settings().wopr_home).operation(
-        "images.build", images=names, revision=source.revision, base_image=inputs.base_image
-    ) as operation:
-        for request in requests:
+    names = [reference for kind in chosen.kinds for reference in images.references(kind, *_named(chosen))]
+    journal = Journal(load_settings().wopr_home)
+    with journal.operation("images.build", images=names, base_image=inputs.base_image) as operation:
+        for source, request in plan:
             made = images.build(DockerCommand(), source, request, _telling(stages))
-            operation.step(request.kind, id=made.id, bytes=made.bytes, inputs=made.inputs, made=made.made)
+            about = {"id": made.id, "bytes": made.bytes, "inputs": made.inputs, "revision": made.revision}
+            operation.step(request.kind, made=made.made, **about)
             built.append(made)
     _tell_built(built, as_json=as_json)
     if not any(made.made for made in built):
@@ -208,16 +208,16 @@ def _credentials(repository: str) -> "Credentials | None":
     )
 
 
-def _tell_plan(source: "Source", requests: "Sequence[Request]", *, as_json: bool) -> None:
+def _tell_plan(plan: "Sequence[tuple[Source, Request]]", *, as_json: bool) -> None:
     from wopr.delivery import images
 
     plans = []
-    for request in requests:
+    for source, request in plan:
         labels = images.labels(source, request.kind, "…", request.base_image)
         command = images.build_command(request, f"{images.TOOLS_REPOSITORY}:{request.kind}-…", labels)
-        plans.append({"image": request.kind, "command": ["docker", *command]})
+        plans.append({"image": request.kind, "revision": source.revision, "command": ["docker", *command]})
     if as_json:
-        output.json_document({"would_build": plans, "revision": source.revision, "dry_run": True})
+        output.json_document({"would_build": plans, "dry_run": True})
     else:
         output.result("\n".join(f"would run {' '.join(map(str, plan['command']))}" for plan in plans))
 

@@ -33,6 +33,7 @@ REPOSITORY = "ghcr.io/wopr-network"
 NAMES: Mapping[Kind, Sequence[str]] = {"platform": ("wopr-platform", "wopr-platform-ui"), "bot": ("wopr-bot",)}
 DOCKERFILES: Mapping[Kind, str] = {"platform": "Dockerfile", "bot": "Dockerfile.bot"}
 FILES: Mapping[Kind, Sequence[str]] = {"platform": image_context.PLATFORM_FILES, "bot": image_context.BOT_FILES}
+LOCK = "uv.lock"
 TOOLS_REPOSITORY = "wopr-tools"
 INPUTS_LABEL = "wopr.inputs"
 TEST_LABEL = "wopr.test-image"
@@ -44,7 +45,8 @@ LOOPBACK = ("127.", "localhost")
 
 @dataclass(frozen=True)
 class Source:
-    """A checkout: its folder, version, commit (with `-dirty` when files differ) and the commit's time in seconds."""
+    """A checkout: its folder and version; the commit that last touched an image's files, with `-dirty` when they differ
+    from it, and that commit's time in seconds."""
 
     folder: Path
     version: str
@@ -134,8 +136,11 @@ def build_command(request: Request, tools: str, named: Mapping[str, str]) -> Com
     return ("build", *options, *_arguments(request, tools), "-")
 
 
-def read_source(folder: Path, created: int | None = None) -> Source:
-    """What a checkout says of itself. Without git the revision is unknown and the time is `created` or 1980."""
+def read_source(folder: Path, kind: Kind, created: int | None = None) -> Source:
+    """What a checkout says of the sources of one image: an image is as old as the last commit that touched it.
+
+    Without git the revision is unknown and the time is `created` or 1980.
+    """
     project = folder / "pyproject.toml"
     if not (folder / DOCKERFILES["platform"]).is_file() or not project.is_file():
         raise NotFound(
@@ -143,11 +148,11 @@ def read_source(folder: Path, created: int | None = None) -> Source:
             remedy="Run this in the checkout, or name it with --source.",
         )
     version = str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
-    revision = _git(folder, "rev-parse", "HEAD") or "unknown"
-    if revision != "unknown" and _git(folder, "status", "--porcelain", "--", *FILES["platform"], *FILES["bot"]):
+    files = (*FILES[kind], LOCK)
+    revision, _, committed = _git(folder, "log", "-1", "--format=%H %ct", "--", *files).partition(" ")
+    if revision and _git(folder, "status", "--porcelain", "--", *files):
         revision += "-dirty"
-    committed = _git(folder, "log", "-1", "--format=%ct")
-    return Source(folder, version, revision, created or int(committed or image_packages.FILE_TIME))
+    return Source(folder, version, revision or "unknown", created or int(committed or image_packages.FILE_TIME))
 
 
 def build(docker: DockerCommand, source: Source, request: Request, stage: Stage) -> Built:
@@ -157,7 +162,7 @@ def build(docker: DockerCommand, source: Source, request: Request, stage: Stage)
         base = _present(docker, request.base_image)
         cli = _present(docker, request.docker_cli_image) if request.kind == "platform" else ""
         tools = _tools(docker, source, request, (base, cli))
-    with (source.folder / "uv.lock").open("rb") as file:
+    with (source.folder / LOCK).open("rb") as file:
         layers = image_packages.groups(request.kind, tomllib.load(file))
     lines = {layer.name: image_packages.requirements(uv, source.folder, layer.packages) for layer in layers}
     more = {**lines, "tools": tools, "revision": source.revision, "created": str(source.created)}
