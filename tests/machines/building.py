@@ -28,7 +28,7 @@ SLIM_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libgomp1", "libs
 NOT_NEEDED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/log")
 BOOTSTRAP_SECONDS = 600.0
 CHECKOUT = Path(__file__).parent.parent.parent
-THIRD_PARTIES = ("postgres", "caddy")
+THIRD_PARTIES = ("postgres", "caddy", "docker-cli")
 REPOSITORY = "wopr-test"
 BUILD_SECONDS = 900.0
 # Images of earlier sources stay for a while: other runs may use them, and going back to them costs nothing.
