@@ -25,7 +25,7 @@ EXCEPTIONS: dict[str, str] = {
 }
 READS_ENVIRONMENT = {
     "core/settings.py": "the one reader",
-    "cli/output.py": "NO_COLOR and TERM, which belong to the terminal",
+    "cli/terminal.py": "NO_COLOR and TERM, which belong to the terminal",
     "cli/up.py": "hands its own environment on to the children",
     "cli/processes.py": "hands its own environment on to the children",
 }

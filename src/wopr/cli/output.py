@@ -5,28 +5,26 @@ was given, 130 interrupted.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-if TYPE_CHECKING:
-    from wopr.cli.progress import Progress
+from wopr.cli.progress import Progress as Progress
+from wopr.cli.progress import ProgressKind as ProgressKind
+from wopr.cli.terminal import DIM, rewritable
+from wopr.cli.terminal import bad as bad
+from wopr.cli.terminal import bold as bold
+from wopr.cli.terminal import choose_color as choose_color
+from wopr.cli.terminal import colored as colored
+from wopr.cli.terminal import dim as dim
+from wopr.cli.terminal import good as good
+from wopr.cli.terminal import paint as paint
+from wopr.cli.terminal import warn as warn
+from wopr.cli.terminal import write_error as write_error
 
 FAILED, USAGE, REFUSED, NOTHING_TO_DO, INTERRUPTED = 1, 2, 3, 4, 130
-
-
-class ProgressKind(StrEnum):
-    """How a long command tells on stderr how far it is."""
-
-    AUTO = "auto"  # tty on a terminal, else plain; quiet beside --json
-    TTY = "tty"
-    PLAIN = "plain"
-    JSON = "json"
-    QUIET = "quiet"
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout and nothing else.")]
@@ -38,61 +36,19 @@ ProgressOption = Annotated[
 ]
 ExitCodeOption = Annotated[bool, typer.Option("--exit-code", help="End with 4 instead of 0 when nothing was to do.")]
 
-_GREEN, _RED, _DIM, _BOLD, _YELLOW = "32", "31", "2", "1", "33"
-_color_choice = "auto"
 # The stream that a progress was chosen for, and the progress: it says how everything else is written there.
-_speaking: "tuple[TextIO, Progress] | None" = None
+_speaking: tuple[TextIO, Progress] | None = None
 
 
-def choose_color(choice: str) -> None:
-    """Set by the root command's `--color`: auto, always or never."""
-    global _color_choice
-    _color_choice = choice
-
-
-def colored(stream: TextIO) -> bool:
-    """Whether escape codes may be written: never when piped, with NO_COLOR or on a dumb terminal."""
-    if _color_choice != "auto":
-        return _color_choice == "always"
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def paint(text: str, code: str, stream: TextIO) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if colored(stream) else text
-
-
-def good(text: str) -> str:
-    return paint(text, _GREEN, sys.stderr)
-
-
-def bad(text: str) -> str:
-    return paint(text, _RED, sys.stderr)
-
-
-def warn(text: str) -> str:
-    return paint(text, _YELLOW, sys.stderr)
-
-
-def dim(text: str) -> str:
-    return paint(text, _DIM, sys.stderr)
-
-
-def bold(text: str) -> str:
-    return paint(text, _BOLD, sys.stderr)
-
-
-def progress(kind: ProgressKind, machine: str = "", *, as_json: bool = False) -> "Progress":
+def progress(kind: ProgressKind, machine: str = "", *, as_json: bool = False) -> Progress:
     """The stages of this command, told as `--progress` asks; `machine` is the one meant where a stage names none.
 
     Auto is tty on a terminal and else plain, but quiet beside `--json`. From here on `say` is left out where only
     errors (quiet) or only JSON lines are wanted.
     """
     global _speaking
-    from wopr.cli.progress import Progress
-
     if kind is ProgressKind.AUTO:
-        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        kind = ProgressKind.QUIET if as_json else ProgressKind.TTY if terminal else ProgressKind.PLAIN
+        kind = ProgressKind.QUIET if as_json else ProgressKind.TTY if rewritable() else ProgressKind.PLAIN
     made = Progress(kind, machine)
     _speaking = (sys.stderr, made)
     return made
@@ -105,16 +61,6 @@ def say(text: str = "") -> None:
         write_error(text)
 
 
-def write_error(line: str) -> None:
-    """A line on stderr whatever `--progress` says: an error, or what progress itself tells."""
-    typer.echo(line, err=True, color=colored(sys.stderr))
-
-
-def write_raw(text: str) -> None:
-    """Characters on stderr without an end of line."""
-    typer.echo(text, err=True, nl=False, color=colored(sys.stderr))
-
-
 def result(text: str) -> None:
     """A line of the command's result."""
     _make_room()
@@ -123,11 +69,13 @@ def result(text: str) -> None:
 
 def json_document(value: Any) -> None:  # whatever json can write
     """The result as one JSON document."""
+    _make_room()
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def json_line(value: Mapping[str, Any]) -> None:
     """One line of JSON for a command that follows."""
+    _make_room()
     typer.echo(json.dumps(value, ensure_ascii=False, default=str))
     sys.stdout.flush()
 
@@ -144,7 +92,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
     head = aligned([header.upper() for header in headers])
-    result(paint(head, _DIM, sys.stdout))
+    result(paint(head, DIM, sys.stdout))
     for line in lines:
         result(aligned(line))
 

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from types import TracebackType
 
-from wopr.cli import output
-from wopr.cli.output import ProgressKind
+from wopr.cli import terminal
 
 TICK_SECONDS = 0.1
 COLUMNS = 80
@@ -27,6 +27,16 @@ NEXT_REMINDER_SECONDS = 60.0
 INSTANT_SECONDS = 0.05
 STEP_PERCENT = 10
 STEP_WITHOUT_TOTAL = 50_000_000
+
+
+class ProgressKind(StrEnum):
+    """How a long command tells on stderr how far it is."""
+
+    AUTO = "auto"  # tty on a terminal, else plain; quiet beside --json
+    TTY = "tty"
+    PLAIN = "plain"
+    JSON = "json"
+    QUIET = "quiet"
 
 
 @dataclass
@@ -95,14 +105,14 @@ class Progress:
             elif self.kind is ProgressKind.TTY:
                 if stage.keep or not well:
                     self.clear()
-                    output.write_error(self._tty_line(stage, detail, reason, well=well))
+                    terminal.write_error(self._tty_line(stage, detail, reason, well=well))
                 self.redraw()
             elif self.kind is ProgressKind.PLAIN:
                 seconds = self.clock() - stage.started
                 after = f" after {seconds:.1f} s" if seconds >= INSTANT_SECONDS else ""
                 self._tell_plain(stage, f"done in {seconds:.1f} s  {detail}" if well else f"FAILED{after}  {reason}")
             elif not well:
-                output.write_error(f"{output.bad('failed:')} {self._full(stage)}  {reason}".rstrip())
+                terminal.write_error(f"{terminal.bad('failed:')} {self._full(stage)}  {reason}".rstrip())
 
     def update(self, stage: "Stage", before: str) -> None:
         """A stage knows more about how far it is than it did `before`."""
@@ -133,7 +143,7 @@ class Progress:
         """Blank the line that is being rewritten, so that something else can be written."""
         with self._lock:
             if self._drawn:
-                output.write_raw("\r" + " " * self._drawn + "\r")
+                terminal.write_raw("\r" + " " * self._drawn + "\r")
                 self._drawn = 0
 
     def redraw(self) -> None:
@@ -147,7 +157,7 @@ class Progress:
             seconds = int(self.clock() - stage.started)
             words = (self._named(stage), stage.far(), f"{seconds} s" if seconds else "")
             line = f"  … {'  '.join(word for word in words if word)}{more}"[: _columns() - 1]
-            output.write_raw("\r" + line.ljust(self._drawn))
+            terminal.write_raw("\r" + line.ljust(self._drawn))
             self._drawn = len(line)
 
     def _tick_while_open(self) -> None:
@@ -173,17 +183,17 @@ class Progress:
     def _tty_line(self, stage: "Stage", detail: str, reason: str, *, well: bool) -> str:
         seconds = self.clock() - stage.started
         if well:
-            return f"  {output.good('✓')} {self._named(stage):<20} {seconds:6.2f} s  {output.dim(detail)}".rstrip()
-        return f"  {output.bad('✗')} {self._full(stage):<20} {seconds:6.2f} s  {reason}".rstrip()
+            return f"  {terminal.good('✓')} {self._named(stage):<20} {seconds:6.2f} s  {terminal.dim(detail)}".rstrip()
+        return f"  {terminal.bad('✗')} {self._full(stage):<20} {seconds:6.2f} s  {reason}".rstrip()
 
     def _tell_plain(self, stage: "Stage", words: str) -> None:
-        output.write_error(f"{self._at()} {self._full(stage)}  {words}".rstrip())
+        terminal.write_error(f"{self._at()} {self._full(stage)}  {words}".rstrip())
 
     def _tell_json(self, stage: "Stage", event: str, **more: object) -> None:
         line = {"at": self._at(), "event": event, "machine": self._machine(stage), "stage": stage.what}
         timed = {"seconds": round(self.clock() - stage.started, 3)} if event != "started" else {}
         given = {name: value for name, value in more.items() if value not in ("", None)}
-        output.write_error(json.dumps({**line, **timed, **given}, ensure_ascii=False))
+        terminal.write_error(json.dumps({**line, **timed, **given}, ensure_ascii=False))
 
     def _at(self) -> str:
         return self.now().strftime("%Y-%m-%dT%H:%M:%SZ")
