@@ -135,7 +135,7 @@ def _incident(number: int, group: Sequence[Entry]) -> Incident:
     for entry in group:
         said |= {n: str(entry.data[n]) for n in ("severity", "root_cause", "impact") if entry.data.get(n)}
         given = entry.data.get("follow_up") or []
-        follow_up += [given] if isinstance(given, str) else map(str, given)
+        follow_up += map(str, given) if isinstance(given, list) else [str(given)]
         kind = _kind(entry)
         if kind in times:
             times[kind] = times[kind] or str(entry.data.get("happened_at") or entry.at)
