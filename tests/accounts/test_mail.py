@@ -239,7 +239,7 @@ async def test_the_table_of_loops_sends_mails_and_purges_what_has_run_out(world)
     deliver, purge = loops(world.platform)
     assert (deliver.name, tuple(deliver.wake)) == ("deliver_mail", (mail.MAIL_CHANNEL,))
     assert await deliver.run() == {"kept": 2}
-    assert await purge.run() == {"sessions": 0, "links": 0, "mails": 0, "limits": 0}
+    assert await purge.run() == {"sessions": 0, "links": 0, "mails": 0, "limits": 0, "answers": 0}
     world.clock.advance(31 * 24 * 3600)
     counts = await purge.run()
     assert (counts["sessions"], counts["links"], counts["mails"]) == (1, 1, 2)

@@ -23,7 +23,7 @@ async def test_the_migrated_tables_of_accounts_equal_the_models(db: Database) ->
         )
         return compare_metadata(context, Base.metadata)
 
-    assert len(OURS) == 8
+    assert len(OURS) == 9
     async with db.begin() as session:
         connection = await session.connection()
         assert await connection.run_sync(differences) == []

@@ -107,16 +107,42 @@ async def test_a_running_bot_is_charged_across_a_restart_of_the_api_and_a_stoppe
     first = world.reconciler()
     await first.settle()
     await first.close()
+    await earlier(world)
     second = world.reconciler()
     await second.settle()
     assert await world.sql("SELECT count(*) FROM bot_runs") == 1
-    assert await world.sql("SELECT seen_at > started_at AND ended_at IS NULL FROM bot_runs")
+    assert await world.sql("SELECT seen_at >= started_at + interval '40 s' AND ended_at IS NULL FROM bot_runs")
     await customer.http.post(f"/fleet/bots/{bot['id']}/stop")
     await second.settle()
     assert await world.sql("SELECT ended_at IS NOT NULL AND ended_at = seen_at FROM bot_runs")
     ended = await world.sql("SELECT ended_at FROM bot_runs")
     await second.settle()
     assert await world.sql("SELECT seen_at FROM bot_runs") == ended
+
+
+async def test_a_look_at_what_runs_as_it_should_writes_nothing_until_its_time_must_be_noted(world: World) -> None:
+    customer = await world.customer()
+    for name in ("Ada", "Bob"):
+        await customer.create(name)
+    reconciler = world.reconciler()
+    await reconciler.settle()
+    written = "SELECT string_agg(x.xmin::text, ' ' ORDER BY x.xmin::text) FROM {} x"
+    tables = ("bots", "bot_observed", "bot_runs", "runtime_bots")
+    before = [await world.sql(written.format(table)) for table in tables]
+    for _ in range(2):
+        await reconciler.settle()
+    assert [await world.sql(written.format(table)) for table in tables] == before
+    await earlier(world)
+    await reconciler.settle()
+    assert await world.sql("SELECT bool_and(seen_at >= started_at + interval '40 s') FROM bot_runs")
+
+
+async def earlier(world: World) -> None:
+    """As if everything that runs had been noted 40 s ago for the last time."""
+    await world.sql(
+        "UPDATE bot_runs SET started_at = started_at - interval '40 s', seen_at = seen_at - interval '40 s', "
+        "charged_until = charged_until - interval '40 s'"
+    )
 
 
 async def test_what_runs_is_known_to_billing_before_it_is_charged(world: World) -> None:

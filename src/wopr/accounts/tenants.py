@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Select, Text, cast, func, or_, select, update
+from sqlalchemy import ARRAY, Select, Text, Uuid, bindparam, cast, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.accounts.models import Membership, Tenant, User
@@ -71,6 +71,13 @@ async def tenant_names(session: AsyncSession, tenant_ids: Collection[UUID]) -> d
     """The names of these tenants; one that is gone is left out."""
     found = await session.execute(select(Tenant.id, Tenant.name).where(Tenant.id.in_(tenant_ids)))
     return {row.id: row.name for row in found}
+
+
+async def suspensions(session: AsyncSession, tenant_ids: Collection[UUID]) -> dict[UUID, bool]:
+    """Whether the operator suspended each of these tenants, in one statement; one that is gone is left out."""
+    wanted = Tenant.id == func.any(bindparam("ids", list(tenant_ids), ARRAY(Uuid)))
+    found = await session.execute(select(Tenant.id, Tenant.suspended_at.is_not(None)).where(wanted))
+    return {row[0]: row[1] for row in found}
 
 
 async def owner_email(session: AsyncSession, tenant_id: UUID) -> str:

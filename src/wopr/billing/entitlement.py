@@ -9,6 +9,7 @@ nothing but is the second notice: bots stay stopped and their data stays where i
 them.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -16,7 +17,7 @@ from typing import Literal
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.billing.ledger import Balance, balance
+from wopr.billing.ledger import Balance, balances
 from wopr.billing.prices import Stages, load_prices
 from wopr.core.errors import PaymentRequired
 from wopr.core.ids import TenantId
@@ -70,16 +71,27 @@ async def entitlement(
     session: AsyncSession, tenant_id: TenantId, now: datetime, stages: Stages | None = None
 ) -> Entitlement:
     """What the tenant may do now. Reads only; the loop `entitlements` stores the stages."""
-    money = await balance(session, tenant_id)
-    row = (
-        await session.execute(
-            text("SELECT state, since, warn_since, reminded_at FROM entitlements WHERE tenant_id = :tenant"),
-            {"tenant": tenant_id},
-        )
-    ).one_or_none()
-    stored = Stored(*row) if row is not None else None
-    chosen = stages or load_prices().stages
-    return describe(plan(money, stored, chosen, now), money, chosen)
+    return (await entitlements(session, [tenant_id], now, stages or load_prices().stages))[tenant_id]
+
+
+async def entitlements(
+    session: AsyncSession, tenant_ids: Collection[TenantId], now: datetime, stages: Stages
+) -> dict[TenantId, Entitlement]:
+    """What each of these tenants may do now, in two statements however many they are."""
+    ids = list(tenant_ids)
+    money = await balances(session, ids)
+    rows = await session.execute(
+        text(
+            "SELECT tenant_id, state, since, warn_since, reminded_at FROM entitlements "
+            "WHERE tenant_id = ANY(CAST(:tenants AS uuid[]))"
+        ),
+        {"tenants": ids},
+    )
+    stored = {TenantId(tenant_id): Stored(*rest) for tenant_id, *rest in rows}
+    return {
+        tenant_id: describe(plan(money[tenant_id], stored.get(tenant_id), stages, now), money[tenant_id], stages)
+        for tenant_id in ids
+    }
 
 
 async def at_the_end(session: AsyncSession) -> list[TenantId]:

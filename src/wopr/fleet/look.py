@@ -41,8 +41,17 @@ class Sight:
     def facts(self) -> Facts:
         """What the rows say now."""
         bot, seen = self.bot, self.observed
-        wanted = (bot.id, bot.tenant_id, bot.desired, bot.generation)
-        return Facts(*wanted, seen.state, seen.reason, seen.instance_id, seen.ready_at, seen.crashes)
+        return Facts(
+            bot.id,
+            bot.tenant_id,
+            bot.desired,
+            bot.generation,
+            seen.state,
+            seen.reason,
+            seen.instance_id,
+            seen.ready_at,
+            seen.crashes,
+        )
 
     @property
     def ready(self) -> bool:
@@ -74,7 +83,7 @@ async def read_all(session: AsyncSession) -> list[Facts]:
         .outerjoin(BotRun, and_(BotRun.id == BotObserved.instance_id, BotRun.ended_at.is_(None)))
         .where(Bot.deleted_at.is_(None))
     )
-    return [Facts(*row) for row in await session.execute(query)]
+    return [Facts._make(row) for row in await session.execute(query)]
 
 
 async def of_tenant(session: AsyncSession, tenant_id: UUID) -> list[UUID]:

@@ -29,7 +29,7 @@ from wopr.fleet.locks import BotLocks
 from wopr.fleet.look import Sight
 from wopr.fleet.plan import Action, Desired, Plan, Standing, State, plan
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance, Runtime
-from wopr.fleet.standing import standing
+from wopr.fleet.standing import standing, standings
 
 PASS_SECONDS = 10.0
 DRAIN_SECONDS_MAX = 30.0
@@ -37,6 +37,7 @@ STEPS_MAX = 8
 RETRY_SECONDS = 2.0
 STANDING_SECONDS = 30.0
 AT_ONCE_MAX = 16
+RUNNING = Desired.RUNNING.value
 AT_REST = (State.STOPPED, State.SUSPENDED)
 
 log = structlog.get_logger(__name__)
@@ -199,20 +200,22 @@ class Reconciler:
         marked: set[UUID] = set()
         known = self._known_standings()
         async with self._platform.db.begin() as session:
-            rows = await look.read_all(session)
-            for bot, observed in rows:
-                if bot.desired == Desired.RUNNING.value and bot.tenant_id not in known:
-                    known[bot.tenant_id] = await standing(session, bot.tenant_id, self._platform.settings, now)
-                    self._standings[bot.tenant_id] = (self._platform.clock.monotonic(), known[bot.tenant_id])
-                sight = Sight(bot, observed, instances.get(BotId(bot.id)))
-                step = plan(sight.wanted, sight.real, known.get(bot.tenant_id, Standing(True)), now)
-                if not sight.settled(step):
-                    marked.add(bot.id)
-                if step.look_again_at is not None and bot.id not in self._timers:
-                    self._later(bot.id, (step.look_again_at - now).total_seconds())
-            await runs.mark_seen(session, [instance.id for instance in instances.values()], now)
-        self._counts["bots"], self._counts["running"] = len(rows), len(instances)
-        await self._stop_strays(instances, {bot.id for bot, _ in rows})
+            bots = await look.read_all(session)
+            unknown = {bot.tenant_id for bot in bots if bot.desired == RUNNING and bot.tenant_id not in known}
+            if unknown:
+                found = await standings(session, unknown, self._platform.settings, now)
+                known |= found
+                self._standings |= {tenant: (self._platform.clock.monotonic(), one) for tenant, one in found.items()}
+            await runs.mark_seen(session, runs.long_unseen(bots, instances, now), now)
+        for bot in bots:
+            instance = instances.get(BotId(bot.id))
+            step = plan(bot.wanted, bot.real(instance), known.get(bot.tenant_id, Standing(True)), now)
+            if not bot.settled(step, instance):
+                marked.add(bot.id)
+            if step.look_again_at is not None and bot.id not in self._timers:
+                self._later(bot.id, (step.look_again_at - now).total_seconds())
+        self._counts["bots"], self._counts["running"] = len(bots), len(instances)
+        await self._stop_strays(instances, {bot.id for bot in bots})
         return marked
 
     def _known_standings(self) -> dict[UUID, Standing]:
@@ -268,7 +271,7 @@ class Reconciler:
             sight = self._timed(Sight(*rows, instance))
             crashed = await look.record_end(session, sight, self._ended.pop(BotId(bot_id), None))
             allowed = await standing(session, sight.bot.tenant_id, self._platform.settings, now)
-            step = plan(sight.wanted, sight.real, allowed, now)
+            step = plan(sight.facts.wanted, sight.real, allowed, now)
             before = State(sight.observed.state)
             if not sight.settled(step):
                 await look.record(session, sight, step, now)

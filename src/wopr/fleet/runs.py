@@ -5,12 +5,12 @@ is charged twice (the charge and its mark are one transaction, and billing store
 restarts leaves no gap (the run is adopted with its instance), and time that nobody observed costs nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ARRAY, Uuid, bindparam, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,9 +18,12 @@ from wopr.billing.prices import PriceSheet
 from wopr.billing.usage import BotRuntime, charge_runtime, note_running, note_stopped
 from wopr.core.db import Database
 from wopr.core.ids import BotId, TenantId
-from wopr.fleet.models import BotRun
+from wopr.fleet.facts import Facts
+from wopr.fleet.models import UNCHARGED, BotRun
+from wopr.fleet.runtimes.protocol import Instance
 
 CHARGES_MAX = 10_000
+SEEN_AGAIN = timedelta(seconds=30)
 CHARGE_AFTER_MIN = timedelta(seconds=30)
 CHARGE_AFTER_MAX = timedelta(hours=1)
 
@@ -64,11 +67,29 @@ async def close_runs(session: AsyncSession, bot_id: UUID, keep: UUID | None, end
         await note_stopped(session, bot_id)
 
 
+def long_unseen(bots: Iterable[Facts], instances: Mapping[BotId, Instance], now: datetime) -> list[UUID]:
+    """The instances that run now and whose runs were not noted for a while, so that most passes write nothing.
+
+    What that leaves uncharged is less than SEEN_AGAIN of a run that ends while nobody watches: one that ends before our
+    eyes has a time of its own.
+    """
+    due = now - SEEN_AGAIN
+    return [
+        bot.instance_id
+        for bot in bots
+        if bot.seen_at is not None and bot.seen_at <= due and bot.instance_id is not None
+        if (living := instances.get(BotId(bot.id))) is not None and living.id == bot.instance_id
+    ]
+
+
 async def mark_seen(session: AsyncSession, instance_ids: Sequence[UUID], now: datetime) -> None:
     """These instances run at this moment."""
+    if not instance_ids:
+        return
     await session.execute(
         update(BotRun)
-        .where(BotRun.id.in_(instance_ids), BotRun.ended_at.is_(None), BotRun.seen_at < now)
+        .where(BotRun.id == func.any(bindparam("ids", list(instance_ids), ARRAY(Uuid))))
+        .where(BotRun.ended_at.is_(None), BotRun.seen_at < now)
         .values(seen_at=now)
         .execution_options(synchronize_session=False)
     )
@@ -84,7 +105,7 @@ async def charge_runs(db: Database, sheet: PriceSheet) -> int:
         waiting = BotRun.seen_at - BotRun.charged_until
         so_far = BotRun.charged_until - BotRun.started_at
         due = select(BotRun.id).where(
-            or_(BotRun.ended_at.is_(None), BotRun.charged_until < BotRun.seen_at),
+            text(UNCHARGED),
             waiting >= timedelta(seconds=1),
             or_(
                 BotRun.ended_at.is_not(None),

@@ -1,4 +1,4 @@
-"""Answers that are kept under an Idempotency-Key, and what each API key spent by day."""
+"""Answers kept under an Idempotency-Key, what each API key spent by day, and running bots that are noted cheaply."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -30,6 +30,11 @@ def upgrade() -> None:
         sa.Column("cost", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("key_id", "day", name="pk_key_spending"),
     )
+    # The old one named `seen_at`, so that noting a running bot wrote the index, too.
+    op.drop_index("ix_bot_runs_uncharged", "bot_runs")
+    uncharged = "ended_at IS NULL OR ended_at - charged_until >= interval '1 second'"
+    op.create_index("ix_bot_runs_uncharged", "bot_runs", ["bot_id"], postgresql_where=sa.text(uncharged))
+    op.execute("ALTER TABLE bot_runs SET (fillfactor = 70)")
     op.execute(
         "INSERT INTO key_spending (key_id, day, cost) "
         "SELECT key_id, (started_at AT TIME ZONE 'UTC')::date, sum(cost)::bigint FROM usage_records "
@@ -38,5 +43,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_bot_runs_uncharged", "bot_runs")
+    uncharged = "ended_at IS NULL OR charged_until < seen_at"
+    op.create_index("ix_bot_runs_uncharged", "bot_runs", ["bot_id"], postgresql_where=sa.text(uncharged))
+    op.execute("ALTER TABLE bot_runs RESET (fillfactor)")
     op.drop_table("key_spending")
     op.drop_table("idempotent_answers")

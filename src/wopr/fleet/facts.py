@@ -1,0 +1,45 @@
+"""What deciding about bots needs of the database: little of each, since every pass reads it of them all."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from wopr.fleet.plan import Action, Desired, Observed, Plan, Wanted
+from wopr.fleet.runtimes.protocol import Instance
+
+
+class Facts(NamedTuple):
+    """One bot as its rows have it.
+
+    `seen_at` is when the run of its instance was last noted; None without an open run.
+    """
+
+    id: UUID
+    tenant_id: UUID
+    desired: str
+    generation: int
+    state: str
+    reason: str
+    instance_id: UUID | None
+    ready_at: datetime | None
+    crashes: Sequence[datetime]
+    seen_at: datetime | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(Desired(self.desired), self.generation)
+
+    def ready(self, instance: Instance | None) -> bool:
+        """Whether the living instance is the one that answered."""
+        return instance is not None and self.instance_id == instance.id and self.ready_at is not None
+
+    def real(self, instance: Instance | None, waited_seconds: float = 0.0) -> Observed:
+        """What is, with what lives."""
+        generation = instance.generation if instance else None
+        return Observed(generation, self.ready(instance), waited_seconds, tuple(self.crashes))
+
+    def settled(self, step: Plan, instance: Instance | None) -> bool:
+        """Whether nothing is to be done or written."""
+        shown = self.state == step.state.value and self.reason == step.reason
+        return step.action is Action.NOTHING and shown and self.instance_id == (instance.id if instance else None)
