@@ -50,6 +50,8 @@ RECIPES = {
     "docker-cli": Recipe(("docker:27-cli",), "base"),
     "postgres": Recipe(("postgres:16-alpine",), "slim"),
     "caddy": Recipe(("caddy:2-alpine",), "slim"),
+    "node": Recipe(("wopr-test/node:bookworm",), "slim"),
+    "node-agent": Recipe(("wopr-test/node-agent:bookworm",), "slim"),
 }
 
 
