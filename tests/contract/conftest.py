@@ -1,3 +1,3 @@
 """Containers are one of the places where the contract of runtimes holds: their engine is that of the machine tests."""
 
-from tests.machines.conftest import base_image, bots, bots_installation, engine, slim_image  # noqa: F401
+from tests.machines.conftest import base_image, bot_image, bots_installation, engine, slim_image  # noqa: F401

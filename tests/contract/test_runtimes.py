@@ -194,6 +194,8 @@ async def test_a_process_without_a_record_is_found_and_ended_by_the_next_start(
 
 async def test_stopping_everything_under_a_folder_needs_no_runtime(process_place: ProcessPlace, tmp_path: Path) -> None:
     bots = [await process_place.make().start(spec()) for _ in range(2)]
+    for bot in bots:
+        await answering(bot)
     (tmp_path / "bots" / str(bots[0].bot_id) / "run.json").unlink()
     assert await asyncio.to_thread(stop_all, tmp_path) == 2
     assert await process_place.make().observe() == {}

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,7 +131,8 @@ async def answering(instance: Instance) -> httpx.Response:
                 await asyncio.sleep(0.02)
 
 
-async def first_line(runtime: DockerRuntime, bot_id: BotId) -> str:
-    """The first line of a bot's log, followed."""
-    async with aclosing(runtime.follow(bot_id, 100)) as lines, asyncio.timeout(WAIT_SECONDS):  # type: ignore[type-var]
-        return (await anext(lines)).text
+async def until(true: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not true():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.02)

@@ -1,11 +1,13 @@
 """Hears from the engine that a bot's container ended, and finds out why.
 
-The stream of events is opened again when the engine comes back. What ended while nobody listened is found by the next
-look at everything and is no crash: the engine or the whole machine was restarted, and no bot is to blame for that.
+The stream of events is opened again when the engine comes back. What ended while nobody listened, or was politely told
+to by the engine, is found by the next look at everything and is no crash: the engine or its machine was restarted, or
+somebody stopped the container by hand, and no bot is to blame for that.
 """
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import time
@@ -90,9 +92,13 @@ class Ends:
 
     def _hear(self, event: Mapping[str, Any]) -> None:
         self._on_change()
+        container = str(event["Actor"]["ID"])
+        if event.get("Action") == "kill" and event["Actor"]["Attributes"].get("signal") == str(int(signal.SIGTERM)):
+            if container not in self._expected:
+                self.expect(container)
+            return
         if event.get("Action") != "die":
             return
-        container = str(event["Actor"]["ID"])
         reason = self._expected.pop(container, None)
         if reason == "" or self.on_end is None:
             return

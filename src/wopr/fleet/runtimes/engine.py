@@ -132,7 +132,7 @@ class Engine:
 
         Ends when the engine goes away.
         """
-        filters = json.dumps({"type": ["container"], "label": _pairs(labels), "event": ["start", "die", "oom"]})
+        filters = json.dumps({"type": ["container"], "label": _pairs(labels), "event": ["start", "kill", "die"]})
         query = {"filters": filters} if since is None else {"filters": filters, "since": f"{since:.9f}"}
         timeout = aiohttp.ClientTimeout()
         with _errors(self.address):

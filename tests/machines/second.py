@@ -1,0 +1,102 @@
+"""A second Docker daemon beside the shared one, in a network of its own, for tests that stop and kill it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.machines.engine import Engine, EngineError
+
+START_SECONDS = 30.0
+# In a network namespace: two daemons would rewrite each other's chains of iptables.
+BEGIN = 'ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward; exec "$@"'
+
+
+@dataclass
+class Daemon:
+    """A daemon that may be ended in any way and started again with the same data."""
+
+    folder: Path
+    engine: Engine
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        # Where nobody reaps orphans, a number of the daemon before still seems to be alive.
+        for left in ("dockerd.pid", "exec/containerd/containerd.pid"):
+            (self.folder / left).unlink(missing_ok=True)
+        command = (
+            *("dockerd", "--host", self.engine.socket, "--data-root", str(self.folder / "data")),
+            *("--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "dockerd.pid")),
+        )
+        with (self.folder / "log").open("ab") as log:
+            enter = ("nsenter", f"--net={self._namespace}", "sh", "-c", BEGIN, "sh")
+            self.process = subprocess.Popen(
+                (*enter, *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if self.engine.docker("info", check=False).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise EngineError(f"the second daemon did not start:\n{(self.folder / 'log').read_text()[-3000:]}")
+
+    def end(self, how: signal.Signals) -> None:
+        """End it: politely, when it takes its containers along, or as a crash would."""
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(30)
+            self.process = None
+
+    @property
+    def _namespace(self) -> Path:
+        return Path("/var/run/netns") / self.folder.name
+
+
+@contextmanager
+def daemon(first: Engine, *images: str) -> Iterator[Daemon]:
+    """A second daemon with these images of the first one."""
+    folder = Path(tempfile.mkdtemp(prefix="wopr-d2-", dir="/var/tmp"))
+    subprocess.run(["ip", "netns", "add", folder.name], check=True, capture_output=True)
+    made = Daemon(folder, Engine(f"unix://{folder}/docker.sock", first.run_id))
+    try:
+        made.start()
+        _copy(first, made.engine, images)
+        yield made
+    finally:
+        if made.process is not None:
+            made.engine.sweep(made.engine.label)
+            made.engine.sweep(f"wopr.installation={made.engine.run_id}")
+        made.end(signal.SIGTERM)
+        _end_what_is_left(folder)
+        subprocess.run(["ip", "netns", "del", folder.name], capture_output=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(first: Engine, second: Engine, images: tuple[str, ...]) -> None:
+    with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE, env=first.environment) as saving:
+        loading = subprocess.run(
+            ["docker", "load", "--quiet"], stdin=saving.stdout, env=second.environment, capture_output=True
+        )
+    if loading.returncode != 0:
+        raise EngineError(loading.stderr.decode())
+
+
+def _end_what_is_left(folder: Path) -> None:
+    """After a crash the shims and the containers live on; they name the folder in their command lines."""
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes() if entry.name.isdecimal() else b""
+        except OSError:
+            continue
+        if str(folder).encode() in command and int(entry.name) != os.getpid():
+            os.kill(int(entry.name), signal.SIGKILL)
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        if line.split()[4].startswith(str(folder)):
+            subprocess.run(["umount", "-l", line.split()[4]], capture_output=True)
