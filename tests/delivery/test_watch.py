@@ -41,6 +41,7 @@ class Simulated:
     verdicts: list[tuple[str, str]] = field(default_factory=list)
     told: list[Event] = field(default_factory=list)
     tidied: int = 0
+    looked: int = 0
     during: Callable[[], None] | None = None
     concurrent: int = 0
 
@@ -78,6 +79,9 @@ class Simulated:
 
     async def handled(self) -> Mapping[str, str]:
         return self.memory
+
+    async def alive(self) -> None:
+        self.looked += 1
 
     async def settled(self) -> None:
         self.tidied += 1

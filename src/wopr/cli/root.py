@@ -16,7 +16,8 @@ GROUPS = (
     "nodes", "bots", "models", "admin", "logbook", "incident", "emulators", "trigger", "migrate", "images", "lock",
 )  # fmt: skip
 COMMANDS = (
-    "up", "api", "ui", "engine", "status", "smoke", "check", "doctor", "deploy", "rollback", "releases", "completion",
+    "up", "api", "ui", "engine", "status", "smoke", "check", "doctor", "deploy", "rollback", "releases", "deliver",
+    "completion",
 )  # fmt: skip
 
 app = typer.Typer(

@@ -108,6 +108,29 @@ class Settings(BaseSettings):
     registry_server: str = Field(default="ghcr.io", description="Registry of our images.")
     registry_username: str = Field(default="", description="User name at the registry.")
     registry_password: SecretStr | None = Field(default=None, description="Password or token at the registry.")
+    registry_plain_http: str = Field(
+        default="", description="Registries of your own network that speak plain HTTP, as host:port, by comma."
+    )
+
+    # continuous delivery
+    wopr_image: str = Field(
+        default="ghcr.io/wopr-network/wopr-platform:latest",
+        description="Image of the platform by tag, which `wopr deliver` watches.",
+    )
+    deliver_period_seconds: float = Field(
+        default=10.0, ge=1, description="Seconds between two looks at the registry for new images."
+    )
+    deliver_hook_host: str = Field(
+        default="0.0.0.0",  # noqa: S104 - inside its container; outside only what publishes it is reached
+        description="Address on which `wopr deliver` listens for notifications of pushes.",
+    )
+    deliver_hook_port: int = Field(default=3200, description="Port of that listener.")
+    deliver_hook_secret: SecretStr | None = Field(
+        default=None, description="What a registry's notifications must carry; without it they are not listened for."
+    )
+    github_webhook_secret: SecretStr | None = Field(
+        default=None, description="Signs GitHub's webhooks of packages; without it they are not listened for."
+    )
 
     # inference
     gpu_node_id: str = Field(

@@ -64,6 +64,8 @@ class World(Protocol):
 
     async def handled(self) -> Mapping[str, str]: ...
 
+    async def alive(self) -> None: ...
+
     async def settled(self) -> None: ...
 
     def tell(self, event: Event) -> None: ...
@@ -124,6 +126,7 @@ class Deliverer:
         if self._blocked():
             return None
         found = {kind: digest for kind, image in self.watched.items() if (digest := await self._asked(kind, image))}
+        await self.world.alive()
         wanted = await self._wanted(found)
         if not wanted:
             if len(found) == len(self.watched):

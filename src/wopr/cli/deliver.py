@@ -1,0 +1,201 @@
+"""`wopr deliver`: watch the registry and release what is new, without a hand; what Watchtower did, with a way back."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wopr.cli import output
+from wopr.cli.installation import Where, operator
+from wopr.cli.options import shared
+from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption
+
+if TYPE_CHECKING:
+    from wopr.core.settings import Settings
+    from wopr.delivery.cutover import Limits
+    from wopr.delivery.deliver import RealWorld
+    from wopr.delivery.hooks import Hooks
+    from wopr.delivery.watch import Deliverer, Event
+
+EXAMPLES = "Example: wopr deliver --dir /root/wopr-platform"
+
+
+@dataclass(frozen=True)
+class How:
+    """How carefully what is new is released."""
+
+    observe: Annotated[float, typer.Option(min=0, help="Seconds for which a new release is watched.")] = 20.0
+    ready: Annotated[float, typer.Option(min=1, help="Seconds within which it must be ready.")] = 8.0
+    hand_over: Annotated[
+        str, typer.Option("--hand-over", hidden=True, help="Replace the deliverer by this image; the helper's part.")
+    ] = ""
+
+    def limits(self) -> "Limits":
+        from wopr.delivery.cutover import Limits
+
+        return Limits(self.ready, self.observe)
+
+
+@shared
+def deliver(
+    how: How,
+    where: Where,
+    once: Annotated[bool, typer.Option("--once", help="Look once, release what is new, and end.")] = False,
+    dry_run: DryRunOption = False,
+    exit_code: ExitCodeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch the tags of the platform and the bots (WOPR_IMAGE, BOT_IMAGE) and release each new digest by itself.
+
+    It looks every DELIVER_PERIOD_SECONDS, and at once when a registry or GitHub tells of a push.
+    """
+    if how.hand_over:
+        raise typer.Exit(asyncio.run(_hand_over(where, how.hand_over)))
+    if dry_run:
+        found = asyncio.run(_show(how, where))
+        _tell_found(found, as_json=as_json)
+        return
+    done = asyncio.run(_deliver(how, where, once=once, as_json=as_json))
+    if done is None:
+        output.nothing_to_do(exit_code)
+    elif done == "bad":
+        raise typer.Exit(output.FAILED)
+
+
+async def _deliver(how: How, where: Where, *, once: bool, as_json: bool) -> str | None:
+    """Look once, or for ever; the verdict of the one look."""
+    from wopr.core.settings import load_settings
+    from wopr.delivery.watch import Deliverer
+
+    settings = load_settings()
+    world = await _world(how, where, settings, as_json=as_json)
+    deliverer = Deliverer(world, world.wish.watched(), world.wish.period_seconds)
+    try:
+        if once:
+            ended = await deliverer.look()
+            return ended.verdict if ended else None
+        hooks = await _listen(deliverer, world, settings)
+        try:
+            await _until_told(deliverer)
+        finally:
+            await hooks.stop()
+        return None
+    finally:
+        await world.close()
+
+
+async def _until_told(deliverer: "Deliverer") -> None:
+    """Run until SIGTERM or Ctrl-C; a release that is on its way is interrupted, and finished by whoever comes next."""
+    import signal
+
+    running = asyncio.ensure_future(deliverer.run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def _world(how: How, where: Where, settings: "Settings", *, as_json: bool) -> "RealWorld":
+    from wopr.delivery.commands import parsed_env
+    from wopr.delivery.deliver import RealWorld, wish_of
+
+    host = where.machine()
+    place = await where.place(host)
+    theirs = parsed_env((await host.read(place.env) or b"").decode("utf-8", "replace"))
+    wish = wish_of(theirs, _defaults(settings), how.limits())
+
+    def report(event: "Event") -> None:
+        _report(event, as_json=as_json)
+
+    def step(what: str, detail: str) -> None:
+        if as_json:
+            output.json_line({"event": "step", "step": what, "detail": detail})
+        else:
+            output.say(f"  {what} {detail}".rstrip())
+
+    return RealWorld(host, place, where.journal(), wish, report, step, operator())
+
+
+def _defaults(settings: "Settings") -> Mapping[str, str]:
+    """The settings that count here by their names, as this process has them."""
+    names = (
+        "wopr_image",
+        "bot_image",
+        "deliver_period_seconds",
+        "registry_server",
+        "registry_username",
+        "registry_plain_http",
+    )
+    secret = settings.registry_password
+    found = {name.upper(): str(getattr(settings, name)) for name in names}
+    return found | {"REGISTRY_PASSWORD": secret.get_secret_value() if secret else ""}
+
+
+async def _listen(deliverer: "Deliverer", world: "RealWorld", settings: "Settings") -> "Hooks":
+    """The listener for notifications; one without a secret listens to nobody and is not started."""
+    from wopr.delivery.commands import parsed_env
+    from wopr.delivery.hooks import Hooks
+
+    theirs = parsed_env((await world.host.read(world.place.env) or b"").decode("utf-8", "replace"))
+
+    def secret(name: str) -> str:
+        value = getattr(settings, name.lower())
+        return theirs.get(name) or (value.get_secret_value() if value else "")
+
+    hooks = Hooks(deliverer.notify, secret("DELIVER_HOOK_SECRET"), secret("GITHUB_WEBHOOK_SECRET"))
+    if hooks.registry_secret or hooks.github_secret:
+        host = theirs.get("DELIVER_HOOK_HOST") or settings.deliver_hook_host
+        port = await hooks.start(host, int(theirs.get("DELIVER_HOOK_PORT") or settings.deliver_hook_port))
+        output.say(f"listening for notifications on {host}:{port}")
+    return hooks
+
+
+async def _show(how: How, where: Where) -> list[dict[str, object]]:
+    """What each tag means now, and whether that would be released."""
+    from wopr.core.settings import load_settings
+    from wopr.delivery.watch import dealt_with
+
+    world = await _world(how, where, load_settings(), as_json=True)
+    try:
+        found: list[dict[str, object]] = []
+        releases, handled = await world.releases(), await world.handled()
+        for kind, image in world.wish.watched().items():
+            digest = await world.digest(image)
+            known = handled.get(kind) == digest
+            dealt = known or dealt_with(kind, image.pinned(digest), releases, moved=kind in handled)
+            found.append({"kind": kind, "image": str(image), "digest": digest, "would_release": not dealt})
+        return found
+    finally:
+        await world.close()
+
+
+def _tell_found(found: list[dict[str, object]], *, as_json: bool) -> None:
+    if as_json:
+        output.json_document({"dry_run": True, "images": found})
+        return
+    for one in found:
+        word = "would be released" if one["would_release"] else "dealt with"
+        output.result(f"{one['image']} is {one['digest']}: {word}")
+
+
+async def _hand_over(where: Where, image: str) -> int:
+    from wopr.delivery.deliver_handover import Handover
+
+    host = where.machine()
+    try:
+        works = await Handover(host, await where.place(host)).finish(image)
+    finally:
+        await host.close()
+    return 0 if works else output.FAILED
+
+
+def _report(event: "Event", *, as_json: bool) -> None:
+    if as_json:
+        output.json_line({"event": event.what, "detail": event.detail, **event.data})
+        return
+    output.result(f"{event.what}: {event.detail}" if event.detail else event.what)
+    if fix := event.data.get("fix"):
+        output.say(f"  fix: {fix}")

@@ -1,0 +1,118 @@
+"""The deliverer's own image follows the release, last: only once that serves and proved itself.
+
+A container can't replace itself: whoever runs `compose up` inside it dies in the middle. So a detached helper, made
+from the image that runs now and is known to work, starts the successor, waits until that has looked at the registry by
+itself, and brings the old one back when it does not. Killed at any point, the deliverer that runs next sees the
+difference between its image and the one that serves and begins again.
+"""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from posixpath import join
+from typing import Any
+
+from wopr.delivery import commands
+from wopr.delivery.deploy import find_compose
+from wopr.delivery.dump_source import expect
+from wopr.delivery.errors import HostFailed
+from wopr.delivery.hosts import Host
+from wopr.delivery.place import Place
+from wopr.delivery.release import read_state
+
+SERVICE = "deliverer"
+HELPER = "deliverer-helper"
+ALIVE_FILE = "deliver.alive"
+FAILED_FILE = "deliver.failed"
+ALIVE_SECONDS_MAX = 30.0
+ALIVE_LOOK_SECONDS = 0.5
+COMPOSE_SECONDS = 120.0
+SOCKET = "/var/run/docker.sock"
+VARIABLE = "WOPR_DELIVERER_IMAGE"
+
+
+@dataclass(frozen=True)
+class Handover:
+    """From the deliverer that runs as a container to one with another image."""
+
+    host: Host
+    place: Place
+
+    async def begin(self, image: str) -> bool:
+        """Start the helper when the deliverer's container has another image than `image`; whether it was started.
+
+        Nothing happens where no such container runs (`wopr deliver` may be a plain process), nor towards an image that
+        failed as a deliverer before.
+        """
+        running = await self._inspect(SERVICE)
+        if running is None or not running["State"]["Running"]:
+            return False
+        if running["Config"]["Image"] == image or await self._failed() == image:
+            return False
+        if await self._inspect(HELPER) is not None:
+            return False  # it is at it, or its end is not cleared away yet
+        await expect(self.host, self._helper_command(str(running["Image"]), image), "The helper can't be started")
+        return True
+
+    async def finish(self, image: str) -> bool:
+        """What the helper does: replace, wait for a sign of life, else go back. Whether the new one works."""
+        running = await self._inspect(SERVICE)
+        before = str(running["Config"]["Image"]) if running else ""
+        await expect(self.host, commands.remove_files(join(self.place.dir, ALIVE_FILE)), "The old sign of life stays")
+        problem = await self._tried(image)
+        if not problem:
+            return True
+        await self.host.write(join(self.place.dir, FAILED_FILE), json.dumps({"image": image, "why": problem}).encode())
+        if before:
+            await self._up(before)
+        return False
+
+    async def _tried(self, image: str) -> str:
+        """Start the successor and wait for its first look; why it does not work, or nothing."""
+        try:
+            await self._up(image)
+        except HostFailed as error:
+            return error.message
+        until = time.monotonic() + ALIVE_SECONDS_MAX
+        while time.monotonic() < until:
+            if await self.host.read(join(self.place.dir, ALIVE_FILE)) is not None:
+                return ""
+            await asyncio.sleep(ALIVE_LOOK_SECONDS)
+        return f"no look at the registry within {ALIVE_SECONDS_MAX:.0f} s"
+
+    async def _up(self, image: str) -> None:
+        """Start the deliverer with this image, by the compose file of the release that serves."""
+        raw = (await self.host.read(self.place.stack_env) or b"").decode()
+        kept = [line for line in raw.splitlines() if not line.startswith(f"{VARIABLE}=")]
+        text = "\n".join([*kept, f"{VARIABLE}={image}"]) + "\n"
+        await self.host.write(self.place.stack_env, text.encode())
+        state = await read_state(self.host, self.place)
+        if state.active is None:
+            raise HostFailed("Nothing serves, so there is no compose file to start a deliverer from.")
+        file = self.place.snapshot(state.active.release, "compose.yaml")
+        compose = await find_compose(self.host)
+        up = compose.call(self.place, file, "up", "-d", "--no-deps", "--force-recreate", SERVICE)
+        await expect(self.host, up, "The deliverer can't be started", timeout=COMPOSE_SECONDS)
+
+    def _helper_command(self, with_image: str, successor: str) -> tuple[str, ...]:
+        """A container beside ours, with the same folder and engine, that outlives us and then removes itself."""
+        folder = self.place.dir
+        mounts = ("-v", f"{folder}:{folder}", "-v", f"{SOCKET}:{SOCKET}")
+        options = ("--rm", "-d", "--name", self.place.container(HELPER), "--label", f"wopr.name={self.place.name}")
+        words = ("deliver", "--dir", folder, "--name", self.place.name, "--hand-over", successor)
+        return ("docker", "run", *options, "--user", "0:0", "-e", f"WOPR_HOME={folder}", *mounts, with_image, *words)
+
+    async def _inspect(self, service: str) -> dict[str, Any] | None:
+        done = await self.host.run(("docker", "container", "inspect", self.place.container(service)))
+        if not done.ok:
+            return None
+        found: list[dict[str, Any]] = json.loads(done.out)
+        return found[0] if found else None
+
+    async def _failed(self) -> str:
+        raw = await self.host.read(join(self.place.dir, FAILED_FILE))
+        try:
+            return str(json.loads(raw)["image"]) if raw else ""
+        except (ValueError, KeyError, TypeError):
+            return ""
