@@ -30,9 +30,9 @@ RUN PYTHONHASHSEED=0 python3 /context/image_packages.py app /context /tree
 FROM tools AS platform
 COPY --from=docker /usr/local/bin/docker /usr/local/bin/docker
 COPY --from=docker /usr/local/libexec/docker/cli-plugins/docker-compose /usr/local/libexec/docker/cli-plugins/docker-compose
-COPY --from=packages /tree/engines /opt/wopr/engines
-COPY --from=packages /tree/deps /opt/wopr/deps
-COPY --from=app /tree /opt/wopr
+COPY --from=packages /tree/engines/ /
+COPY --from=packages /tree/deps/ /
+COPY --from=app /tree/ /
 ENV PATH=/opt/wopr/bin:/opt/wopr/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin \
     HOME=/var/lib/wopr WOPR_HOME=/var/lib/wopr API_HOST=0.0.0.0 UI_HOST=0.0.0.0 ENGINE_HOST=0.0.0.0 \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

