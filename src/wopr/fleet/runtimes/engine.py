@@ -5,6 +5,7 @@ user's client is involved.
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ CONNECTIONS_MAX = 2_000
 UNIX = "unix://"
 UNREACHABLE = 900  # the status that aiodocker gives to an engine that isn't there
 NOT_MODIFIED, NOT_FOUND, CONFLICT = 304, 404, 409
+REGISTRY_AUTH = "X-Registry-Auth"
 Json = Mapping[str, Any]
 
 
@@ -66,12 +68,24 @@ class Engine:
         if connector is not None:
             await connector.close()
 
-    async def call(self, method: str, path: str, *, query: Json | None = None, body: Json | None = None) -> Any:
-        """One request of the Engine API; its JSON. Raises `EngineAway`, `EngineRefused`."""
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Json | None = None,
+        body: Json | None = None,
+        auth: Mapping[str, str] | None = None,
+    ) -> Any:
+        """One request of the Engine API; its JSON. `auth` goes along for the image's registry.
+
+        Raises `EngineAway`, `EngineRefused`.
+        """
+        headers = {REGISTRY_AUTH: base64.urlsafe_b64encode(json.dumps(auth).encode()).decode()} if auth else None
         with _errors(self.address):
             async with asyncio.timeout(CALL_SECONDS_MAX):
                 # The library's sub-APIs lack some routes and parameters that are used here; this is what they stand on.
-                return await self._client()._query_json(path, method, params=query, data=body)
+                return await self._client()._query_json(path, method, params=query, data=body, headers=headers)
 
     async def containers(self, labels: Mapping[str, str], *, stopped: bool = False) -> Sequence[Json]:
         """The containers with these labels; only running ones unless `stopped`."""
@@ -142,12 +156,14 @@ class Engine:
                 while line := await response.content.readline():
                     yield json.loads(line)
 
-    async def log(self, container: str, query: Json, *, follow: bool) -> AsyncIterator[tuple[int, bytes]]:
-        """A container's log as it is framed by the engine: 1 or 2 for the stream, and bytes of it."""
+    async def log(
+        self, name: str, query: Json, *, follow: bool, kind: str = "containers"
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """The log of a container (or of services, tasks) as the engine frames it: 1 or 2 for the stream, and bytes."""
         params = {"stdout": "true", "stderr": "true", "timestamps": "true", "follow": str(follow).lower(), **query}
         timeout = aiohttp.ClientTimeout(total=None if follow else CALL_SECONDS_MAX)
         with _errors(self.address), contextlib.suppress(asyncio.IncompleteReadError):
-            path = f"containers/{container}/logs"
+            path = f"{kind}/{name}/logs"
             async with self._client()._query(path, params=params, timeout=timeout) as response, response:
                 while True:
                     head = await response.content.readexactly(8)

@@ -13,17 +13,17 @@ ALL = -1
 LINE_BYTES_MAX = 256 * 1024
 
 
-async def tail(engine: Engine, container: str, count: int) -> list[LogLine]:
-    """The last `count` lines, oldest first."""
+async def tail(engine: Engine, name: str, count: int, kind: str = "containers") -> list[LogLine]:
+    """The last `count` lines of a container (or of what else has a log, as `tasks`), oldest first."""
     if count <= 0:
         return []
-    return [line async for line in _lines(engine.log(container, {"tail": str(count)}, follow=False))]
+    return [line async for line in lines_of(engine.log(name, {"tail": str(count)}, follow=False, kind=kind))]
 
 
 async def follow(engine: Engine, container: str, count: int) -> AsyncIterator[LogLine]:
     """The last `count` lines (or `ALL`), then each new one, until the container ends."""
     wanted = "all" if count == ALL else str(count)
-    async for line in _lines(engine.log(container, {"tail": wanted}, follow=True)):
+    async for line in lines_of(engine.log(container, {"tail": wanted}, follow=True)):
         yield line
 
 
@@ -59,7 +59,8 @@ class Splitter:
         return LogLine(at, self._stream, rest[:LINE_CHARACTERS_MAX]) if rest else None
 
 
-async def _lines(pieces: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[LogLine]:
+async def lines_of(pieces: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[LogLine]:
+    """The lines of framed pieces."""
     splitters = {number: Splitter(name) for number, name in STREAMS.items()}
     async for number, piece in pieces:
         if number in splitters:

@@ -11,7 +11,7 @@ once, so applying is safe to repeat and leaves no moment without a fence.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from wopr.bot import contract
 from wopr.fleet.runtimes.addresses import BotNetwork, Gateway
@@ -59,11 +59,17 @@ done
 
 @dataclass(frozen=True)
 class Policy:
-    """Whom the fence is for and what it lets through. Without a gateway bots find it outside."""
+    """Whom the fence is for and what it lets through. Without a gateway bots find it outside.
+
+    Where bots are spread over machines, the platform reaches them from `callers`, and `machines` are those that they
+    must not reach although their addresses may be public.
+    """
 
     network: BotNetwork
     gateway: Gateway | None
     name_servers: Sequence[IPv4Address] = ()
+    callers: Sequence[IPv4Network] = ()
+    machines: Sequence[IPv4Address] = ()
 
 
 def rules(policy: Policy) -> str:
@@ -78,13 +84,14 @@ def rules(policy: Policy) -> str:
     for name in (out, host):
         lines += [f"-A {name} {allowed}" for allowed in _allowed(policy)]
     lines += [f"-A {out} -d {block} -j {REFUSED}" for block in NOT_OUTSIDE]
-    lines += [f"-A {out} -d {network.subnet} -j {REFUSED}"]
+    lines += [f"-A {out} -d {closed} -j {REFUSED}" for closed in (network.subnet, *policy.machines)]
     lines += [f"-A {out} -p tcp --dport {MAIL_PORT} -j {REFUSED}"]
     lines += [f"-A {host} -s {network.platform} -j RETURN", f"-A {host} -j {REFUSED}"]
     lines += [
-        f"-A {into} -s {network.platform} -d {network.bots} -p tcp --dport {contract.DEFAULT_PORT} -j ACCEPT",
-        f"-A {into} -d {network.bots} -j DROP",
+        f"-A {into} -s {caller} -d {network.bots} -p tcp --dport {contract.DEFAULT_PORT} -j ACCEPT"
+        for caller in (network.platform, *policy.callers)
     ]
+    lines += [f"-A {into} -d {network.bots} -j DROP"]
     return "\n".join([*lines, "COMMIT", ""])
 
 
