@@ -29,7 +29,7 @@ __all__ = ["GENESIS", "JOURNAL_FILE", "Damage", "Entry", "Held", "Journal", "Ope
 
 TAIL_BYTES = 16 * 1024
 # Read and rendered in about 50 ms.
-RENDER_AT_ONCE_BYTES_MAX = 1024 * 1024
+RENDER_AT_ONCE_BYTES_MAX = 256 * 1024
 JOURNAL, LOGBOOK = "journal", "logbook"
 RENDER = "import sys, pathlib; from wopr.ops.logbook.history import keep; keep(pathlib.Path(sys.argv[1]))"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from wopr.ops.entry import Entry
 from wopr.ops.logbook.deeds import Deed, deed_section, deeds
-from wopr.ops.logbook.text import HEADER, plain, short_digest, span, table, when
+from wopr.ops.logbook.text import HEADER, ROWS_MAX, SECTIONS_MAX, newest, older, plain, short_digest, span, table, when
 
 GOOD = "good"
 SHOWN = ("release", "platform", "bot", "previous", "trigger", "verdict", "reason", "seconds")
@@ -81,7 +81,7 @@ def deployments_page(entries: Sequence[Entry]) -> str:
             span(each.deed.seconds),
             each.verdict,
         )
-        for each in reversed(known)
+        for each in newest(known, ROWS_MAX)
     ]
     headers = ("No.", "Time (UTC)", "What", "Platform", "Bot", "Previous known-good", "Trigger", "Duration", "Verdict")
     parts = [
@@ -89,8 +89,8 @@ def deployments_page(entries: Sequence[Entry]) -> str:
         + ("\n" if target else " release was good\n"),
         table(headers, rows),
     ]
-    parts += [_section(each) for each in reversed(known)]
-    return "\n".join(parts)
+    parts += [_section(each) for each in newest(known, SECTIONS_MAX)]
+    return "\n".join(parts) + older(known, SECTIONS_MAX)
 
 
 def _section(each: Deployment) -> str:

@@ -29,7 +29,7 @@ STALE_LOCK_SECONDS = 5.0
 OLD_RENDERING_MAX = 3
 SUBJECT_OPERATIONS_MAX = 3
 AUTHOR = ("-c", "user.name=wopr", "-c", "user.email=wopr@localhost")
-SETTINGS = ("-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", "-c", "gc.auto=0")
+SETTINGS = ("-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*")
 ANCHOR = re.compile(r"^Journal-Entries: (\d+)\nJournal-Head: ([0-9a-f]{64})$", re.MULTILINE)
 COMMITTED = re.compile(r"\[.*?\b([0-9a-f]{7,40})\]")
 NO_GIT = "git is not installed, so the logbook's pages are written but not committed"

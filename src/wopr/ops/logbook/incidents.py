@@ -6,7 +6,20 @@ from enum import StrEnum
 from typing import Any
 
 from wopr.ops.entry import Entry
-from wopr.ops.logbook.text import HEADER, facts, mean, plain, seconds_between, span, table, when
+from wopr.ops.logbook.text import (
+    HEADER,
+    ROWS_MAX,
+    SECTIONS_MAX,
+    facts,
+    mean,
+    newest,
+    older,
+    plain,
+    seconds_between,
+    span,
+    table,
+    when,
+)
 
 INCIDENT = "incident"
 # What a begin entry says in fields of its own; everything else it holds are facts.
@@ -90,12 +103,12 @@ def incidents_page(entries: Sequence[Entry]) -> str:
         return parts[0] + "\nNo incident was recorded.\n"
     rows = [
         (i.name, i.severity, "**open**" if i.open else "resolved", when(i.opened_at), _lasted(i), i.title)
-        for i in reversed(known)
+        for i in newest(known, ROWS_MAX)
     ]
     parts.append(table(("Incident", "Severity", "State", "Opened (UTC)", "Lasted", "What"), rows))
     parts.append(_means(known))
-    parts += [_section(incident) for incident in reversed(known)]
-    return "\n".join(parts)
+    parts += [_section(incident) for incident in newest(known, SECTIONS_MAX)]
+    return "\n".join(parts) + older(known, SECTIONS_MAX)
 
 
 def time_to_detect(incident: Incident) -> float | None:

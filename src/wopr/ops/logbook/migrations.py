@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from wopr.ops.entry import Entry
 from wopr.ops.logbook.deeds import Deed, deed_section, deeds
-from wopr.ops.logbook.text import HEADER, facts, span, table, when
+from wopr.ops.logbook.text import HEADER, ROWS_MAX, SECTIONS_MAX, facts, newest, span, table, when
 
 FROM, TO = ("database_at", "from", "before"), ("code_at", "to", "head", "after")
 PART_OF_A_RELEASE = ("migrat", "dump")
@@ -25,14 +25,16 @@ def migrations_page(entries: Sequence[Entry]) -> str:
     parts = [head]
     if alone:
         rows = [(when(d.started_at), d.name, _first(d, FROM), _first(d, TO), span(d.seconds), d.outcome) for d in alone]
-        parts.append(table(("Time (UTC)", "What", "From", "To", "Duration", "Outcome"), reversed(rows)))
+        parts.append(table(("Time (UTC)", "What", "From", "To", "Duration", "Outcome"), newest(rows, ROWS_MAX)))
     if within:
         told = [
             (when(entry.at), deed.get("release") or "–", entry.data.get("step", ""), _seen(entry))
             for deed, entry in within
         ]
-        parts.append("## As part of releases\n\n" + table(("Time (UTC)", "Release", "Step", "Seen"), reversed(told)))
-    parts += [deed_section(f"{when(d.started_at)} {d.name}", d, ("seconds",)) for d in reversed(alone)]
+        parts.append(
+            "## As part of releases\n\n" + table(("Time (UTC)", "Release", "Step", "Seen"), newest(told, ROWS_MAX))
+        )
+    parts += [deed_section(f"{when(d.started_at)} {d.name}", d, ("seconds",)) for d in newest(alone, SECTIONS_MAX)]
     return "\n".join(parts)
 
 

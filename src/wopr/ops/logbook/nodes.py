@@ -9,7 +9,7 @@ from typing import Any
 from wopr.ops.entry import Entry
 from wopr.ops.logbook.deeds import Deed, deed_section, deeds
 from wopr.ops.logbook.observed import NODES, last_seen, sights
-from wopr.ops.logbook.text import HEADER, facts, plain, span, table, when
+from wopr.ops.logbook.text import HEADER, ROWS_MAX, SECTIONS_MAX, facts, newest, plain, span, table, when
 
 FAMILIES = ("nodes", "provision", "node", "gpu")
 FOLDER = "nodes"
@@ -70,7 +70,10 @@ def node_page(story: NodeStory) -> str:
     if isinstance(services, Mapping) and services:
         told = [(name, "ok" if serves else "down") for name, serves in sorted(services.items())]
         parts.append("## Services\n\n" + table(("Service", "State"), told))
-    parts += [deed_section(f"{when(d.started_at)} {d.name}", d, ("node", "seconds")) for d in reversed(story.deeds)]
+    parts += [
+        deed_section(f"{when(d.started_at)} {d.name}", d, ("node", "seconds"))
+        for d in newest(story.deeds, SECTIONS_MAX)
+    ]
     return "\n".join(parts)
 
 
@@ -99,7 +102,8 @@ def gpu_page(entries: Sequence[Entry]) -> str:
     known = deeds(entries, *FAMILIES)
     if known:
         told = [
-            (when(d.started_at), d.name, d.get("node"), d.outcome, span(d.seconds), d.actor) for d in reversed(known)
+            (when(d.started_at), d.name, d.get("node"), d.outcome, span(d.seconds), d.actor)
+            for d in newest(known, ROWS_MAX)
         ]
         history = table(("Time (UTC)", "What", "Node", "Outcome", "Duration", "By"), told)
         parts.append(f"## What was done\n\n{history}")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from wopr.ops.entry import GENESIS, Entry
-from wopr.ops.logbook.text import HEADER, table, when
+from wopr.ops.logbook.text import HEADER, ROWS_MAX, newest, older, table, when
 
 SUMMARY_CHARACTERS_MAX = 160
 ORIGIN = re.compile(r"Rendered from (\d+) entries, the last with hash ([0-9a-f]{64})\.")
@@ -87,9 +87,10 @@ def operations_page(entries: Sequence[Entry]) -> str:
     if not lines:
         return f"{head}\nNothing was recorded yet.\n"
     last = lines[-1]
-    rows = [(when(x.started_at), x.name, x.outcome, x.actor, x.summary) for x in reversed(lines)]
+    rows = [(when(x.started_at), x.name, x.outcome, x.actor, x.summary) for x in newest(lines, ROWS_MAX)]
     shown = table(("Started (UTC)", "Operation", "Outcome", "By", "What"), rows)
-    return f"{head}\n**Last Operation:** {last.name} ({when(last.started_at)}, {last.outcome})\n\n{shown}"
+    told = f"**Last Operation:** {last.name} ({when(last.started_at)}, {last.outcome})"
+    return f"{head}\n{told}\n\n{shown}{older(lines, ROWS_MAX)}"
 
 
 def _text(value: object) -> str:

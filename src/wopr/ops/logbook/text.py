@@ -3,11 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
+Row = TypeVar("Row")
 HEADER = "> Rendered from the journal by `wopr logbook render`. Never edit by hand.\n"
 CELL_CHARACTERS_MAX = 300
-DIGEST_CHARACTERS = 12
+# How many a table lists, and how many have a section of their own.
+ROWS_MAX = 500
+SECTIONS_MAX = 100
 
 
 def instant(at: str) -> datetime | None:
@@ -71,6 +74,16 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [f"| {' | '.join(headers)} |", "|" + "|".join("-" * (len(h) + 2) for h in headers) + "|"]
     lines += [f"| {' | '.join(cell(each) for each in row)} |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def newest(rows: Sequence[Row], most: int) -> Sequence[Row]:
+    """The last `most` of these, the newest first: pages stay readable, and small enough for a commit each."""
+    return list(reversed(rows[-most:]))
+
+
+def older(rows: Sequence[object], most: int) -> str:
+    """What a page says of those that it leaves out; empty when it shows all."""
+    return f"\n{len(rows) - most} older ones are in the journal: `wopr logbook show`.\n" if len(rows) > most else ""
 
 
 def short_digest(reference: object) -> str:
