@@ -51,7 +51,7 @@ class Progress:
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     clock: Callable[[], float] = time.monotonic
     _open: "list[Stage]" = field(default_factory=list)
-    _drawn: int = 0  # characters of the line that is being rewritten
+    _drawn: str = ""  # the line that is being rewritten, as it stands there
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _ticker: threading.Thread | None = None
 
@@ -143,8 +143,8 @@ class Progress:
         """Blank the line that is being rewritten, so that something else can be written."""
         with self._lock:
             if self._drawn:
-                terminal.write_raw("\r" + " " * self._drawn + "\r")
-                self._drawn = 0
+                terminal.write_raw("\r" + " " * len(self._drawn) + "\r")
+                self._drawn = ""
 
     def redraw(self) -> None:
         """Write the line of the newest open stage over the one before. No escape codes: NO_COLOR may be set."""
@@ -157,8 +157,9 @@ class Progress:
             seconds = int(self.clock() - stage.started)
             words = (self._named(stage), stage.far(), f"{seconds} s" if seconds else "")
             line = f"  … {'  '.join(word for word in words if word)}{more}"[: _columns() - 1]
-            terminal.write_raw("\r" + line.ljust(self._drawn))
-            self._drawn = len(line)
+            if line != self._drawn:
+                terminal.write_raw("\r" + line.ljust(len(self._drawn)))
+                self._drawn = line
 
     def _tick_while_open(self) -> None:
         while True:
