@@ -66,10 +66,10 @@ async def test_a_key_shows_what_it_spent_lately_and_altogether(world) -> None:
         for name in ("busy", "idle")
     ]
     today = world.clock.now().date()
-    async with world.platform.db.begin() as session:
-        await keys.add_spending(session, {(ids[0], today): 5, (ids[0], today - timedelta(days=29)): 10})
-        await keys.add_spending(session, {(ids[0], today): 20, (ids[0], today - timedelta(days=30)): 1_000_000_000})
-        await keys.add_spending(session, {})
+    for days, cost in ((0, 5), (29, 10), (0, 20), (30, 1_000_000_000), (0, 0)):
+        used = f"(SELECT '{ids[0]}'::uuid AS key_id, timestamptz '{today - timedelta(days=days)} 12:00Z', {cost})"
+        async with world.platform.db.begin() as session:
+            await session.execute(text(keys.add_spending_sql(f"{used} AS used (key_id, started_at, cost)")))
     listed = (await client.get("/api/keys")).json()["keys"]
     shown = {key["name"]: (key["spend_30d_usd"], key["spend_usd"]) for key in listed}
     assert shown == {"busy": ("0.000000035", "1.000000035"), "idle": ("0.00", "0.00")}

@@ -6,12 +6,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NotRequired, TypedDict, Unpack
 from uuid import UUID
 
 from sqlalchemy import BigInteger, ColumnElement, DateTime, Select, bindparam, cast, exists, func, select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.accounts.models import ApiKey, KeySpending, Membership, Tenant, User
@@ -134,17 +133,16 @@ async def spending(session: AsyncSession, tenant_id: TenantId, now: datetime) ->
     return {key_id: Spent(Nanos(lately), Nanos(ever)) for key_id, lately, ever in found}
 
 
-async def add_spending(session: AsyncSession, costs: Mapping[tuple[UUID, date], int]) -> None:
-    """Add what requests with keys cost, by key and day (UTC): for the transaction that charges them."""
-    rows = [{"key_id": key_id, "day": day, "cost": cost} for (key_id, day), cost in sorted(costs.items())]
-    if not rows:
-        return
-    values = insert(KeySpending).values(rows)
-    await session.execute(
-        values.on_conflict_do_update(
-            index_elements=[KeySpending.key_id, KeySpending.day],
-            set_={"cost": KeySpending.cost + values.excluded.cost},
-        )
+def add_spending_sql(source: str) -> str:
+    """SQL that adds what the rows of `source` (key_id, started_at, cost) cost to the spending of their keys.
+
+    For the statement that charges them: one round trip less where thousands a second are settled.
+    """
+    return (
+        "INSERT INTO key_spending (key_id, day, cost) "  # noqa: S608 - `source` is a name in the caller's own statement
+        f"SELECT key_id, (started_at AT TIME ZONE 'UTC')::date, sum(cost)::bigint FROM {source} "
+        "WHERE key_id IS NOT NULL AND cost > 0 GROUP BY 1, 2 ORDER BY 1, 2 "
+        "ON CONFLICT (key_id, day) DO UPDATE SET cost = key_spending.cost + excluded.cost"
     )
 
 

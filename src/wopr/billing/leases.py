@@ -8,13 +8,13 @@ in its write-ahead log and is settled by `settle_batch`.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID, uuid5
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.accounts.keys import add_spending
+from wopr.accounts.keys import add_spending_sql
 from wopr.billing import codes
 from wopr.billing.book import Book, Transfer
 from wopr.billing.charges import BALANCE_CHANNEL, Charge, charge, is_out, tell_when_out
@@ -28,7 +28,7 @@ __all__ = ["BALANCE_CHANNEL", "LEASE_SECONDS", "Lease", "LeaseRoll", "lease_roll
 LEASE_SECONDS = 60.0
 
 INSERT_USAGE = text(
-    """
+    f"""
 WITH added AS (
   INSERT INTO usage_records
     (request_id, settlement_id, tenant_id, key_id, bot_id, turn_id, kind, model, node_id, prompt_tokens,
@@ -41,10 +41,11 @@ WITH added AS (
     CAST(:upstream_costs AS bigint[]), CAST(:statuses AS text[]), CAST(:starts AS timestamptz[]),
     CAST(:durations AS bigint[]), CAST(:first_tokens AS bigint[]))
   ON CONFLICT (request_id) DO NOTHING RETURNING tenant_id, key_id, started_at, cost
+), spent AS (
+  {add_spending_sql("added")}
 )
-SELECT tenant_id, key_id, (started_at AT TIME ZONE 'UTC')::date AS day, sum(cost)::bigint AS cost, count(*) AS requests
-FROM added GROUP BY 1, 2, 3
-"""
+SELECT tenant_id, sum(cost)::bigint AS cost, count(*) AS requests FROM added GROUP BY tenant_id
+"""  # noqa: S608 - constants
 )
 
 
@@ -207,12 +208,5 @@ async def _insert_usage(
         columns["starts"].append(r.started_at)
         columns["durations"].append(r.duration_ms)
         columns["first_tokens"].append(r.first_token_ms)
-    used: dict[TenantId, tuple[int, int]] = {}
-    by_key: dict[tuple[UUID, date], int] = {}
-    for row in await session.execute(INSERT_USAGE, dict(columns)):
-        cost, requests = used.get(TenantId(row.tenant_id), (0, 0))
-        used[TenantId(row.tenant_id)] = (cost + row.cost, requests + row.requests)
-        if row.key_id is not None and row.cost:
-            by_key[row.key_id, row.day] = by_key.get((row.key_id, row.day), 0) + row.cost
-    await add_spending(session, by_key)
-    return used
+    result = await session.execute(INSERT_USAGE, dict(columns))
+    return {TenantId(row.tenant_id): (row.cost, row.requests) for row in result}
