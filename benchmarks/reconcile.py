@@ -179,7 +179,7 @@ async def measure(url: str, server_pid: int, folder: Path) -> list[tuple[str, ..
 
 
 def rows_of(costs: Sequence[Cost]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     quiet = [cost for cost in costs if not cost.wrote]
     writing = [cost for cost in costs if cost.wrote]
     for name, chosen in (

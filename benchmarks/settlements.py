@@ -22,7 +22,7 @@ from wopr.billing.invariants import invariants
 from wopr.billing.leases import Lease, LeaseRoll, lease_rolls
 from wopr.billing.usage import UsageRecord
 from wopr.core.db import Database
-from wopr.core.ids import TenantId, new_id
+from wopr.core.ids import KeyId, TenantId, new_id
 from wopr.core.money import NANOS_PER_USD, Nanos
 from wopr.core.postgres import EmbeddedPostgres
 from wopr.migrations.run import upgrade
@@ -39,7 +39,7 @@ def record(tenant_id: TenantId) -> UsageRecord:
     return UsageRecord(
         request_id=uuid4(),
         tenant_id=tenant_id,
-        key_id=None,
+        key_id=KeyId(tenant_id),  # one key a customer
         bot_id=None,
         turn_id=None,
         kind="chat",
