@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wopr.cli import output
-from wopr.cli.installation import Where, operator
+from wopr.cli.installation import Where, operator, teller
 from wopr.cli.options import shared
-from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption
+from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption, ProgressKind, ProgressOption
 
 if TYPE_CHECKING:
     from wopr.core.settings import Settings
@@ -29,6 +29,7 @@ class How:
 
     observe: Annotated[float, typer.Option(min=0, help="Seconds for which a new release is watched.")] = 20.0
     ready: Annotated[float, typer.Option(min=1, help="Seconds within which it must be ready.")] = 8.0
+    progress: ProgressOption = ProgressKind.AUTO
     hand_over: Annotated[
         str, typer.Option("--hand-over", hidden=True, help="Replace the deliverer by this image; the helper's part.")
     ] = ""
@@ -110,12 +111,7 @@ async def _world(how: How, where: Where, settings: "Settings", *, as_json: bool)
     def report(event: "Event") -> None:
         _report(event, as_json=as_json)
 
-    def step(what: str, detail: str) -> None:
-        if as_json:
-            output.json_line({"event": "step", "step": what, "detail": detail})
-        else:
-            output.say(f"  {what} {detail}".rstrip())
-
+    step = teller(output.progress(how.progress, host.describe(), as_json=as_json), host.describe())
     return RealWorld(host, place, where.journal(), wish, report, step, operator())
 
 
