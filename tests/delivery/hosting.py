@@ -1,0 +1,61 @@
+"""A machine that is reached over SSH: a real server on loopback, with keys for one test, that runs what it is told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncssh
+
+from wopr.delivery.hosts import SshHost
+
+
+class _Server(asyncssh.SSHServer):
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+
+async def _run(process: "asyncssh.SSHServerProcess[bytes]") -> None:
+    """Give the command to a shell, as sshd does."""
+    started = await asyncio.create_subprocess_exec(
+        "sh",
+        "-c",
+        process.command or "",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await started.communicate(await process.stdin.read())
+    process.stdout.write(out)
+    process.stderr.write(err)
+    process.exit(started.returncode or 0)
+
+
+@asynccontextmanager
+async def ssh_machine(folder: Path, *, known: bool = True) -> AsyncIterator[SshHost]:
+    """This machine, over SSH. `known` says whether its key is in the file of known hosts."""
+    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - a moment
+    host_key, user_key = asyncssh.generate_private_key("ssh-ed25519"), asyncssh.generate_private_key("ssh-ed25519")
+    user_key.write_private_key(folder / "id")
+    (folder / "id").chmod(0o600)
+    user_key.write_public_key(folder / "authorized")
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        0,
+        server_factory=_Server,
+        server_host_keys=[host_key],
+        authorized_client_keys=str(folder / "authorized"),
+        process_factory=_run,
+        encoding=None,
+    )
+    port = server.get_port()
+    other = asyncssh.generate_private_key("ssh-ed25519")
+    key = (host_key if known else other).export_public_key().decode().strip()
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {key}\n")
+    host = SshHost("127.0.0.1", "root", port, str(folder / "known"), str(folder / "id"))
+    try:
+        yield host
+    finally:
+        await host.close()
+        server.close()
+        await server.wait_closed()

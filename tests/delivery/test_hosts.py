@@ -1,0 +1,91 @@
+"""A host runs lists of arguments and keeps files whole, the same on this machine and over SSH."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from tests.delivery.hosting import ssh_machine
+
+from wopr.delivery.errors import HostFailed
+from wopr.delivery.hosts import Host, LocalHost, SshHost, host_of
+
+
+@pytest.fixture(params=["local", "ssh"])
+async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Host]:
+    async with AsyncExitStack() as stack:
+        if request.param == "local":
+            yield LocalHost()
+        else:
+            yield await stack.enter_async_context(ssh_machine(tmp_path / "ssh"))
+
+
+async def test_arguments_arrive_as_they_are(host: Host) -> None:
+    words = ("a b", "$HOME", "`id`", "it's", '"', "", "*", "\\", "ä\n")
+    done = await host.run(("sh", "-c", 'for word in "$@"; do printf "<%s>" "$word"; done', "x", *words))
+    assert done.ok
+    assert done.out.decode() == "".join(f"<{word}>" for word in words)
+
+
+async def test_input_output_complaint_and_exit_code_come_back(host: Host) -> None:
+    done = await host.run(("sh", "-c", "cat; echo first >&2; echo why >&2; exit 7"), input=b"\x00\xffbytes")
+    assert (done.code, done.out, done.complaint) == (7, b"\x00\xffbytes", "why")
+
+
+async def test_a_command_that_does_not_end_is_given_up(host: Host) -> None:
+    with pytest.raises(HostFailed, match="did not end within"):
+        await host.run(("sleep", "30"), timeout=0.3)
+    assert (await host.run(("true",))).ok
+
+
+async def test_a_file_is_replaced_whole_with_its_mode_and_its_folder(host: Host, tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "state.json"
+    assert await host.read(str(path)) is None
+    await host.write(str(path), b"one" * 10_000)
+    await host.write(str(path), b"two\n", 0o644)
+    assert await host.read(str(path)) == b"two\n"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [file.name for file in path.parent.iterdir()] == ["state.json"]
+
+
+async def test_a_file_that_can_not_be_written_is_an_error(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostFailed, match="can't be written"):
+        await host.write(str(tmp_path / "file" / "below"), b"x")
+
+
+async def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HostFailed, match="no-such-program"):
+        await LocalHost().run(("no-such-program",))
+
+
+async def test_one_connection_serves_many_commands_and_a_broken_one_is_made_anew(tmp_path: Path) -> None:
+    async with ssh_machine(tmp_path) as host:
+        await host.run(("true",))
+        first = host._connection
+        await host.run(("true",))
+        assert host._connection is first
+        assert first is not None
+        first.abort()
+        await first.wait_closed()
+        assert (await host.run(("true",))).ok
+
+
+async def test_a_machine_with_another_key_than_the_known_one_is_refused(tmp_path: Path) -> None:
+    async with ssh_machine(tmp_path, known=False) as host:
+        with pytest.raises(HostFailed, match="not known here") as refused:
+            await host.run(("true",))
+        assert "ssh -p" in refused.value.remedy
+
+
+async def test_a_machine_that_is_not_there_is_told() -> None:
+    with pytest.raises(HostFailed, match="can't be reached"):
+        await SshHost("127.0.0.1", port=1).run(("true",))
+
+
+def test_a_host_is_named_as_ssh_names_it() -> None:
+    assert isinstance(host_of(""), LocalHost)
+    named = host_of("ada@vps.example.com:2222")
+    assert isinstance(named, SshHost)
+    assert named.describe() == "ada@vps.example.com:2222"
+    assert host_of("vps.example.com").describe() == "root@vps.example.com"

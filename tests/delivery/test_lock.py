@@ -1,0 +1,163 @@
+"""One deployer at a time: a dead one is taken over from, and one that only seemed dead can change nothing any more."""
+# ruff: noqa: ASYNC220, ASYNC240, PT012 - files of a test are small, and a lock is a block
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from tests.delivery.hosting import ssh_machine
+
+from wopr.delivery import lock
+from wopr.delivery.errors import HostFailed, Locked
+from wopr.delivery.hosts import Host, LocalHost
+from wopr.delivery.lock import STALE_SECONDS, Held, Seen, hold, look
+from wopr.delivery.place import Place
+
+
+@pytest.fixture(params=["local", "ssh"])
+async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Host]:
+    async with AsyncExitStack() as stack:
+        if request.param == "local":
+            yield LocalHost()
+        else:
+            yield await stack.enter_async_context(ssh_machine(tmp_path / "ssh"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(str(tmp_path / "wopr"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "machine", "age_seconds", "alive", "wanted"),
+    [
+        ("", "here", 0, None, "free"),
+        ("1@here", "here", 0, True, "held"),
+        ("1@here", "here", 0, False, "stale"),
+        ("1@there", "there", 3, False, "held"),  # the process is another machine's: ours says nothing about it
+        ("1@there", "there", STALE_SECONDS, False, "held"),
+        ("1@there", "there", STALE_SECONDS + 1, False, "stale"),
+        ("1@here", "here", STALE_SECONDS + 1, True, "stale"),  # it lives and does not beat: it hangs
+    ],
+)
+def test_a_lock_is_taken_only_from_nobody_or_the_dead(
+    owner: str, machine: str, age_seconds: float, alive: bool | None, wanted: str
+) -> None:
+    held = Held(4, owner, "deploy", machine)
+    assert look(Seen(held.text(), held, age_seconds), "here", alive) == wanted
+
+
+def test_a_lock_that_was_never_made_is_free() -> None:
+    assert look(Seen("", None, 0.0), "here", None) == "free"
+
+
+async def test_the_second_is_told_who_has_it(host: Host, place: Place) -> None:
+    async with hold(host, place, "deploy"):
+        with pytest.raises(Locked, match=rf"{os.getpid()}@{socket.gethostname()} runs `deploy`") as told:
+            async with hold(host, place, "rollback"):
+                pass
+    assert "wopr lock release" in told.value.remedy
+    async with hold(host, place, "rollback") as fence:
+        assert fence.token == 2
+
+
+async def test_the_lock_of_a_killed_process_is_free_at_once(host: Host, place: Place) -> None:
+    script = (
+        "import asyncio,sys\nfrom wopr.delivery.lock import hold\nfrom wopr.delivery.hosts import LocalHost\n"
+        "from wopr.delivery.place import Place\n"
+        "async def main():\n async with hold(LocalHost(), Place(sys.argv[1]), 'deploy'):\n"
+        "  print('held', flush=True)\n  await asyncio.sleep(60)\nasyncio.run(main())"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, place.dir], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == b"held\n"
+        with pytest.raises(Locked):
+            async with hold(host, place, "deploy"):
+                pass
+        process.kill()
+    async with hold(host, place, "deploy") as fence:
+        assert fence.token == 2
+
+
+async def test_a_silent_lock_of_another_machine_is_free_after_its_time(host: Host, place: Place) -> None:
+    Path(place.dir).mkdir()
+    file = Path(place.lock)
+    file.write_text(Held(7, "9@elsewhere", "deploy", "elsewhere", 9, 1.0, "then").text())
+    with pytest.raises(Locked, match="9@elsewhere"):
+        async with hold(host, place, "deploy"):
+            pass
+    past = time.time() - STALE_SECONDS - 2
+    os.utime(file, (past, past))
+    async with hold(host, place, "deploy") as fence:
+        assert fence.token == 8
+
+
+async def test_a_holder_beats(host: Host, place: Place) -> None:
+    async with hold(host, place, "deploy", heartbeat_seconds=0.05):
+        while True:
+            seen = await lock.show(host, place)
+            assert seen.held is not None
+            if seen.held.beat >= 2:
+                break
+            await asyncio.sleep(0.02)
+    seen = await lock.show(host, place)
+    assert seen.held == Held(1)
+
+
+async def test_whoever_lost_the_lock_changes_nothing_any_more(host: Host, place: Place, tmp_path: Path) -> None:
+    target = tmp_path / "touched"
+    with pytest.raises(Locked, match="took over"):
+        async with hold(host, place, "deploy") as fence:
+            assert (await fence.run(("touch", str(target)))).ok
+            target.unlink()
+            await lock.release(host, place)
+            await fence.run(("touch", str(target)))
+    assert not target.exists()
+    seen = await lock.show(host, place)
+    assert seen.held == Held(2), "the one who lost it does not give it back either"
+
+
+async def test_whoever_lost_the_lock_is_stopped_by_its_own_heartbeat(host: Host, place: Place) -> None:
+    with pytest.raises(Locked, match="took over"):
+        async with hold(host, place, "deploy", heartbeat_seconds=0.05):
+            await lock.release(host, place)
+            await asyncio.sleep(30)
+
+
+async def test_a_command_that_a_dead_deployer_left_is_waited_for(place: Place, tmp_path: Path) -> None:
+    host, done = LocalHost(), tmp_path / "done"
+    async with hold(host, place, "deploy") as fence:
+        slow = asyncio.create_task(fence.run(("sh", "-c", f"sleep 0.5; touch {done}")))
+        await asyncio.sleep(0.1)
+        await lock.release(host, place)
+        async with hold(host, place, "rollback"):
+            assert done.exists()
+        await slow
+
+
+async def test_a_damaged_lock_is_told_not_taken(place: Place) -> None:
+    Path(place.dir).mkdir()
+    Path(place.lock).write_text("{")
+    with pytest.raises(HostFailed, match=r"lock\.json can't be read"):
+        async with hold(LocalHost(), place, "deploy"):
+            pass
+
+
+async def test_many_at_once_one_gets_it(place: Place) -> None:
+    async def attempt() -> int:
+        try:
+            async with hold(LocalHost(), place, "deploy") as fence:
+                await asyncio.sleep(0.3)
+                return fence.token
+        except Locked:
+            return 0
+
+    got = [token for token in await asyncio.gather(*(attempt() for _ in range(5))) if token]
+    assert len(got) == len(set(got)) >= 1

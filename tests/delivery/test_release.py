@@ -1,0 +1,153 @@
+"""Releases and the state are files, each whole or absent; what failed is not tried again by itself."""
+# ruff: noqa: ASYNC240 - files of a test are small, and a lock is a block
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wopr.delivery import quarantine, setup
+from wopr.delivery.commands import parsed_env
+from wopr.delivery.errors import HostFailed
+from wopr.delivery.hosts import LocalHost
+from wopr.delivery.lock import Fence, hold
+from wopr.delivery.observe import Counts, counted, worse
+from wopr.delivery.place import Place
+from wopr.delivery.release import (
+    Judgement,
+    Part,
+    Release,
+    Snapshot,
+    State,
+    digest_of,
+    read_release,
+    read_releases,
+    read_snapshot,
+    read_state,
+    record,
+    record_new,
+    write_state,
+)
+from wopr.delivery.rollback import database_left
+
+FILES = {"env": b"A=1\n", "compose.yaml": b"services: {}\n", "Caddyfile": b":80\n"}
+
+
+def release(number: int, **more: object) -> Release:
+    made = Release(number, f"name@sha256:{number}", "bot", "config", "env", "0005", "2026-01-01T00:00:00", "ada")
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def fence(tmp_path: Path) -> AsyncIterator[Fence]:
+    async with hold(LocalHost(), Place(str(tmp_path / "wopr")), "deploy") as held:
+        yield held
+
+
+async def test_releases_come_back_as_they_were_written_in_order(fence: Fence) -> None:
+    for number in (2, 10, 1):
+        await record_new(fence, release(number, migrations=({"revision": "0006", "kind": "adds"},)), Snapshot(FILES))
+    found = await read_releases(fence, fence.place)
+    assert [one.number for one in found] == [1, 2, 10]
+    assert found[1] == await read_release(fence, fence.place, 2)
+    assert found[1].migrations == ({"revision": "0006", "kind": "adds"},)
+    assert (await read_snapshot(fence, fence.place, 10)).files == FILES
+
+
+async def test_a_verdict_replaces_the_record(fence: Fence) -> None:
+    await record(fence, release(1))
+    await record(fence, release(1).judged(Judgement.BAD, "it crashed", 3.0))
+    found = await read_release(fence, fence.place, 1)
+    assert (found.verdict, found.reason, found.seconds) == ("bad", "it crashed", 3.0)
+
+
+async def test_nothing_released_yet_is_an_empty_state(fence: Fence) -> None:
+    assert await read_state(fence, fence.place) == State()
+    assert await read_releases(fence, fence.place) == []
+    with pytest.raises(HostFailed, match="Release 1 is not recorded"):
+        await read_release(fence, fence.place, 1)
+
+
+async def test_the_state_comes_back_and_a_damaged_one_is_told(fence: Fence) -> None:
+    state = State(Part(2, "green"), None, Part(1, "blue", "why"))
+    await write_state(fence, state)
+    assert await read_state(fence, fence.place) == state
+    Path(fence.place.state).write_text("{")
+    with pytest.raises(HostFailed, match="can't be read"):
+        await read_state(fence, fence.place)
+
+
+async def test_what_failed_is_quarantined_as_a_whole(fence: Fence) -> None:
+    bad = release(3)
+    await quarantine.add(fence, bad, "it crashed")
+    await quarantine.add(fence, replace(bad, number=4), "again")
+    entries = await quarantine.read_quarantine(fence, fence.place)
+    assert [(one.release, one.reason) for one in entries] == [(4, "again")]
+    assert quarantine.find(entries, bad.content())
+    assert not quarantine.find(entries, replace(bad, env_hash="corrected").content()), "a corrected .env may be tried"
+    await quarantine.lift(fence, bad.content())
+    assert await quarantine.read_quarantine(fence, fence.place) == []
+
+
+def test_what_of_the_database_can_not_go_back_is_named() -> None:
+    adds = {"revision": "0006", "kind": "adds", "breaks": ""}
+    breaks = {"revision": "0007", "kind": "changes", "breaks": "yes"}
+    destroys = {"revision": "0008", "kind": "destroys", "breaks": ""}
+    releases = [
+        release(1),
+        release(2, migrations=(adds,)),
+        release(3, migrations=(breaks, destroys), verdict=Judgement.BAD),
+    ]
+    stays, fatal = database_left(releases, releases[0])
+    assert stays == ["0006 (adds) of release 2"]
+    assert fatal == ["0007 (changes) of release 3", "0008 (destroys) of release 3"]
+    assert database_left(releases, releases[2]) == ([], [])
+
+
+def test_errors_of_customers_are_counted_and_compared_with_those_before() -> None:
+    text = (
+        'wopr_http_requests_total{method="GET",route="/ready",status="503"} 50.0\n'
+        'wopr_http_requests_total{method="GET",route="/api/billing",status="200"} 90.0\n'
+        'wopr_http_requests_total{method="GET",route="/api/billing",status="500"} 10.0\n'
+        'wopr_http_requests_created{method="GET",route="/api/billing",status="500"} 1.7e9\n'
+    )
+    now = counted(text)
+    assert now == Counts(100.0, 10.0)
+    assert "10% of 100 requests" in worse(Counts(1000, 1), now)
+    assert not worse(Counts(1000, 90), now), "it was no better before"
+    assert not worse(Counts(), Counts(5, 5)), "too few to say"
+    assert now.since(Counts(90, 0)) == Counts(10, 10)
+
+
+async def test_an_empty_folder_gets_the_stack_and_secrets_of_its_own(fence: Fence) -> None:
+    lacking = await setup.look(fence, fence.place, {"WOPR_DOMAIN": "wopr.example"})
+    assert set(lacking.generated) == {"BETTER_AUTH_SECRET", "PLATFORM_SECRET", "GPU_NODE_SECRET", "POSTGRES_PASSWORD"}
+    await setup.complete(fence, lacking)
+    env = Path(fence.place.env)
+    assert env.stat().st_mode & 0o777 == 0o600
+    settings = parsed_env(env.read_text())
+    assert settings["BETTER_AUTH_URL"] == "https://api.wopr.example"
+    assert settings["COOKIE_DOMAIN"] == ".wopr.example"
+    assert len({settings[name] for name in lacking.generated}) == 4
+    again = await setup.look(fence, fence.place, {})
+    assert again.complete, "a second look finds nothing to do"
+
+
+async def test_what_the_operator_edited_stays_and_what_we_shipped_is_renewed(fence: Fence) -> None:
+    await setup.complete(fence, await setup.look(fence, fence.place, {}))
+    compose, caddyfile = Path(fence.place.compose), Path(fence.place.caddyfile)
+    caddyfile.write_text("# mine\n")
+    shipped = Path(fence.place.dir, ".shipped")
+    old = "services: {old: {}}\n"
+    compose.write_text(old)
+    shipped.write_text(f"compose.yaml={digest_of(old.encode())}\nCaddyfile={digest_of(setup.packaged('Caddyfile'))}\n")
+    lacking = await setup.look(fence, fence.place, {})
+    assert set(lacking.files) == {"compose.yaml"}
+    assert lacking.kept == ("Caddyfile",)
+
+
+def test_settings_are_changed_in_their_line_or_added_at_the_end() -> None:
+    text = "# mine\nA=1\nB='two words'\n"
+    assert setup.with_settings(text, {"A": "3 4", "C": "$x"}) == "# mine\nA=3 4\nB='two words'\nC='$x'\n"
+    assert setup.with_settings(text, {}) == text
