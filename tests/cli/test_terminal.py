@@ -141,9 +141,9 @@ def test_done_already_is_0_and_4_when_it_is_asked(tmp_path: Path) -> None:
 
 
 def test_help_is_there_in_a_quarter_of_a_second() -> None:
-    """Processor time, the least of a few: what the machine does besides is not the command's."""
-    spent = []
-    for _ in range(5):
+    """Processor time of the quickest run: what the machine does besides is not the command's."""
+    spent: list[float] = []
+    while len(spent) < 10 and min(spent, default=1.0) >= 0.25:
         before = os.times()
         assert run_wopr("--help").returncode == 0
         after = os.times()
