@@ -86,19 +86,11 @@ def describe(spec: BotSpec, start: Start, place: Place, image: str) -> dict[str,
     The image brings its own init. The engine never restarts a bot: whether one may run is decided by the reconciler
     alone (a customer's credit may have ended meanwhile), a few at a time.
     """
-    environment = {
-        # Where its interpreter is, the image knows.
-        **{name: value for name, value in spec.environment.items() if name != "PATH"},
-        contract.ENV_TOKEN: start.token,
-        contract.ENV_HOST: "0.0.0.0",  # noqa: S104 - the container's own addresses
-        contract.ENV_PORT: str(contract.DEFAULT_PORT),
-        contract.ENV_DATA: DATA,
-    }
     sealed = place.tokens.seal(start.token, start.instance_id.bytes)
     return {
         "Image": image,
         "User": USER,
-        "Env": [f"{name}={value}" for name, value in environment.items()],
+        "Env": environment_of(spec, start),
         "Labels": {
             **labels_of(place.installation, spec.bot_id),
             LABEL_GENERATION: str(spec.generation),
@@ -111,6 +103,19 @@ def describe(spec: BotSpec, start: Start, place: Place, image: str) -> dict[str,
         "HostConfig": _confinement(spec, place),
         "NetworkingConfig": {"EndpointsConfig": {place.network: {}}},
     }
+
+
+def environment_of(spec: BotSpec, start: Start) -> list[str]:
+    """The environment of a bot's container."""
+    environment = {
+        # Where its interpreter is, the image knows.
+        **{name: value for name, value in spec.environment.items() if name != "PATH"},
+        contract.ENV_TOKEN: start.token,
+        contract.ENV_HOST: "0.0.0.0",  # noqa: S104 - the container's own addresses
+        contract.ENV_PORT: str(contract.DEFAULT_PORT),
+        contract.ENV_DATA: DATA,
+    }
+    return [f"{name}={value}" for name, value in environment.items()]
 
 
 def instance_of(listed: Json, place: Place) -> Instance | None:
