@@ -362,6 +362,8 @@ class Store:
             "expires_at": at(days) if days else None,
             "last_used_at": None,
             "revoked_at": None,
+            "spend_30d_usd": "0.00",
+            "spend_usd": "0.00",
         }
         self.keys.insert(0, key)
         return key
@@ -401,6 +403,7 @@ def full_store() -> Store:
     ]
     store.keys = [store.add_key("Laptop", "write", 90), store.add_key("Dashboard at work", "read", None)]
     store.keys[0]["last_used_at"] = at(minutes=-4)
+    store.keys[0] |= {"spend_30d_usd": "0.1342", "spend_usd": "12.503127"}
     chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/126.0 Safari/537.36"
     iphone = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) Version/17.5 Safari/604.1"
     store.sessions = [

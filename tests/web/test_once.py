@@ -20,3 +20,10 @@ def test_a_form_sent_twice_has_one_key_and_another_form_or_other_words_have_anot
 async def test_each_form_that_is_shown_has_a_mark_of_its_own(browser: httpx.AsyncClient, path: str) -> None:
     marks = {re.search(r'name="once" value="([\w-]{16})"', (await browser.get(path)).text) for _ in range(2)}
     assert len({mark.group(1) for mark in marks if mark}) == 2
+
+
+async def test_a_key_shows_what_it_spent(browser: httpx.AsyncClient) -> None:
+    page = (await browser.get("/keys")).text
+    assert "$0.13" in page
+    assert "$12.50 altogether" in page
+    assert 'title="$12.503127 altogether"' in page
