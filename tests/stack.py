@@ -87,15 +87,23 @@ class Stack:
         return self.process.wait(STOP_SECONDS)
 
 
-def start(home: Path, ports: Mapping[str, int] | None = None) -> Stack:
-    """Start and wait until everything is ready; RuntimeError with the output when it does not become so."""
+def start(home: Path, ports: Mapping[str, int] | None = None, settings: Mapping[str, str] | None = None) -> Stack:
+    """Start and wait until everything is ready; RuntimeError with the output when it does not become so.
+
+    `settings` are added to the environment.
+    """
     ports = ports or free_ports()
     command = [sys.executable, "-m", "wopr", "up", "--json", "--home", str(home)]
     command += ["--api-port", str(ports["api"]), "--ui-port", str(ports["ui"])]
     command += ["--engine-port", str(ports["llama"]), "--stand-in-port", str(ports["stripe"])]
     started = time.monotonic()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment(), cwd=home.parent
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=clean_environment() | dict(settings or {}),
+        cwd=home.parent,
     )
     stack = Stack(home, process, ports, started)
     noise: list[str] = []
@@ -140,7 +148,19 @@ def run_wopr(*arguments: str, environment: Mapping[str, str] | None = None) -> "
 
 def clean_environment() -> dict[str, str]:
     """This process's environment without settings of a developer's own."""
-    own = ("STRIPE_", "RESEND_", "WOPR_", "DATABASE_", "API_", "UI_", "BETTER_AUTH_", "COOKIE_", "DO_API", "GPU_NODE")
+    own = (
+        "STRIPE_",
+        "RESEND_",
+        "WOPR_",
+        "DATABASE_",
+        "API_",
+        "UI_",
+        "BETTER_AUTH_",
+        "COOKIE_",
+        "DO_API",
+        "GPU_NODE",
+        "BOT_",
+    )
     return {name: value for name, value in os.environ.items() if not name.startswith(own)}
 
 

@@ -62,24 +62,26 @@ class Containers:
         self.made.clear()
         await asyncio.to_thread(self.sweep)
 
-    def living(self, bot_id: UUID) -> int:
+    def living(self, bot_id: UUID | str) -> int:
         """How many containers of a bot run."""
         chosen = ("--filter", f"label=wopr.bot={bot_id}", "--quiet")
         return len(self.engine.docker("ps", *chosen).stdout.split())
 
-    def inspect(self, bot_id: UUID) -> dict[str, Any]:
+    def inspect(self, bot_id: UUID | str) -> dict[str, Any]:
         """The engine's description of a bot's container."""
-        found: list[dict[str, Any]] = json.loads(self.engine.docker("inspect", container_name(BotId(bot_id))).stdout)
+        found: list[dict[str, Any]] = json.loads(
+            self.engine.docker("inspect", container_name(BotId(UUID(str(bot_id))))).stdout
+        )
         return found[0]
 
-    def inside(self, bot_id: UUID, program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def inside(self, bot_id: UUID | str, program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run Python in a bot's container, as the bot: what somebody could do who took it over."""
-        command = ("exec", container_name(BotId(bot_id)), "python", "-c", program, *arguments)
+        command = ("exec", container_name(BotId(UUID(str(bot_id)))), "python", "-c", program, *arguments)
         return self.engine.docker(*command, check=False, seconds=60)
 
-    def exists(self, bot_id: UUID) -> dict[str, bool]:
+    def exists(self, bot_id: UUID | str) -> dict[str, bool]:
         """What is left of a bot on the engine."""
-        known = BotId(bot_id)
+        known = BotId(UUID(str(bot_id)))
         names = {"container": container_name(known), "former": former_name(known)}
         found = {
             what: self.engine.docker("container", "inspect", name, check=False).returncode == 0
@@ -87,6 +89,11 @@ class Containers:
         }
         volume = self.engine.docker("volume", "inspect", volume_name(known), check=False).returncode == 0
         return {**found, "volume": volume}
+
+    def take_down(self) -> None:
+        """Take the fence away."""
+        policy = Policy(bot_network(self.settings()), None)
+        subprocess.run(firewall.removal(policy), capture_output=True, check=False)
 
     def sweep(self) -> None:
         """Leave no container and no volume."""
@@ -103,7 +110,7 @@ def bots_installation(engine: Engine, bot_image: str, tmp_path_factory: pytest.T
     place = Containers(engine, bot_image, tmp_path_factory.mktemp("bots"))
     yield place
     place.sweep()
-    subprocess.run(firewall.removal(Policy(bot_network(place.settings()), None)), capture_output=True, check=False)
+    place.take_down()
 
 
 @pytest.fixture

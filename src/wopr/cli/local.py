@@ -89,9 +89,10 @@ class Local:
 
     async def stop_bots(self) -> None:
         """End the bots; each stores what it was saying."""
-        from wopr.fleet.runtimes.ending import stop_all
+        from wopr.core.settings import load_settings
+        from wopr.fleet.build import stop_bots
 
-        await asyncio.to_thread(stop_all, self.home)
+        await stop_bots(load_settings(self.home))
 
     def stop_database(self) -> None:
         """End the database, last: everybody else may still write."""

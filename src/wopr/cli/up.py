@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,15 @@ from wopr.cli.processes import Ports, Process, environment, table_of_processes
 if TYPE_CHECKING:
     from wopr.cli.progress import Progress
 
-EXAMPLES = "Examples: wopr up | wopr up --home ~/wopr --ui-port 8000 | wopr up --reset"
+EXAMPLES = "Examples: wopr up | wopr up --home ~/wopr --ui-port 8000 | wopr up --bots docker | wopr up --reset"
+
+
+class BotsKind(StrEnum):
+    """How bots run on this machine."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+
 
 # Ctrl-C is meant: nobody waits for long answers to end.
 DRAIN_SECONDS = 1
@@ -38,6 +47,7 @@ def up(
     ui_port: UiPort = 3000,
     engine_port: Annotated[int, typer.Option(help="First of the four ports of the engines.")] = 8080,
     stand_in_port: Annotated[int, typer.Option(help="First of the ports of the stand-ins.")] = 4101,
+    bots: Annotated[BotsKind | None, typer.Option(help="How bots run; default: BOT_RUNTIME or process.")] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Wipe all data of the folder first; asks.")] = False,
     yes: output.YesOption = False,
     dry_run: output.DryRunOption = False,
@@ -57,6 +67,8 @@ def up(
         resend=stand_in_port + 1,
     )
     stages = output.progress(progress, as_json=as_json)
+    if bots is not None:
+        os.environ["BOT_RUNTIME"] = bots.value
     plan = _plan(folder, ports, stages, as_json)
     record = RunFile(folder)
     if (state := record.running()) is not None:

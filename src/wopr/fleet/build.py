@@ -1,5 +1,6 @@
 """Puts the fleet of one process together. Making it touches nothing; it begins to work with its first pass."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
@@ -13,7 +14,7 @@ from wopr.core.settings import Settings
 from wopr.core.vault import Vault
 from wopr.fleet.changes import Changes
 from wopr.fleet.runtimes.addresses import bot_network, gateway
-from wopr.fleet.runtimes.process import ProcessRuntime
+from wopr.fleet.runtimes.process import ProcessRuntime, stop_all
 from wopr.fleet.runtimes.protocol import Runtime
 
 if TYPE_CHECKING:
@@ -68,6 +69,17 @@ class SharedFleet:
 def build_fleet(platform: Platform) -> Fleet:
     """The fleet of these settings."""
     return Fleet(_runtime(platform.settings), bot_http(), Changes(platform.notifier))
+
+
+async def stop_bots(settings: Settings) -> int:
+    """End every bot of this installation, without a database: for who ran it on one machine. How many there were."""
+    if settings.bot_runtime != "docker":
+        return await asyncio.to_thread(stop_all, settings.wopr_home)
+    runtime = docker_runtime(settings)
+    try:
+        return await runtime.stop_all()
+    finally:
+        await runtime.close()
 
 
 def bot_http() -> httpx.AsyncClient:

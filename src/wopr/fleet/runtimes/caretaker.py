@@ -1,0 +1,282 @@
+"""Has every machine of a Swarm looked after: a service with one task on each, and the bots' network for all of them.
+
+A machine on which the network and the fence are not up yet gets no bot. What is to be done on one machine only (removing
+a volume there) is a service, too, pinned to it: a machine that is lost does it when it is back, whoever asked for it.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any  # the engine's JSON
+
+import structlog
+
+from wopr.core.ids import BotId
+from wopr.fleet.runtimes import bridge, enginelog, firewall, node_agent, nodes
+from wopr.fleet.runtimes.containers import LABEL_INSTALLATION, ours, volume_name
+from wopr.fleet.runtimes.engine import CONFLICT, NOT_FOUND, Engine, EngineRefused, Json
+from wopr.fleet.runtimes.fence import Means
+from wopr.fleet.runtimes.firewall import Policy
+from wopr.fleet.runtimes.images import Credentials
+from wopr.fleet.runtimes.nodes import NANO, Node
+from wopr.fleet.runtimes.protocol import RuntimeFailed
+from wopr.fleet.runtimes.services import LABEL_ERRAND, LABEL_NODE
+
+READY_SECONDS_MAX = 15.0
+POLL_SECONDS = 0.1
+ERRAND_SECONDS_MAX = 30.0
+AGENT_MEMORY_BYTES = 64 * 2**20
+LABEL_AGENT = "wopr.agent"
+SCRIPT = Path(node_agent.__file__).read_text(encoding="utf-8")
+
+log = structlog.get_logger(__name__)
+
+
+class NodeUnfit(RuntimeFailed):
+    """A machine can't be made ready for bots; those that run there go on."""
+
+    default_code = "node_unfit"
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Whose machines are looked after, with which image and which rules."""
+
+    installation: str
+    means: Means
+    policy: Policy
+    credentials: Credentials
+
+
+class Caretaker:
+    """Remembers what it saw to be in place; a change of the machines brings new rules to all of them."""
+
+    def __init__(self, engine: Engine, charge: Charge) -> None:
+        self._engine = engine
+        self._charge = charge
+        self._lock = asyncio.Lock()
+        self._told = ""
+        self._ready: set[str] = set()
+
+    @property
+    def network(self) -> str:
+        """The network that a bot's service is put on."""
+        return f"{self._charge.policy.network.name}-swarm"
+
+    async def ensure(self, known: Mapping[str, Node]) -> bool:
+        """Have the network and the agents, told what holds for these machines; True when something was done."""
+        description = self._agents(known)
+        async with self._lock:
+            if self._told == description["Labels"][LABEL_AGENT]:
+                return False
+            await self._ensure_network()
+            done = await self._ensure_service(description)
+            self._told = description["Labels"][LABEL_AGENT]
+            return done
+
+    def doubt(self) -> None:
+        """Look again before the next start."""
+        self._told = ""
+
+    async def require(self, node: Node) -> None:
+        """Wait until the machine is ready for bots. Raises `NodeUnfit` with what it lacks."""
+        try:
+            async with asyncio.timeout(READY_SECONDS_MAX):
+                while not await self._is_ready(node):
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            raise NodeUnfit(
+                f"The machine {node.name} is not ready for bots yet.",
+                remedy=f"It is tried again. See: docker service ps {self._name}",
+            ) from None
+
+    async def remove_volume(self, bot_id: BotId, node_id: str) -> str:
+        """Have a bot's volume removed on its machine, now or when it is back; the errand's name."""
+        name = f"wopr-remove-{bot_id}"
+        labels = {LABEL_INSTALLATION: self._charge.installation, LABEL_ERRAND: str(bot_id), LABEL_NODE: node_id}
+        description = self._run(name, labels, ["remove", volume_name(bot_id)])
+        description["TaskTemplate"]["RestartPolicy"] = {"Condition": "on-failure", "Delay": 5 * NANO}
+        description["TaskTemplate"]["Placement"] = {"Constraints": [f"node.id=={node_id}"]}
+        description["Mode"] = {"Replicated": {"Replicas": 1}}
+        await self._create(description)
+        return name
+
+    async def errands_done(self) -> int:
+        """Forget the errands that are done; how many."""
+        ours_only = [f"{LABEL_INSTALLATION}={self._charge.installation}", LABEL_ERRAND]
+        filters = json.dumps({"label": ours_only})
+        done = 0
+        for task in await self._engine.call("GET", "tasks", query={"filters": filters}):
+            if task["Status"]["State"] == "complete":
+                done += 1
+                await self._forget(str(task["ServiceID"]))
+        return done
+
+    async def finish(self, name: str) -> bool:
+        """Wait for an errand and forget it; False when it takes longer than it may."""
+        filters = json.dumps({"service": [name]})
+        try:
+            async with asyncio.timeout(ERRAND_SECONDS_MAX):
+                while True:
+                    tasks = await self._engine.call("GET", "tasks", query={"filters": filters})
+                    if any(task["Status"]["State"] == "complete" for task in tasks):
+                        break
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            log.warning("bot.data_remains", errand=name)
+            return False
+        await self._forget(name)
+        return True
+
+    @property
+    def _name(self) -> str:
+        return f"{self._charge.policy.network.name}-agent"
+
+    async def _is_ready(self, node: Node) -> bool:
+        filters = json.dumps({"service": [self._name], "node": [node.id]})
+        tasks = await self._engine.call("GET", "tasks", query={"filters": filters})
+        tasks.sort(key=lambda task: task["CreatedAt"])
+        if not tasks:
+            return False
+        last = tasks[-1]
+        if last["ID"] in self._ready:
+            return bool(last["Status"]["State"] == "running")
+        if last["Status"]["State"] == "running":
+            lines = await enginelog.tail(self._engine, last["ID"], 5, "tasks")
+            if any(line.text == node_agent.UP for line in lines):
+                self._ready.add(str(last["ID"]))
+                return True
+        for task in reversed(tasks):
+            if task["Status"]["State"] in ("failed", "rejected") and task["Spec"] == last["Spec"]:
+                raise await self._unfit(node, task)
+        return False
+
+    async def _unfit(self, node: Node, task: Json) -> NodeUnfit:
+        code = int((task["Status"].get("ContainerStatus") or {}).get("ExitCode") or 0)
+        lines = await enginelog.tail(self._engine, task["ID"], 5, "tasks") if code else []
+        text = lines[-1].text if lines else str(task["Status"].get("Err") or "it does not start")
+        if code == node_agent.NO_PROTECTION:
+            what, remedy = text, 'Put "no-new-privileges": true into its /etc/docker/daemon.json, and restart Docker.'
+        elif code in (node_agent.NO_NETWORK, node_agent.OTHER_NETWORK):
+            what, remedy = text, f"Remove it there (docker network rm {self._node_network}), or correct BOT_SUBNET."
+        elif code:
+            what, remedy = firewall.explain(code, text)
+        else:
+            what, remedy = (
+                text,
+                "BOT_FIREWALL_IMAGE must be an image with Python and iptables that the machine can get.",
+            )
+        return NodeUnfit(f"The machine {node.name} is not ready for bots: {what}.", remedy=remedy)
+
+    @property
+    def _node_network(self) -> str:
+        return f"{self._charge.policy.network.name}-node"
+
+    def _agents(self, known: Mapping[str, Node]) -> dict[str, Any]:
+        """The service of the agents. Its label changes with everything that they are told."""
+        charge, off = self._charge, self._charge.means.how == "off"
+        policy = replace(
+            charge.policy,
+            machines=nodes.addresses(known.values()),
+            callers=charge.policy.callers or _hosts(nodes.addresses(known.values(), managers=True)),
+        )
+        wanted = bridge.describe(policy.network, ours(charge.installation))
+        told = {
+            "installation": charge.installation,
+            "network": {**wanted, "Name": self._node_network, "ConfigOnly": True, "Driver": ""},
+            "fence": [] if off else firewall.command(policy),
+        }
+        text = json.dumps(told, sort_keys=True)
+        version = hashlib.sha256(f"{text}\0{SCRIPT}\0{charge.means.image}".encode()).hexdigest()[:16]
+        description = self._run(self._name, {**ours(charge.installation), LABEL_AGENT: version}, [])
+        container = description["TaskTemplate"]["ContainerSpec"]
+        container["Env"] = [f"{node_agent.VARIABLE}={text}"]
+        description["TaskTemplate"]["RestartPolicy"] = {"Condition": "any", "Delay": 5 * NANO}
+        description["Mode"] = {"Global": {}}
+        description["UpdateConfig"] = {"Parallelism": 0, "Order": "start-first", "FailureAction": "continue"}
+        return description
+
+    def _run(self, name: str, labels: Mapping[str, str], arguments: list[str]) -> dict[str, Any]:
+        """A service that runs the agent's program on machines, with their engines and their network."""
+        socket = {"Type": "bind", "Source": node_agent.SOCKET, "Target": node_agent.SOCKET}
+        scratch = {"Type": "tmpfs", "Target": "/run", "TmpfsOptions": {"SizeBytes": 2**20}}  # for iptables' lock
+        return {
+            "Name": name,
+            "Labels": dict(labels),
+            "TaskTemplate": {
+                "ContainerSpec": {
+                    "Image": self._charge.means.image,
+                    "Labels": dict(labels),
+                    "Command": ["python3", "-c", SCRIPT, *arguments],
+                    "User": "0:0",
+                    "Mounts": [scratch, socket],
+                    "ReadOnly": True,
+                    "CapabilityDrop": ["ALL"],
+                    "CapabilityAdd": ["CAP_NET_ADMIN", "CAP_NET_RAW"],
+                    "Privileges": {"NoNewPrivileges": True},
+                    "Healthcheck": {"Test": ["NONE"]},
+                    "StopSignal": "SIGKILL",  # there is nothing to tidy up
+                    "Init": False,
+                },
+                "Resources": {"Limits": {"MemoryBytes": AGENT_MEMORY_BYTES, "Pids": 32}},
+                "Networks": [{"Target": "host"}],
+                "LogDriver": {"Name": "json-file", "Options": {"max-size": "1m", "max-file": "2"}},
+            },
+        }
+
+    async def _ensure_network(self) -> None:
+        body = {
+            "Name": self.network,
+            "Driver": "bridge",
+            "Scope": "swarm",
+            "ConfigFrom": {"Network": self._node_network},
+            "Labels": ours(self._charge.installation),
+        }
+        try:
+            await self._engine.call("GET", f"networks/{self.network}", query={"scope": "swarm"})
+        except EngineRefused as error:
+            if error.http_status != NOT_FOUND:
+                raise
+            await self._create(body, "networks/create")
+
+    async def _ensure_service(self, description: dict[str, Any]) -> bool:
+        try:
+            found = await self._engine.call("GET", f"services/{self._name}")
+        except EngineRefused as error:
+            if error.http_status != NOT_FOUND:
+                raise
+            await self._create(description)
+            return True
+        if (found["Spec"].get("Labels") or {}).get(LABEL_AGENT) == description["Labels"][LABEL_AGENT]:
+            return False
+        await self._engine.call(
+            "POST",
+            f"services/{found['ID']}/update",
+            query={"version": found["Version"]["Index"]},
+            body=description,
+            auth=self._charge.credentials.auth_for(self._charge.means.image),
+        )
+        return True
+
+    async def _create(self, body: dict[str, Any], path: str = "services/create") -> None:
+        try:
+            auth = self._charge.credentials.auth_for(self._charge.means.image)
+            await self._engine.call("POST", path, body=body, auth=auth)
+        except EngineRefused as error:
+            if error.http_status != CONFLICT:  # otherwise another process made it a moment ago
+                raise
+
+    async def _forget(self, service: str) -> None:
+        try:
+            await self._engine.call("DELETE", f"services/{service}")
+        except EngineRefused as error:
+            if error.http_status != NOT_FOUND:
+                raise
+
+
+def _hosts(addresses: Iterable[IPv4Address]) -> tuple[IPv4Network, ...]:
+    return tuple(IPv4Network(address) for address in addresses)
