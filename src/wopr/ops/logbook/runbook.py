@@ -206,6 +206,7 @@ def _secrets(seen: Known) -> str:
     present, gone = sights(seen.entries, SECRETS, "mark")
     here = {sight.name: sight for sight in present}
     lost = {sight.name: sight for sight in gone}
+    observed, _ = last_seen(seen.entries, SECRETS)
     told = {name: (purpose, notes) for name, purpose, notes in known.SECRETS}
     rows = []
     for name in (*told, *sorted(set(here) - set(told))):
@@ -214,7 +215,7 @@ def _secrets(seen: Known) -> str:
             state = f"set, unchanged since {when(here[name].since)}"
         else:
             state = (
-                f"removed {when(lost[name].since)}" if name in lost else "not set" if present else "not observed yet"
+                f"removed {when(lost[name].since)}" if name in lost else "not set" if observed else "not observed yet"
             )
         rows.append((name, purpose, state, notes))
     where = (
