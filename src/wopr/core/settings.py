@@ -194,6 +194,10 @@ class Settings(BaseSettings):
     bot_gateway_url: str = Field(
         default="", description="Address at which bots in containers reach the API; empty: API_PORT on their host."
     )
+    bot_callers: str = Field(
+        default="",
+        description="Addresses and networks from which the API reaches bots of a Swarm, by comma; empty: its managers.",
+    )
     bot_dns: str = Field(default="1.1.1.1,9.9.9.9", description="Name servers of bots in containers, by comma.")
     bot_firewall: Literal["auto", "host", "container", "off"] = Field(
         default="auto",

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING
 
 import httpx
@@ -13,7 +12,7 @@ from wopr.core.platform import Platform
 from wopr.core.settings import Settings
 from wopr.core.vault import Vault
 from wopr.fleet.changes import Changes
-from wopr.fleet.runtimes.addresses import bot_network, gateway
+from wopr.fleet.runtimes.addresses import bot_network, gateway, name_servers
 from wopr.fleet.runtimes.process import ProcessRuntime, stop_all
 from wopr.fleet.runtimes.protocol import Runtime
 
@@ -105,7 +104,7 @@ def docker_runtime(settings: Settings) -> "DockerRuntime":
         name=settings.installation,
         image=settings.bot_image,
         credentials=Credentials(settings.registry_server, settings.registry_username, password),
-        policy=Policy(bot_network(settings), gateway(settings), _name_servers(settings.bot_dns)),
+        policy=Policy(bot_network(settings), gateway(settings), name_servers(settings.bot_dns)),
         means=Means(settings.bot_firewall, settings.bot_firewall_image),
         tokens=tokens,
     )
@@ -117,16 +116,11 @@ def _runtime(settings: Settings) -> Runtime:
         return ProcessRuntime(settings.wopr_home)
     if settings.bot_runtime == "docker":
         return docker_runtime(settings)
+    if settings.bot_runtime == "swarm":
+        from wopr.fleet.swarming import swarm_runtime
+
+        return swarm_runtime(settings)
     raise NotConfigured(
         f"BOT_RUNTIME={settings.bot_runtime} is not a way to run bots here.",
-        remedy="Set BOT_RUNTIME to process or docker.",
+        remedy="Set BOT_RUNTIME to process, docker or swarm.",
     )
-
-
-def _name_servers(text: str) -> tuple[IPv4Address, ...]:
-    try:
-        return tuple(IPv4Address(part.strip()) for part in text.split(",") if part.strip())
-    except AddressValueError as error:
-        raise NotConfigured(
-            f"BOT_DNS={text} is no list of addresses: {error}.", remedy="Write it as 1.1.1.1,9.9.9.9."
-        ) from error

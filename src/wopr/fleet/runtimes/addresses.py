@@ -64,6 +64,11 @@ def gateway_url(settings: Settings) -> str:
         return settings.internal_url
     if settings.bot_gateway_url:
         return settings.bot_gateway_url.rstrip("/")
+    if settings.bot_runtime == "swarm":
+        raise NotConfigured(
+            "BOT_GATEWAY_URL is not set, so bots on other machines would not find the API.",
+            remedy="Give an address of the API that every machine of the Swarm reaches, as http://10.0.0.5:3100.",
+        )
     return f"http://{bot_network(settings).host}:{settings.api_port}"
 
 
@@ -87,6 +92,16 @@ def listen_addresses(settings: Settings) -> tuple[str, ...]:
     if settings.bot_runtime != "docker" or settings.bot_gateway_url or settings.api_host in ("0.0.0.0", "::"):  # noqa: S104
         return (settings.api_host,)
     return settings.api_host, str(bot_network(settings).host)
+
+
+def name_servers(text: str) -> tuple[IPv4Address, ...]:
+    """BOT_DNS; NotConfigured when it is none."""
+    try:
+        return tuple(IPv4Address(part.strip()) for part in text.split(",") if part.strip())
+    except AddressValueError as error:
+        raise NotConfigured(
+            f"BOT_DNS={text} is no list of addresses: {error}.", remedy="Write it as 1.1.1.1,9.9.9.9."
+        ) from error
 
 
 def _parse(text: str) -> IPv4Network:

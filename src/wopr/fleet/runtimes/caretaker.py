@@ -1,7 +1,7 @@
 """Has every machine of a Swarm looked after: a service with one task on each, and the bots' network for all of them.
 
-A machine on which the network and the fence are not up yet gets no bot. What is to be done on one machine only (removing
-a volume there) is a service, too, pinned to it: a machine that is lost does it when it is back, whoever asked for it.
+A machine on which the network and the fence are not up yet gets no bot. What is to be done on one machine only
+(removing a volume there) is a service, too, pinned to it: a machine that is lost does it when it is back.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class Caretaker:
         """Wait until the machine is ready for bots. Raises `NodeUnfit` with what it lacks."""
         try:
             async with asyncio.timeout(READY_SECONDS_MAX):
-                while not await self._is_ready(node):
+                while not await self._is_ready(node):  # noqa: ASYNC110 - no event tells it
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise NodeUnfit(

@@ -69,7 +69,7 @@ class Manager:
         owner = (found["Spec"].get("Labels") or {}).get(LABEL_INSTALLATION)
         if owner != self._installation:
             raise RuntimeFailed(
-                f"There is a service of this bot that belongs to the installation {owner}, not to {self._installation}.",
+                f"This bot has a service that belongs to the installation {owner}, not to {self._installation}.",
                 remedy=f"Set WOPR_INSTALLATION={owner} if that is this one, or run docker service rm {name}.",
             )
         return found

@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.parse
 from pathlib import Path
-from typing import Any  # the engine's JSON
+from typing import Any, TextIO  # the engine's JSON
 
 SOCKET = "/var/run/docker.sock"
 VARIABLE = "WOPR_NODE"
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         else:
             watch(json.loads(os.environ[VARIABLE]))
     except Refused as refusal:
-        print(refusal, file=sys.stderr, flush=True)
+        say(str(refusal), sys.stderr)
         return refusal.code
     return 0
 
@@ -67,7 +67,7 @@ def watch(told: dict[str, Any]) -> None:
         if told["fence"]:
             put_up(told["fence"])
         if not said:
-            print(UP, flush=True)
+            say(UP)
             said = True
         end_too_large(told["installation"])
         time.sleep(ROUND_SECONDS)
@@ -129,8 +129,14 @@ def end_too_large(installation: str) -> None:
         limit = int(container["Labels"]["wopr.data-bytes"])
         for mount in container["Mounts"]:
             if taken.get(mount.get("Name"), 0) > limit:
-                print(f"{mount['Name']} holds more than {limit} bytes: stopped", flush=True)
+                say(f"{mount['Name']} holds more than {limit} bytes: stopped")
                 ask("POST", f"/containers/{container['Id']}/stop?t=10")
+
+
+def say(text: str, where: TextIO = sys.stdout) -> None:
+    """One line of this container's log, which the API reads."""
+    where.write(text + "\n")
+    where.flush()
 
 
 def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:

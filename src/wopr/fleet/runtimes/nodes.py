@@ -111,7 +111,7 @@ def why_away(node: Node | None) -> str:
             f"Its machine {node.name} is lost. Its memory is there: it waits and runs again when {node.name} is back."
         )
     if node.availability == DRAIN:
-        return f"Its machine {node.name} is being drained. Its memory is there: it waits until {node.name} is active again."
+        return f"Its machine {node.name} is drained. Its memory is there: it waits until {node.name} is active again."
     return ""
 
 

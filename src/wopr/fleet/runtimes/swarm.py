@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from secrets import token_urlsafe
 from uuid import UUID
 
-import structlog
-
 from wopr.core.ids import BotId, new_id
 from wopr.core.vault import Vault
 from wopr.fleet.runtimes import enginelog, services
@@ -35,8 +33,6 @@ POLL_SECONDS_MAX = 0.5
 NEXT_TASK_SECONDS = 0.5
 NO_NODE = "no suitable node"
 IMAGE_ID = "sha256:"
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ class SwarmRuntime:
         if not await self._manager.services():
             return await self._caretaker.errands_done()
         done = int(await self._caretaker.ensure(nodes)) + await self._caretaker.errands_done()
-        self._installation.report(await self._away(nodes))
+        await asyncio.to_thread(self._installation.report, await self._away(nodes))
         return done
 
     async def logs(self, bot_id: BotId, tail: int) -> Sequence[LogLine]:
