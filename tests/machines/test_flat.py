@@ -6,7 +6,7 @@ import secrets
 import shlex
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ COMPOSE = "docker compose -f docker-compose.local.yml --env-file .env.local"
 EVERYTHING = f"{COMPOSE} --profile voice --profile llm --profile offline"
 PSQL = "docker exec wopr-ops-postgres-1 psql -U wopr -d wopr_platform"
 COMMAND_SECONDS = 300
+START_SECONDS = 120.0
 NODE = "local-gpu-node-001"
 # The runbook's own statement, "Manual equivalent (if needed outside compose)".
 RUNBOOK_INSERT = f"""
@@ -88,7 +89,7 @@ class Flat:
 
 @pytest.fixture(scope="module")
 def flat(
-    engine: Engine, platform_image: str, third_party_images: None, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine, platform_image: str, third_party_images: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Flat]:
     """A folder named as the runbook's, filled as it says; everything is gone at the end."""
     ensure_gpu_images(engine, platform_image)
@@ -117,6 +118,9 @@ def _environment_file(folder: Path, image: str, ports: dict[str, int]) -> str:
         "GPU_LAYERS": "0",
         "FLASH_ATTN": "off",
         "MODELS_DIR": f"{folder}/models",
+        "STRIPE_SECRET_KEY": "sk_test_flat",
+        "STRIPE_WEBHOOK_SECRET": "whsec_flat_stack",
+        "RESEND_API_KEY": "re_flat",
         "STRIPE_API_BASE": "http://stand-ins:4101",
         "RESEND_API_BASE": "http://stand-ins:4102",
         "STRIPE_DEFAULT_PRICE_ID": "price_wopr_monthly",
@@ -147,14 +151,14 @@ def test_the_flat_stack_comes_up_is_seeded_serves_and_is_torn_down(flat: Flat) -
 
 def _up_with_voice(flat: Flat) -> None:
     flat.run(f"{COMPOSE} --profile voice --profile offline up -d")
-    wait_for(lambda: _answers(flat, "API", "/ready"), "the API to be ready")
+    wait_for(lambda: _answers(flat, "API", "/ready"), "the API to be ready", START_SECONDS)
     assert flat.get("API").json() == {"status": "ok"}
-    wait_for(lambda: _answers(flat, "HTTP", "/"), "the pages behind Caddy")
+    wait_for(lambda: _answers(flat, "HTTP", "/"), "the pages behind Caddy", START_SECONDS)
     assert "WOPR" in flat.get("HTTP", "/").text
     assert flat.get("HTTP", host="api.localhost").json() == {"status": "ok"}
     assert flat.get("HTTP", "/", host="172.23.176.117").status_code == 200  # an address of the local network
     for service in ("CHATTERBOX", "WHISPER"):
-        wait_for(lambda service=service: _answers(flat, service), service)
+        wait_for(lambda service=service: _answers(flat, service), service, START_SECONDS)
 
 
 def _seeded_twice_is_one_row(flat: Flat) -> None:
@@ -162,7 +166,7 @@ def _seeded_twice_is_one_row(flat: Flat) -> None:
         flat.run(f"{COMPOSE} run --rm gpu-seeder")
     assert flat.sql("SELECT count(*), min(host) FROM gpu_nodes") == "1|host.docker.internal"
     voice = {"llama": False, "chatterbox": True, "whisper": True, "qwen": False}
-    wait_for(lambda: flat.health() == voice, "the watchdog's view of the voice profile")
+    wait_for(lambda: flat.health() == voice, "the watchdog's view of the voice profile", START_SECONDS)
 
 
 def _the_runbooks_sql_runs_unchanged(flat: Flat) -> None:
@@ -170,12 +174,12 @@ def _the_runbooks_sql_runs_unchanged(flat: Flat) -> None:
     shown = flat.run(f'{PSQL} -c "SELECT id, host, status, service_health FROM gpu_nodes;"')
     assert NODE in shown
     flat.run(f"{COMPOSE} restart platform-api")
-    wait_for(lambda: _answers(flat, "API", "/ready"), "the API after its restart")
+    wait_for(lambda: _answers(flat, "API", "/ready"), "the API after its restart", START_SECONDS)
 
 
 def _with_llm_everything_is_healthy(flat: Flat) -> None:
     flat.run(f"{COMPOSE} --profile voice --profile llm --profile offline up -d")
-    wait_for(lambda: all(flat.health().values()), "all four services")
+    wait_for(lambda: all(flat.health().values()), "all four services", START_SECONDS)
     for service in ("LLAMA", "QWEN"):
         assert flat.get(service).json() == {"status": "ok"}
 
@@ -190,7 +194,11 @@ def _teardown_keeps_data_unless_it_is_told_to_wipe(flat: Flat) -> None:
     flat.run(f"{EVERYTHING} down")
     assert "wopr-ops_postgres-data" in flat.run("docker volume ls -q")
     flat.run(f"{COMPOSE} up -d postgres")
-    wait_for(lambda: "accepting" in flat.run("docker exec wopr-ops-postgres-1 pg_isready", check=False), "PostgreSQL")
+    wait_for(
+        lambda: "accepting" in flat.run("docker exec wopr-ops-postgres-1 pg_isready", check=False),
+        "PostgreSQL",
+        START_SECONDS,
+    )
     assert flat.sql("SELECT count(*) FROM gpu_nodes") == "1"
     flat.run(f"{EVERYTHING} down -v")
     assert "wopr-ops_postgres-data" not in flat.run("docker volume ls -q")
