@@ -268,6 +268,31 @@ async def test_a_bot_reaches_the_gateway_and_the_outside_and_nothing_else(bots: 
         assert found == {f"{host}:{gateway}", web}
 
 
+async def test_containers_of_the_platform_reach_bots_and_give_them_the_gateway(
+    bots: Containers, engine: Engine
+) -> None:
+    """The stack of a VPS: API and proxy are containers with addresses of the platform's half of the network."""
+    network = bot_network(bots.settings())
+    proxy, api = str(network.subnet[2]), str(network.subnet[3])
+    runtime = bots.make(bot_gateway_url=f"http://{proxy}:3100")
+    runtime.doubt()
+    wanted, neighbour = spec(), spec()
+    instance = await runtime.start(wanted)
+    await answering(instance)
+    other = await runtime.start(neighbour)
+    await answering(other)
+    inside = ("--network", network.name, "--entrypoint", "python")
+    engine.run(bots.image, "-c", SERVE, "0.0.0.0", "3100", "5432", options=(*inside, "--ip", proxy))
+    bot, next_door = urlsplit(instance.url).netloc, urlsplit(other.url).netloc
+    targets = (bot, bot.replace("7437", "7438"), f"{proxy}:3100")
+    done = engine.once(bots.image, "-c", CONNECT, *targets, options=(*inside, "--ip", api))
+    assert done.stdout.split() == [bot]
+    found = await asyncio.to_thread(
+        reached, bots, wanted.bot_id, f"{proxy}:3100", f"{proxy}:5432", f"{api}:3100", next_door
+    )
+    assert found == {f"{proxy}:3100"}
+
+
 async def test_neighbours_of_another_network_do_not_reach_bots(bots: Containers, engine: Engine) -> None:
     wanted = spec()
     instance = await bots.make().start(wanted)
