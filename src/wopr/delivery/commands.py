@@ -20,8 +20,8 @@ EDGE_SECONDS = 5
 INTERPOLATED = (
     "WOPR_DIR", "WOPR_NAME", "WOPR_BLUE_IMAGE", "WOPR_GREEN_IMAGE", "WOPR_BLUE_ENV", "WOPR_GREEN_ENV",
     "WOPR_BLUE_RELEASE", "WOPR_GREEN_RELEASE", "WOPR_DELIVERER_IMAGE", "WOPR_DOMAIN", "WOPR_SCHEME", "POSTGRES_IMAGE",
-    "CADDY_IMAGE", "POSTGRES_PASSWORD", "HTTP_PORT", "HTTPS_PORT", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME",
-    "COMPOSE_PROFILES",
+    "CADDY_IMAGE", "POSTGRES_PASSWORD", "HTTP_PORT", "HTTPS_PORT", "EDGE_PROXIES", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME",
+    "COMPOSE_PROFILES", "DOCKER_GID",
 )  # fmt: skip
 
 OBSERVE_SCRIPT = 'ids=$(docker ps -aq --filter "label=$1") || exit 1; [ -z "$ids" ] || docker container inspect $ids'
@@ -143,6 +143,11 @@ def architecture() -> Command:
     return ("docker", "version", "--format", "{{.Server.Arch}}")
 
 
+def socket_group() -> Command:
+    """The number of the group that may use the engine: the API is none of root's."""
+    return ("stat", "-c", "%g", "/var/run/docker.sock")
+
+
 def free_kilobytes(folder: str) -> Command:
     return ("sh", "-c", FREE_SCRIPT, "free", folder)
 
@@ -163,6 +168,8 @@ def stack_env(place: Place, settings: Mapping[str, str], slots: Mapping[Slot, tu
     for slot, (image, number) in slots.items():
         values |= {f"WOPR_{slot.upper()}_IMAGE": image, f"WOPR_{slot.upper()}_RELEASE": str(number)}
     chosen = {name: settings[name] for name in INTERPOLATED if settings.get(name) and name not in values}
+    if networks := chosen.get("EDGE_PROXIES"):  # by comma as in other settings; Caddy wants them by blank
+        chosen["EDGE_PROXIES"] = " ".join(networks.replace(",", " ").split())
     lines = [f"{name}={quoted(value)}" for name, value in sorted((chosen | values).items())]
     return "# Written by wopr at each release; what is set here belongs into .env.\n" + "\n".join(lines) + "\n"
 

@@ -139,7 +139,8 @@ async def write_environment(ctx: Context, release: Release, snapshot: Snapshot, 
     place = ctx.place
     settings = _settings(snapshot)
     address = f"wopr:{quote(settings.get('POSTGRES_PASSWORD', ''), safe='')}@postgres:5432/wopr_platform"
-    given = {"DATABASE_URL": f"postgresql://{address}", "TRUSTED_PROXIES": PRIVATE_NETWORKS}
+    trusted = ",".join((PRIVATE_NETWORKS, *settings.get("EDGE_PROXIES", "").replace(",", " ").split()))
+    given = {"DATABASE_URL": f"postgresql://{address}", "TRUSTED_PROXIES": trusted}
     settings |= {"BOT_IMAGE": release.bot} if release.bot else {}
     await ctx.fence.write(place.slot_env(slot), commands.slot_env(settings, given).encode())
     beside = await ctx.host.read(place.slot_env(other(slot)))
@@ -151,6 +152,8 @@ async def write_environment(ctx: Context, release: Release, snapshot: Snapshot, 
     if state.active and state.active.slot != slot:
         serving = await read_release(ctx.host, place, state.active.release)
         slots[state.active.slot] = (serving.platform, serving.number)
+    group = (await ctx.host.run(commands.socket_group())).text.strip()
+    settings = {"DOCKER_GID": group, **settings} if group.isdecimal() else settings
     text = commands.stack_env(place, settings, slots, release.platform)
     await ctx.fence.write(place.stack_env, text.encode())
 
