@@ -18,13 +18,13 @@ COPY deploy/images/install-tools /usr/local/sbin/install-tools
 RUN install-tools /var/lib/wopr tini git flite libgomp1
 
 FROM tools AS packages
-COPY src/wopr/delivery/image_packages.py pyproject.toml uv.loc[k] sit[e] /context/
-RUN PYTHONHASHSEED=0 python3 /context/image_packages.py platform /context /tree
+COPY src/wopr/delivery/image_packages.py pyproject.toml uv.loc[k] sit[e] /tree/
+RUN PYTHONHASHSEED=0 python3 /tree/image_packages.py platform /tree /tree
 
 FROM tools AS app
-COPY src/wopr /context/app/wopr
+COPY src/wopr /tree/opt/wopr/app/wopr
 COPY src/wopr/delivery/image_packages.py pyproject.toml LICENSE /context/
-COPY deploy/images/wopr-probe deploy/images/wopr /context/bin/
+COPY deploy/images/wopr-probe deploy/images/wopr /tree/opt/wopr/bin/
 RUN PYTHONHASHSEED=0 python3 /context/image_packages.py app /context /tree
 
 FROM tools AS platform

@@ -151,51 +151,52 @@ def settle(tree: Path) -> None:
     unchecked = PycInvalidationMode.UNCHECKED_HASH
     compileall.compile_dir(tree, quiet=2, stripdir=str(tree), prependdir="/", invalidation_mode=unchecked, workers=1)
     for path in [*tree.rglob("*"), tree]:
-        os.utime(path, (FILE_TIME, FILE_TIME), follow_symlinks=False)
+        # Left alone where it is right: a changed time would write the whole file into this layer once more.
+        if path.lstat().st_mtime != FILE_TIME:
+            os.utime(path, (FILE_TIME, FILE_TIME), follow_symlinks=False)
+
+
+def placed(tree: Path, name: str) -> Path:
+    """Where the packages of a layer are. Each layer is a tree from the root on: so the folders above have its time."""
+    return tree / name / INSTALLED_UNDER / name
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`image_packages.py platform|bot|app CONTEXT TREE`: fill TREE with packages, or with the program."""
+    """`image_packages.py platform|bot|app CONTEXT TREE`: finish TREE with packages, or with the program."""
     kind, context, tree = arguments[0], Path(arguments[1]), Path(arguments[2])
     if sys.version_info[:2] != tuple(int(part) for part in PYTHON_VERSION.split(".")):
         raise SystemExit(f"The base image has Python {sys.version.split()[0]}; the packages are for {PYTHON_VERSION}.")
     if kind == "app":
-        _place_program(context, tree / INSTALLED_UNDER)
+        _describe_program(context, tree / INSTALLED_UNDER)
         settle(tree)
         return
-    if not (context / "deps").is_dir():
-        _fetch(kind, context)
-    # Each layer is a tree from the root on: so the folders above the packages have the fixed time, too.
+    if not (tree / "deps").is_dir():
+        _fetch(kind, context, tree)
     for name in ("deps", "engines"):
-        if (context / name).is_dir():
-            shutil.copytree(context / name, tree / name / INSTALLED_UNDER / name)
+        if (tree / name).is_dir():
             settle(tree / name)
 
 
-def _place_program(context: Path, tree: Path) -> None:
-    shutil.copytree(context / "app", tree / "app")
+def _describe_program(context: Path, program: Path) -> None:
     project = tomllib.loads((context / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    about = tree / "app" / f"{project['name']}-{project['version']}.dist-info"
+    about = program / "app" / f"{project['name']}-{project['version']}.dist-info"
     about.mkdir()
     lines = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
     (about / "METADATA").write_text(lines, encoding="utf-8")
     shutil.copy(context / "LICENSE", about / "LICENSE")
-    shutil.copytree(context / "bin", tree / "bin")
-    for script in (tree / "bin").iterdir():
-        script.chmod(0o755)
 
 
-def _fetch(kind: str, context: Path) -> None:
+def _fetch(kind: str, context: Path, tree: Path) -> None:
     """Inside a plain `docker build`: fetch uv, then the packages."""
     with (context / "uv.lock").open("rb") as file:
         lock = tomllib.load(file)
-    tools = context / "tools"
+    tools = Path("/tmp/tools")  # noqa: S108 - of a stage that is thrown away
     subprocess.run([sys.executable, "-m", "venv", str(tools)], check=True)
     subprocess.run([str(tools / "bin/pip"), "install", "--quiet", UV_NEEDED], check=True)
     uv = str(tools / "bin/uv")
     for group in groups(kind, lock):
         try:
-            install(uv, requirements(uv, context, group.packages), context / group.name)
+            install(uv, requirements(uv, context, group.packages), placed(tree, group.name))
         except subprocess.CalledProcessError as failed:
             raise SystemExit(f"{failed}\n{failed.stderr}") from failed
 

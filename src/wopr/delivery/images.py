@@ -297,7 +297,7 @@ def _tools(docker: DockerCommand, source: Source, request: Request, below: Seque
 def _install(uv: str, lines: Mapping[str, str], site: Path, platform: str) -> None:
     for name, listed in lines.items():
         try:
-            image_packages.install(uv, listed, site / name, platform)
+            image_packages.install(uv, listed, image_packages.placed(site, name), platform)
         except subprocess.CalledProcessError as failed:
             raise UpstreamFailed(
                 f"The packages of the layer {name} could not be fetched: {failed.stderr.strip()}",
