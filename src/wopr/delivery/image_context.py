@@ -12,7 +12,15 @@ from typing import IO
 from wopr.delivery.image_packages import FILE_TIME
 
 # Relative to the checkout; a folder means everything below it.
-PLATFORM_FILES = ("Dockerfile", "LICENSE", "pyproject.toml", "deploy/images", "src/wopr")
+PLATFORM_FILES = (
+    "Dockerfile",
+    "LICENSE",
+    "pyproject.toml",
+    "deploy/Caddyfile",
+    "deploy/compose.yaml",
+    "deploy/images",
+    "src/wopr",
+)
 BOT_FILES = (
     "Dockerfile.bot",
     "LICENSE",
