@@ -165,3 +165,17 @@ def test_without_credit_a_running_bot_is_stopped_and_then_shown_as_suspended() -
     assert (stop.action, stop.reason) == (Action.STOP, "no credit")
     rest = plan(Wanted(Desired.RUNNING, 1), NOTHING_LIVES, Standing(False, "no credit"), NOW)
     assert (rest.action, rest.state, rest.reason) == (Action.NOTHING, State.SUSPENDED, "no credit")
+
+
+def test_a_bot_whose_machine_is_away_waits_and_says_why() -> None:
+    away = replace(NOTHING_LIVES, held="Its machine is lost.")
+    assert plan(Wanted(Desired.RUNNING, 1), away, Standing(True), NOW) == Plan(
+        Action.NOTHING, State.FAILED, "Its machine is lost."
+    )
+    assert plan(Wanted(Desired.RUNNING, 1), NOTHING_LIVES, Standing(True), NOW).action is Action.START
+
+
+@given(wanted_ones, standings)
+def test_being_away_keeps_nobody_from_stopping_and_deleting(wanted: Wanted, standing: Standing) -> None:
+    step = plan(wanted, replace(NOTHING_LIVES, held="Its machine is lost."), standing, NOW)
+    assert step.action is (Action.REMOVE if wanted.desired is Desired.DELETED else Action.NOTHING)

@@ -34,10 +34,10 @@ class Facts(NamedTuple):
         """Whether the living instance is the one that answered."""
         return instance is not None and self.instance_id == instance.id and self.ready_at is not None
 
-    def real(self, instance: Instance | None, waited_seconds: float = 0.0) -> Observed:
-        """What is, with what lives."""
+    def real(self, instance: Instance | None, waited_seconds: float = 0.0, held: str = "") -> Observed:
+        """What is, with what lives, or with what keeps it from living."""
         generation = instance.generation if instance else None
-        return Observed(generation, self.ready(instance), waited_seconds, tuple(self.crashes))
+        return Observed(generation, self.ready(instance), waited_seconds, tuple(self.crashes), held)
 
     def settled(self, step: Plan, instance: Instance | None) -> bool:
         """Whether nothing is to be done or written."""

@@ -32,6 +32,7 @@ class Sight:
     observed: BotObserved
     instance: Instance | None
     waited_seconds: float = 0.0
+    held: str = ""
 
     @property
     def bot_id(self) -> BotId:
@@ -61,7 +62,7 @@ class Sight:
     @property
     def real(self) -> Observed:
         """What is."""
-        return self.facts.real(self.instance, self.waited_seconds)
+        return self.facts.real(self.instance, self.waited_seconds, self.held)
 
     def settled(self, step: Plan) -> bool:
         """Whether nothing is to be done or written."""

@@ -59,13 +59,14 @@ class Observed:
     """The real side. `generation` is that of the living instance, None when nothing lives.
 
     `waited_seconds` is how long it has been asked whether it answers, not its age: an instance that was adopted after
-    hours gets its time, too.
+    hours gets its time, too. `held` is why it can't run now although nothing of it failed.
     """
 
     generation: int | None
     ready: bool
     waited_seconds: float
     crashes: tuple[datetime, ...]
+    held: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ def plan(wanted: Wanted, observed: Observed, standing: Standing, now: datetime) 
         return Plan(Action.REMOVE, State.DELETING)
     if wanted.desired is not Desired.RUNNING or not standing.may_run:
         return _rest(wanted, observed, standing)
+    if observed.generation is None and observed.held:
+        # The next look at everything sees when that is over; trying would only count as crashes.
+        return Plan(Action.NOTHING, State.FAILED, observed.held)
     if observed.generation is None:
         return _start(observed.crashes, now)
     if observed.generation != wanted.generation:

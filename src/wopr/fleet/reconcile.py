@@ -209,7 +209,8 @@ class Reconciler:
             await runs.mark_seen(session, runs.long_unseen(bots, instances, now), now)
         for bot in bots:
             instance = instances.get(BotId(bot.id))
-            step = plan(bot.wanted, bot.real(instance), known.get(bot.tenant_id, Standing(True)), now)
+            real = bot.real(instance, held=self._runtime.held(BotId(bot.id)))
+            step = plan(bot.wanted, real, known.get(bot.tenant_id, Standing(True)), now)
             if not bot.settled(step, instance):
                 marked.add(bot.id)
             if step.look_again_at is not None and bot.id not in self._timers:
@@ -268,7 +269,7 @@ class Reconciler:
             if rows is None:
                 self._ended.pop(BotId(bot_id), None)
                 return None
-            sight = self._timed(Sight(*rows, instance))
+            sight = self._timed(Sight(*rows, instance, held=self._runtime.held(BotId(bot_id))))
             crashed = await look.record_end(session, sight, self._ended.pop(BotId(bot_id), None))
             allowed = await standing(session, sight.bot.tenant_id, self._platform.settings, now)
             step = plan(sight.facts.wanted, sight.real, allowed, now)

@@ -233,8 +233,7 @@ class Caretaker:
             "Name": self.network,
             "Driver": "bridge",
             "Scope": "swarm",
-            "ConfigFrom": {"Network": self._node_network},
-            "Labels": ours(self._charge.installation),
+            "ConfigFrom": {"Network": self._node_network},  # with it, nothing else may be given, not even labels
         }
         try:
             await self._engine.call("GET", f"networks/{self.network}", query={"scope": "swarm"})

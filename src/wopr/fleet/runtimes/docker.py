@@ -91,6 +91,9 @@ class DockerRuntime:
     async def locate(self, bot_id: BotId) -> Instance | None:
         return self._living(await self._engine.inspect(container_name(bot_id)))
 
+    def held(self, bot_id: BotId) -> str:
+        return ""  # what a bot keeps is on the engine's machine
+
     async def prepare(self, image: str) -> None:
         await self._images.ensure(image or self._image)
 

@@ -65,6 +65,9 @@ class ProcessRuntime:
         self._exits.settle(bot_id)
         return None
 
+    def held(self, bot_id: BotId) -> str:
+        return ""  # what a bot keeps is on this machine
+
     async def prepare(self, image: str) -> None:
         """Processes have no image: they run what this one runs."""
 

@@ -96,6 +96,13 @@ class Runtime(Protocol):
         """The living instance of one bot, from any process."""
         ...
 
+    def held(self, bot_id: BotId) -> str:
+        """Why the bot can't run now although nothing of it failed (its machine is away), as a sentence; empty: it can.
+
+        As seen by the last `observe` or `locate` of the bot.
+        """
+        ...
+
     async def prepare(self, image: str) -> None:
         """Have the image at hand, so that what is stopped for it can start with it. Raises `RuntimeFailed`."""
         ...
