@@ -126,4 +126,6 @@ async def _crash(host: Host, crashed: Container) -> str:
     wrote = await host.run(commands.logs(crashed.name, LOG_LINES))
     lines = [line.strip() for line in (wrote.err + wrote.out).decode("utf-8", "replace").splitlines() if line.strip()]
     said = f": {lines[-1][:300]}" if lines else ""
-    return f"{crashed.service} crashed (exit code {crashed.exit_code}){said}"
+    # One that is being started again has no exit code of its own any more.
+    code = f" (exit code {crashed.exit_code})" if crashed.exit_code else ""
+    return f"{crashed.service} crashed{code}{said}"
