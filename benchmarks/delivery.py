@@ -1,0 +1,124 @@
+"""Goal D4: from the moment `docker push` has ended until a request through Caddy is answered by the new version.
+
+A real registry, a real installation and `wopr deliver` as on a host, once by looking every ten seconds (the default)
+and once by the registry's notification. Each push is a whole release: fetched, judged, started beside the old one, made
+ready.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from report import median, percentile, table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.machines import building, engine, registry
+from tests.machines.installation import Installation, installed
+from tests.machines.registry import Registry
+
+from wopr.core.postgres import free_port
+
+ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+SECRET = "a-secret-of-notifications"
+NAME = "wopr-platform"
+SERVED_SECONDS_MAX = 180.0
+OBSERVE_SECONDS = "1"
+# Another version in the answer of /api/status: the package's own metadata.
+VERSION = "find /opt/wopr/app -name METADATA -exec sed -i 's/^Version: .*/Version: {version}/' {{}} +"
+
+
+@contextmanager
+def delivering(site: Installation) -> Iterator[None]:
+    words = ("deliver", "--json", "--observe", OBSERVE_SECONDS, "--ready", "60")
+    with tempfile.TemporaryFile() as log:
+        command = [*site.command, *words, *site.where()]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=site.variables())
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def version(site: Installation) -> str:
+    """Who answers through Caddy; empty while nobody does."""
+    try:
+        url = f"http://127.0.0.1:{site.port}/api/status"
+        answer = httpx.get(url, headers={"host": "api.localhost"}, timeout=5, trust_env=False)
+        return str(answer.json()["version"])
+    except (httpx.HTTPError, ValueError, KeyError):
+        return ""
+
+
+def settled(site: Installation) -> bool:
+    """No release is on its way, so that the next push does not wait for the observation of the one before."""
+    state, lock = site.state(), json.loads((site.folder / "lock.json").read_text())
+    return not state["candidate"] and not state["leaving"] and not lock["owner"]
+
+
+def push(site: Installation, hub: Registry, wanted: str) -> float:
+    """Push an image of this version; when that had ended."""
+    image = site.derive("USER root", f"RUN {VERSION.format(version=wanted)}", "USER 10001:10001")
+    hub.push(image, f"{NAME}:latest")
+    return time.monotonic()
+
+
+def measured(site: Installation, hub: Registry, way: int) -> list[float]:
+    """Seconds from push to serving, once for each round."""
+    times = []
+    for number in range(ROUNDS):
+        deadline = time.monotonic() + SERVED_SECONDS_MAX
+        while not settled(site) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        wanted = f"0.{way}.{number + 1}"
+        pushed = push(site, hub, wanted)
+        while version(site) != wanted:
+            if time.monotonic() - pushed > SERVED_SECONDS_MAX:
+                raise SystemExit(f"{wanted} was not served within {SERVED_SECONDS_MAX:.0f} s")
+            time.sleep(0.02)
+        times.append(time.monotonic() - pushed)
+    return times
+
+
+def main() -> None:
+    port = free_port()
+    hook = f"http://registry:{SECRET}@127.0.0.1:{port}/hooks/registry"
+    with engine.running() as running:
+        platform = building.ours(running, "platform")
+        for name in building.THIRD_PARTIES:
+            building.ensure(running, name)
+        with registry.serving(running, webhook=hook) as hub, installed(running, platform) as site:
+            for name, value in {
+                "WOPR_IMAGE": f"{hub.server}/{NAME}:latest",
+                "REGISTRY_SERVER": hub.server,
+                "REGISTRY_USERNAME": hub.username,
+                "REGISTRY_PASSWORD": hub.password,
+                "DELIVER_HOOK_HOST": "127.0.0.1",
+                "DELIVER_HOOK_PORT": str(port),
+            }.items():
+                site.set_env(name, value)
+            site.release(hub.push(platform, f"{NAME}:latest"))
+            found = {}
+            with delivering(site):
+                found["polling every 10 s"] = measured(site, hub, 1)
+            site.set_env("DELIVER_PERIOD_SECONDS", "3600")
+            site.set_env("DELIVER_HOOK_SECRET", SECRET)
+            with delivering(site):
+                found["the registry's notification"] = measured(site, hub, 2)
+    goals = {"polling every 10 s": "15 s", "the registry's notification": "3 s"}
+    rows = [
+        (f"D4 {way}", f"{median(times):.1f} s", f"{percentile(times, 0.95):.1f} s", f"{max(times):.1f} s", goals[way])
+        for way, times in found.items()
+    ]
+    headers = ("push to serving", "median", "p95", "slowest", "goal (p95)")
+    table(f"Continuous delivery, {ROUNDS} pushes each", headers, rows)
+
+
+if __name__ == "__main__":
+    main()
