@@ -16,7 +16,7 @@ from wopr.delivery.context import Context
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.look import unready
 from wopr.delivery.observe import Counts, counts, through, wait_ready, watch
-from wopr.delivery.place import Slot, other
+from wopr.delivery.place import Place, Slot, other
 from wopr.delivery.release import (
     Judgement,
     Part,
@@ -112,8 +112,9 @@ async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
         if state.active:
             return await _return(ctx, incoming, state.active, reason, began)
         ctx.step("nothing to return to", reason=reason)
-        return await _judge(ctx, incoming.release, Judgement.BAD, reason, began)
-    verdict = await _judge(ctx, incoming.release, Judgement.GOOD, "", began)
+        return await _judge(ctx, _bad(incoming, reason, began), None)
+    good = incoming.release.judged(Judgement.GOOD, "", round(time.monotonic() - began, 3))
+    verdict = await _judge(ctx, good, None)
     if state.active:
         await empty(ctx, state.active.slot)
     await write_state(ctx.fence, State(active=part))
@@ -241,7 +242,7 @@ async def _drained(ctx: Context, part: Part) -> None:
 async def _abandon(ctx: Context, incoming: Incoming, state: State, reason: str, began: float) -> Verdict:
     """The release never served. Its verdict first, so that it is known at once; then what is left of it goes."""
     ctx.step("refused", reason=reason)
-    verdict = await _judge(ctx, incoming.release, Judgement.BAD, reason, began, serving=state.active)
+    verdict = await _judge(ctx, _bad(incoming, reason, began), state.active)
     slot: Slot = other(state.active.slot) if state.active else "blue"
     if not await unready(ctx.host, ctx.place, slot):
         await drain(ctx, slot)  # it was ready, so Caddy may have sent it requests
@@ -271,7 +272,7 @@ async def _return(ctx: Context, incoming: Incoming, back: Part, reason: str, beg
     bad = Part(incoming.release.number, other(back.slot), reason)
     await write_state(ctx.fence, State(active=back, leaving=bad))
     ctx.step("committed", release=back.release)
-    verdict = await _judge(ctx, incoming.release, Judgement.BAD, reason, began, serving=back)
+    verdict = await _judge(ctx, _bad(incoming, reason, began), back)
     await empty(ctx, bad.slot)
     await write_state(ctx.fence, State(active=back))
     ctx.step("back", serving=back.release)
@@ -287,19 +288,23 @@ async def _as_before(ctx: Context, failed: Release, back: Part, snapshot: Snapsh
         await configure(ctx, snapshot)
 
 
-async def _judge(
-    ctx: Context, release: Release, judgement: Judgement, reason: str, began: float, *, serving: Part | None = None
-) -> Verdict:
-    """Record what became of the release that came in. A bad one is quarantined and an incident is opened."""
-    seconds = round(time.monotonic() - began, 3)
-    await record(ctx.fence, release.judged(judgement, reason, seconds))
-    if judgement is Judgement.BAD:
-        await condemn(ctx, release, reason, serving)
-    now = await read_release(ctx.host, ctx.place, serving.release) if serving else None
-    now = release if judgement is Judgement.GOOD else now
-    ctx.step("judged", verdict=str(judgement), reason=reason)
+async def _judge(ctx: Context, judged: Release, serving: Part | None) -> Verdict:
+    """Record what became of the release that came in. A bad one is quarantined and an incident is opened.
+
+    `serving` is the one before it where that serves now.
+    """
+    await record(ctx.fence, judged)
+    now = judged if judged.verdict == Judgement.GOOD else None
+    if judged.verdict == Judgement.BAD:
+        await condemn(ctx, judged, judged.reason, serving)
+        now = await read_release(ctx.host, ctx.place, serving.release) if serving else None
+    ctx.step("judged", verdict=str(judged.verdict), reason=judged.reason)
     number, platform = (now.number, now.platform) if now else (None, "")
-    return Verdict(str(judgement), release.number, number, platform, reason, seconds)
+    return Verdict(str(judged.verdict), judged.number, number, platform, judged.reason, judged.seconds)
+
+
+def _bad(incoming: Incoming, reason: str, began: float) -> Release:
+    return incoming.release.judged(Judgement.BAD, reason, round(time.monotonic() - began, 3))
 
 
 async def condemn(ctx: Context, release: Release, reason: str, serving: Part | None) -> None:
@@ -317,6 +322,11 @@ async def condemn(ctx: Context, release: Release, reason: str, serving: Part | N
     }
     severity = "SEV3" if serving else "SEV1"
     open_incident(ctx.journal, f"Release {release.number} failed: {reason}"[:200], severity, "wopr deploy", facts)
+
+
+def _bots(place: Place) -> dict[str, str]:
+    """Whose the bots' containers are, and that they reach the platform at Caddy, whichever slot serves."""
+    return {"WOPR_INSTALLATION": place.name, "BOT_GATEWAY_URL": f"http://gateway:{commands.API_PORT}"}
 
 
 def _settings(snapshot: Snapshot) -> dict[str, str]:

@@ -137,9 +137,11 @@ class SshHost:
     async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output:
         connection = await self._connected()
         # Without an end of its input a command that reads it would wait for ever.
-        given: dict[str, object] = {"input": input} if input else {"stdin": asyncssh.DEVNULL}
+        stdin = asyncssh.PIPE if input else asyncssh.DEVNULL
         try:
-            done = await connection.run(shlex.join(argv), encoding=None, timeout=timeout, **given)
+            done = await connection.run(
+                shlex.join(argv), input=input or None, stdin=stdin, encoding=None, timeout=timeout
+            )
         except asyncssh.TimeoutError as error:
             raise HostFailed(f"`{shlex.join(argv)[:200]}` did not end within {timeout:.0f} s.") from error
         except (asyncssh.Error, OSError) as error:
