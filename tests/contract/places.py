@@ -9,6 +9,7 @@ from uuid import UUID
 
 import psutil
 from tests.machines.fleet import Containers
+from tests.machines.swarmfleet import Services
 
 from wopr.fleet.runtimes.process import ProcessRuntime, stop_all
 from wopr.fleet.runtimes.protocol import Runtime
@@ -92,3 +93,27 @@ class DockerPlace:
 
     async def close(self) -> None:
         await self._containers.close()
+
+
+class SwarmPlace:
+    """Services of the Swarm of the tests."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def make(self) -> Runtime:
+        return self._services.make()
+
+    def living(self, bot_id: UUID) -> int:
+        return len(self._services.containers(bot_id))
+
+    def kill(self, bot_id: UUID) -> None:
+        node, container = self._services.containers(bot_id)[0]
+        node.engine.docker("kill", container)
+
+    def environment(self, bot_id: UUID) -> dict[str, str]:
+        told = self._services.inside(bot_id, "print(open('/proc/1/environ').read())").stdout.split("\0")
+        return dict(entry.split("=", 1) for entry in told if "=" in entry)
+
+    async def close(self) -> None:
+        await self._services.close()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.contract.places import DockerPlace, Place, ProcessPlace
+from tests.contract.places import DockerPlace, Place, ProcessPlace, SwarmPlace
 from tests.machines.fleet import answering, spec
+from tests.machines.swarmfleet import Services
 
 from wopr.bot import contract
 from wopr.fleet.build import bot_http
@@ -18,17 +19,17 @@ from wopr.fleet.runtimes.record import process_identity, read_record
 
 MakeRuntime = Callable[[], Runtime]
 WAIT_SECONDS = 15.0
-PLACES = ["process", pytest.param("docker", marks=pytest.mark.machines)]
+PLACES = ["process", *(pytest.param(name, marks=pytest.mark.machines) for name in ("docker", "swarm"))]
 
 
 @pytest.fixture(params=PLACES)
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     """Where bots run; nothing is left there at the end."""
-    made: Place = (
-        DockerPlace(request.getfixturevalue("bots_installation"))
-        if request.param == "docker"
-        else ProcessPlace(tmp_path)
-    )
+    made: Place = ProcessPlace(tmp_path)
+    if request.param == "docker":
+        made = DockerPlace(request.getfixturevalue("bots_installation"))
+    elif request.param == "swarm":
+        made = SwarmPlace(Services(request.getfixturevalue("swarm"), tmp_path))
     yield made
     await made.close()
 

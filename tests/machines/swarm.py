@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,9 @@ class Swarm:
         _until(lambda: all(self.state(node) == "ready" for node in self.nodes), lambda: "a node stays down", seconds)
 
 
+SHARED = pytest.StashKey[Swarm]()
+
+
 @contextmanager
 def swarming(outer: Engine, images: Sequence[str]) -> Iterator[Swarm]:
     """Three machines in a Swarm with these images of the outer engine."""
@@ -138,10 +141,15 @@ def swarming(outer: Engine, images: Sequence[str]) -> Iterator[Swarm]:
 
 
 @pytest.fixture(scope="session")
-def swarm(engine: Engine, bot_image: str) -> Iterator[Swarm]:
-    """A Swarm of three for the whole run. Its second image looks after machines."""
-    with swarming(engine, (bot_image, building.ensure(engine, "node-agent"))) as running:
-        yield running
+def swarm(request: pytest.FixtureRequest, engine: Engine, bot_image: str) -> Swarm:
+    """A Swarm of three for the whole run, whatever folders its tests are in. Its second image looks after machines."""
+    if (known := request.config.stash.get(SHARED, None)) is not None:
+        return known
+    stack = ExitStack()
+    request.config.add_cleanup(stack.close)
+    made = stack.enter_context(swarming(engine, (bot_image, building.ensure(engine, "node-agent"))))
+    request.config.stash[SHARED] = made
+    return made
 
 
 def _network(outer: Engine, name: str) -> tuple[str, str]:
@@ -188,8 +196,7 @@ def _load(swarm: Swarm, images: Sequence[str], pool: ThreadPoolExecutor) -> list
     swarm.outer.docker("save", "--output", str(archive), *images)
     list(pool.map(lambda node: node.engine.docker("load", "--quiet", "--input", str(archive)), swarm.nodes))
     archive.unlink()
-    ids = swarm.outer.docker("image", "inspect", "--format", "{{.Id}}", *images).stdout.split()
-    return ids
+    return swarm.outer.docker("image", "inspect", "--format", "{{.Id}}", *images).stdout.split()
 
 
 def _until(true: Callable[[], bool], why: Callable[[], str], seconds: float = START_SECONDS) -> None:
@@ -198,5 +205,3 @@ def _until(true: Callable[[], bool], why: Callable[[], str], seconds: float = ST
         if time.monotonic() > deadline:
             raise EngineError(why())
         time.sleep(0.1)
-
-
