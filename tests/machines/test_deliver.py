@@ -1,0 +1,310 @@
+"""Continuous delivery on real containers: what is pushed is served without a hand, once, and what is bad is not."""
+
+import hashlib
+import hmac
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.live import wait_for
+from tests.machines import registry as registries
+from tests.machines.engine import Engine
+from tests.machines.installation import Installation, installed
+from tests.machines.registry import Registry
+
+from wopr.core.postgres import free_port
+
+CRASHES = 'ENTRYPOINT ["/bin/sh", "-c", "case $0 in api) exit 3;; esac; exec wopr \\"$0\\" \\"$@\\""]'
+NO_DELIVERER = 'ENTRYPOINT ["/bin/sh", "-c", "case $0 in deliver) exit 3;; esac; exec wopr \\"$0\\" \\"$@\\""]'
+NAME = "wopr-platform"
+SECRET = "a-secret-of-notifications"
+GITHUB = "a-secret-of-webhooks"
+DELIVERED_SECONDS = 120.0
+
+
+@dataclass
+class Deliverer:
+    """A running `wopr deliver` and what it told."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def events(self) -> list[dict[str, Any]]:
+        lines = self.log.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+
+    def told(self, what: str) -> int:
+        return sum(str(event["event"]).startswith(what) for event in self.events())
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(60)
+
+
+@contextmanager
+def delivering(site: Installation, *options: str) -> Iterator[Deliverer]:
+    """`wopr deliver` beside the installation, with patience for a slow machine."""
+    log = site.folder / "deliver.log"
+    words = ("deliver", "--json", "--observe", "1", "--ready", "60", *options)
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [*site.command, *words, *site.where()], stdout=stream, stderr=stream, env=site.variables()
+        )
+    running = Deliverer(process, log)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def hub(engine: Engine, port: int) -> Iterator[Registry]:
+    """A registry that notifies of pushes."""
+    with registries.serving(engine, webhook=f"http://registry:{SECRET}@127.0.0.1:{port}/hooks/registry") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def delivered(
+    engine: Engine, platform_image: str, third_party_images: object, hub: Registry, port: int
+) -> Iterator[Installation]:
+    with installed(engine, platform_image) as made:
+        for name, value in {
+            "WOPR_IMAGE": f"{hub.server}/{NAME}:latest",
+            "REGISTRY_SERVER": hub.server,
+            "REGISTRY_USERNAME": hub.username,
+            "REGISTRY_PASSWORD": hub.password,
+            "DELIVER_PERIOD_SECONDS": "1",
+            "DELIVER_HOOK_HOST": "127.0.0.1",
+            "DELIVER_HOOK_PORT": str(port),
+        }.items():
+            made.set_env(name, value)
+        yield made
+
+
+@pytest.fixture
+def site(delivered: Installation) -> Installation:
+    """The installation, which looks every second and listens to nobody."""
+    for name in ("DELIVER_HOOK_SECRET", "GITHUB_WEBHOOK_SECRET"):
+        delivered.set_env(name, "")
+    delivered.set_env("DELIVER_PERIOD_SECONDS", "1")
+    (delivered.folder / "deliver.alive").unlink(missing_ok=True)
+    return delivered
+
+
+def push(site: Installation, hub: Registry, *lines: str) -> str:
+    """Push a new image under the watched tag; its reference by digest."""
+    return hub.push(site.derive(*lines), f"{NAME}:latest")
+
+
+def serving(site: Installation) -> str:
+    """The image of the release that serves."""
+    releases = {one["number"]: one for one in site.releases()["releases"]}
+    return str(releases[site.state()["active"]["release"]]["platform"])
+
+
+def recorded(site: Installation, image: str) -> list[str]:
+    """The verdicts of the releases of an image, oldest first."""
+    return [
+        str(one["verdict"])
+        for one in sorted(site.releases()["releases"], key=lambda one: one["number"])
+        if one["platform"] == image
+    ]
+
+
+def wait_served(site: Installation, image: str) -> None:
+    wait_for(lambda: recorded(site, image)[-1:] == ["good"], f"{image} to serve", DELIVERED_SECONDS)
+    assert serving(site) == image
+
+
+def test_what_is_pushed_serves_by_itself(site: Installation, hub: Registry) -> None:
+    with delivering(site) as deliverer:
+        pushed = push(site, hub)
+        wait_served(site, pushed)
+        slot = site.state()["active"]["slot"]
+        running = site.containers()[f"api-{slot}"]["Config"]["Image"]
+        assert running == pushed
+        assert deliverer.end() == 0
+    assert recorded(site, pushed) == ["good"]
+    entry = [one for one in site.journal() if one["name"] == "deploy" and one["phase"] == "end"][-1]
+    assert entry["data"]["trigger"] == "deliver"
+    assert json.loads((site.folder / "deliver.json").read_text())["platform"]["verdict"] == "good"
+
+
+def test_a_notification_of_the_registry_releases_long_before_the_next_look(site: Installation, hub: Registry) -> None:
+    site.set_env("DELIVER_PERIOD_SECONDS", "3600")
+    site.set_env("DELIVER_HOOK_SECRET", SECRET)
+    with delivering(site) as deliverer:
+        wait_for(lambda: "listening" in deliverer.log.read_text(), "the listener")
+        pushed = push(site, hub)
+        wait_served(site, pushed)
+
+
+def test_a_forged_notification_changes_nothing_and_a_signed_one_of_github_releases(
+    site: Installation, hub: Registry, port: int
+) -> None:
+    site.set_env("DELIVER_PERIOD_SECONDS", "3600")
+    site.set_env("GITHUB_WEBHOOK_SECRET", GITHUB)
+    before = serving(site)
+    with delivering(site) as deliverer:
+        wait_for(lambda: "listening" in deliverer.log.read_text(), "the listener")
+        pushed = push(site, hub)
+        body = json.dumps(
+            {
+                "action": "published",
+                "registry_package": {
+                    "name": NAME,
+                    "package_type": "CONTAINER",
+                    "package_version": {"container_metadata": {"tag": {"name": "latest"}}},
+                },
+            }
+        ).encode()
+        url = f"http://127.0.0.1:{port}/hooks/github"
+        headers = {"x-github-event": "registry_package", "x-hub-signature-256": "sha256=" + "0" * 64}
+        assert httpx.post(url, content=body, headers=headers, trust_env=False).status_code == 401
+        assert httpx.post(f"http://127.0.0.1:{port}/hooks/registry", json={}, trust_env=False).status_code == 404
+        assert serving(site) == before
+        headers["x-hub-signature-256"] = "sha256=" + hmac.new(GITHUB.encode(), body, hashlib.sha256).hexdigest()
+        answer = httpx.post(url, content=body, headers=headers, trust_env=False)
+        assert answer.json() == {"pushes": 1, "watched": 1}
+        wait_served(site, pushed)
+
+
+def test_a_bad_image_is_tried_once_and_the_next_good_one_follows(site: Installation, hub: Registry) -> None:
+    before = serving(site)
+    with delivering(site) as deliverer:
+        bad = push(site, hub, CRASHES)
+        wait_for(lambda: recorded(site, bad) == ["bad"], "the verdict", DELIVERED_SECONDS)
+        assert serving(site) == before
+        looks = (site.folder / "deliver.alive").read_text()
+        wait_for(lambda: (site.folder / "deliver.alive").read_text() > looks, "the next look")
+        assert recorded(site, bad) == ["bad"]
+        good = push(site, hub)
+        wait_served(site, good)
+        assert deliverer.told("release") == 2
+
+
+def test_what_the_operator_rolls_back_stays_back_while_the_tag_stands_still(site: Installation, hub: Registry) -> None:
+    before = serving(site)
+    with delivering(site):
+        pushed = push(site, hub)
+        wait_served(site, pushed)
+        done = site.wopr("rollback", "--yes", "--json")
+        assert done.returncode == 0, done.stderr
+        assert serving(site) == before
+        looks = (site.folder / "deliver.alive").read_text()
+        wait_for(lambda: (site.folder / "deliver.alive").read_text() > looks, "the next look")
+        assert serving(site) == before
+
+
+def test_an_outage_of_the_registry_is_told_once_and_what_was_pushed_then_is_released(
+    site: Installation, hub: Registry
+) -> None:
+    with delivering(site) as deliverer:
+        wait_for(lambda: (site.folder / "deliver.alive").exists(), "the first look")
+        hub.stop()
+        try:
+            wait_for(lambda: deliverer.told("registry does not tell") == 1, "the complaint", DELIVERED_SECONDS)
+            looks = (site.folder / "deliver.alive").read_text()
+            wait_for(lambda: (site.folder / "deliver.alive").read_text() > looks, "another look", DELIVERED_SECONDS)
+        finally:
+            hub.start()
+        pushed = push(site, hub)
+        wait_served(site, pushed)
+        assert deliverer.told("registry does not tell") == 1
+        assert deliverer.told("registry answers again") == 1
+
+
+def test_a_deliverer_that_is_killed_in_a_release_is_followed_by_one_that_finishes_it(
+    site: Installation, hub: Registry
+) -> None:
+    with delivering(site) as deliverer:
+        wait_for(lambda: (site.folder / "deliver.alive").exists(), "the first look")
+        pushed = push(site, hub)
+        wait_for(lambda: deliverer.told("new"), "the release", DELIVERED_SECONDS)
+        wait_for(lambda: site.state()["candidate"] is not None, "the candidate", DELIVERED_SECONDS)
+        deliverer.end(signal.SIGKILL)
+    with delivering(site):
+        wait_served(site, pushed)
+    assert recorded(site, pushed)[-1] == "good"
+
+
+def test_one_look_says_what_it_would_do_does_it_and_has_nothing_to_do_after(site: Installation, hub: Registry) -> None:
+    pushed = push(site, hub)
+    shown = site.wopr("deliver", "--dry-run", "--json")
+    (found,) = json.loads(shown.stdout)["images"]
+    assert (found["digest"], found["would_release"]) == (pushed.rpartition("@")[2], True)
+    done = site.wopr("deliver", "--once", "--observe", "1", "--ready", "60")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert serving(site) == pushed
+    assert site.wopr("deliver", "--once", "--exit-code").returncode == 4
+    bad = push(site, hub, CRASHES)
+    assert site.wopr("deliver", "--once", "--ready", "60").returncode == 1
+    assert recorded(site, bad) == ["bad"]
+
+
+def test_wrong_credentials_are_told_with_what_mends_them_and_what_runs_goes_on(
+    site: Installation, hub: Registry
+) -> None:
+    site.set_env("REGISTRY_PASSWORD", "wrong")
+    try:
+        done = site.wopr("deliver", "--once")
+        assert "REGISTRY_PASSWORD" in done.stdout + done.stderr
+        assert "robot" in done.stdout
+        slot = site.state()["active"]["slot"]
+        assert site.containers()[f"api-{slot}"]["State"]["Running"]
+    finally:
+        site.set_env("REGISTRY_PASSWORD", hub.password)
+
+
+def test_the_deliverer_s_own_container_follows_the_release_and_a_bad_one_goes_back(
+    site: Installation, engine: Engine
+) -> None:
+    """In its container it does not reach a registry on the host's loopback; it looks, says so, and that is its life."""
+    handover = (
+        "import asyncio, sys; from wopr.delivery.hosts import LocalHost; from wopr.delivery.place import Place; "
+        "from wopr.delivery.deliver_handover import Handover; "
+        "h = Handover(LocalHost(), Place(sys.argv[1], sys.argv[2])); "
+        "print(asyncio.run(getattr(h, sys.argv[3])(*sys.argv[4:])))"
+    )
+
+    def hand(what: str, image: str) -> str:
+        command = [site.command[0], "-c", handover, str(site.folder), site.name, what, image]
+        done = subprocess.run(command, capture_output=True, text=True, env=site.variables(), timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def image() -> str:
+        return str(site.containers()["deliverer"]["Config"]["Image"])
+
+    def helper_gone() -> bool:
+        return engine.docker("inspect", f"{site.name}-deliverer-helper", check=False).returncode != 0
+
+    first, second, broken = site.derive(), site.derive(), site.derive(NO_DELIVERER)
+    assert hand("begin", first) == "False", "nothing to hand over where no deliverer runs as a container"
+    assert hand("finish", first) == "True"
+    assert image() == first
+    assert hand("begin", second) == "True"
+    wait_for(lambda: helper_gone() and image() == second, "the successor", DELIVERED_SECONDS)
+    assert site.containers()["deliverer"]["State"]["Running"]
+    assert hand("begin", second) == "False"
+    assert hand("begin", broken) == "True"
+    wait_for(helper_gone, "the helper's end", DELIVERED_SECONDS)
+    assert image() == second
+    assert site.containers()["deliverer"]["State"]["Running"]
+    assert json.loads((site.folder / "deliver.failed").read_text())["image"] == broken
+    assert hand("begin", broken) == "False", "what failed as a deliverer is not tried again"
+    engine.remove(f"{site.name}-deliverer")
