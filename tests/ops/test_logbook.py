@@ -273,9 +273,25 @@ def test_writers_killed_at_any_moment_leave_a_whole_journal_and_a_usable_reposit
     journal = Journal(tmp_path)
     with journal.operation("smoke"):
         pass
+    while "another process" in keep(tmp_path).reason:
+        time.sleep(0.01)  # git of the last one killed is still on its way out
     assert damages(journal) == []
     assert git(tmp_path, "status", "--porcelain") == ""
     assert git(tmp_path, "log", "-1", "--format=%s").endswith("smoke done")
+
+
+@pytest.mark.parametrize("left", [("HEAD", "refs"), ("HEAD", "config", "refs"), ()])
+def test_a_repository_whose_making_was_killed_is_made_anew(tmp_path: Path, left: tuple[str, ...]) -> None:
+    deployed(Journal(tmp_path), 1)
+    repository = tmp_path / "logbook" / ".git"
+    for path in repository.iterdir():
+        if path.name not in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (repository / "refs").rglob("main"):
+        path.unlink()
+    deployed(Journal(tmp_path), 2)
+    assert git(tmp_path, "log", "--format=%s") == "deploy done"
+    assert damages(Journal(tmp_path)) == []
 
 
 def test_operations_of_several_processes_are_all_committed(tmp_path: Path) -> None:
@@ -359,3 +375,40 @@ def test_an_entry_of_any_shape_can_be_rendered() -> None:
             add(f"o{number}{what}", "observed", "note", {"what": what, "rows": [row, value]})
     add("at", "deploy", "begin", {"release": 1})
     assert "RUNBOOK.md" in render([*entries, replace(entries[0], at="no moment")])
+
+
+def test_a_killed_release_is_told_from_its_steps_and_judged_by_the_next_run(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    deployed(journal, 1)
+    platform = IMAGE + "2" * 64
+    for phase, data in (
+        ("begin", {"trigger": "operator"}),
+        ("step", {"step": "pulled", "platform": platform}),
+        ("step", {"step": "committed", "release": 2}),
+    ):
+        journal.append("killed", "deploy", phase, data)
+    journal.keep()
+    assert "| 2 |" in page(tmp_path, "DEPLOYMENTS.md")
+    assert "| unfinished |" in page(tmp_path, "DEPLOYMENTS.md")
+    with journal.operation("deploy") as operation:
+        operation.step("recovered: settle", release=2, verdict="good")
+        operation.outcome.update(verdict="unchanged", release=2, previous=1)
+    text = page(tmp_path, "DEPLOYMENTS.md")
+    assert "**Serving:** release 2, `sha256:222222222222`" in text
+    assert "**A rollback goes to:** `sha256:111111111111`" in text
+
+
+def test_secrets_of_another_host_are_hidden_once_they_are_known(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with pytest.raises(RuntimeError):
+        release_elsewhere(journal)
+    written = journal.path.read_text(encoding="utf-8")
+    assert "of-another-host" not in written
+    assert "https://example.com" in written
+
+
+def release_elsewhere(journal: Journal) -> None:
+    with journal.operation("deploy") as operation:
+        operation.hide({"POSTGRES_PASSWORD": "of-another-host", "UI_URL": "https://example.com"})
+        operation.step("seen", what="of-another-host at https://example.com")
+        raise RuntimeError("wrong password of-another-host")

@@ -15,6 +15,7 @@ from wopr.delivery.commands import PLUGIN, STANDALONE, Compose
 from wopr.delivery.context import Context, Tell
 from wopr.delivery.cutover import Failed, Incoming, Limits, Verdict, condemn, cut_over, services, write_environment
 from wopr.delivery.dump import dump_verified
+from wopr.delivery.env_look import refuse_bad_env
 from wopr.delivery.errors import HostFailed, Refused
 from wopr.delivery.hosts import Host
 from wopr.delivery.lock import hold
@@ -32,14 +33,13 @@ from wopr.delivery.release import (
     read_state,
     record_new,
 )
+from wopr.delivery.sight import record_sight
 from wopr.ops.journal import Journal
 
 PLATFORM_IMAGE = "ghcr.io/wopr-network/wopr-platform:latest"
 BOT_IMAGE = "ghcr.io/wopr-network/wopr-bot:latest"
 FREE_KILOBYTES_MIN = 1024 * 1024
 CONTAINER_RUNTIMES = ("docker", "swarm")
-# Settings whose value is a path: a relative one means another place for every process that reads it.
-PATHS = ("WOPR_HOME", "WOPR_PRICES", "MODELS_DIR")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ async def _deploy(ctx: Context, request: Request) -> Verdict:
     await setup.complete(ctx.fence, await setup.look(ctx.host, ctx.place, request.settings or {}))
     snapshot = await read_inputs(ctx.host, ctx.place)
     ctx = replace(ctx, settings=commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace")))
+    ctx.operation.hide(ctx.settings)
     await _preflight(ctx, snapshot)
     state = await read_state(ctx.host, ctx.place)
     serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
@@ -110,6 +111,7 @@ async def _deploy(ctx: Context, request: Request) -> Verdict:
     if verdict.good:
         await images_on_host.give_back(ctx, await read_releases(ctx.host, ctx.place))
         ctx.step("old images given back")
+        await record_sight(ctx)
     return verdict
 
 
@@ -127,8 +129,7 @@ async def find_compose(host: Host) -> Compose:
 
 async def _preflight(ctx: Context, snapshot: Snapshot) -> None:
     """What must hold before anything is fetched. Refused with the remedy."""
-    if wrong := [name for name in PATHS if _relative(ctx.settings.get(name, ""))]:
-        raise Refused(f"{', '.join(wrong)} in {ctx.place.env} is a relative path.", remedy="Write the whole path.")
+    await refuse_bad_env(ctx.host, ctx.place, snapshot.files["env"])
     if not snapshot.files["compose.yaml"].strip() or not snapshot.files["Caddyfile"].strip():
         raise Refused(
             f"compose.yaml or Caddyfile in {ctx.place.dir} is empty.", remedy="Remove it; wopr writes it anew."
@@ -141,10 +142,6 @@ async def _preflight(ctx: Context, snapshot: Snapshot) -> None:
         )
     await ctx.fence.must(("chmod", "600", ctx.place.env))
     ctx.step("preflight")
-
-
-def _relative(value: str) -> bool:
-    return bool(value) and not value.startswith(("/", "~"))
 
 
 async def _release(ctx: Context, request: Request, snapshot: Snapshot, serving: Release | None) -> Release:

@@ -17,7 +17,8 @@ async def recover(ctx: Context) -> list[Action]:
     await ctx.fence.run(commands.remove_files(ctx.place.registry_config))
     for action in actions:
         await _execute(ctx, action)
-        ctx.step(f"recovered: {type(action).__name__.lower()}")
+        judged = {"release": action.release, "verdict": str(action.verdict)} if isinstance(action, Settle) else {}
+        ctx.step(f"recovered: {type(action).__name__.lower()}", **judged)
     return actions
 
 

@@ -29,6 +29,7 @@ from wopr.delivery.release import (
     read_state,
     record,
 )
+from wopr.delivery.sight import record_sight
 from wopr.ops.incidents import open_incident, resolve_incident
 from wopr.ops.journal import Journal
 
@@ -114,6 +115,7 @@ async def _rollback(ctx: Context, back: Back) -> Verdict:
     snapshot = await read_snapshot(ctx.host, ctx.place, target.number)
     settings = commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace"))
     ctx = replace(ctx, settings=settings)
+    ctx.operation.hide(settings)
     numbers = [one.number for one in await read_releases(ctx.host, ctx.place)]
     release = replace(
         target,
@@ -141,6 +143,7 @@ async def _rollback(ctx: Context, back: Back) -> Verdict:
     verdict = await cut_over(ctx, Incoming(release, snapshot, back.limits))
     if verdict.good:
         await _settle(ctx, back, current, release, snapshot)
+        await record_sight(ctx)
     return verdict
 
 

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from wopr.ops.entry import GENESIS, JOURNAL_FILE, Damage, Entry, chain_damages, 
 from wopr.ops.head import HEAD_FILE, Head, read_head, write_head
 from wopr.ops.logbook import history
 from wopr.ops.redaction import Known, redacted
-from wopr.ops.secrets import known_secrets
+from wopr.ops.secrets import known_secrets, secret_variables
 
 __all__ = ["GENESIS", "JOURNAL_FILE", "Damage", "Entry", "Held", "Journal", "Operation"]
 
@@ -43,8 +43,13 @@ class Operation:
     id: UUID = field(default_factory=new_id)
     outcome: dict[str, Any] = field(default_factory=dict)
 
-    def step(self, what: str, **data: Any) -> None:  # whatever json can write
+    def step(self, what: str, /, **data: Any) -> None:  # whatever json can write
         self.journal.append(str(self.id), self.name, "step", {"step": what, **data})
+
+    def hide(self, variables: Mapping[str, str]) -> None:
+        """From now on black out the secrets among these variables too: those of a host whose files are not here."""
+        more = secret_variables(variables).values()
+        self.journal = replace(self.journal, more_secrets=(*self.journal.more_secrets, *more))
 
 
 @dataclass
@@ -105,19 +110,18 @@ class Journal:
         return self.home / JOURNAL_FILE
 
     @contextlib.contextmanager
-    def operation(self, name: str, **data: Any) -> Iterator[Operation]:  # whatever json can write
+    def operation(self, name: str, /, **data: Any) -> Iterator[Operation]:  # whatever json can write
         """Record an operation around the block: begun before it, ended or failed after it."""
         operation = Operation(self, name)
         self.append(str(operation.id), name, "begin", data)
         try:
             yield operation
         except BaseException as error:
-            self.append(
-                str(operation.id), name, "fail", {"error": f"{type(error).__name__}: {error}", **operation.outcome}
-            )
+            wrong = {"error": f"{type(error).__name__}: {error}", **operation.outcome}
+            operation.journal.append(str(operation.id), name, "fail", wrong)
             self.keep()
             raise
-        self.append(str(operation.id), name, "end", operation.outcome)
+        operation.journal.append(str(operation.id), name, "end", operation.outcome)
         self.keep()
 
     def append(self, operation: str, name: str, phase: str, data: Mapping[str, Any]) -> Entry:

@@ -43,8 +43,8 @@ def observe(journal: Journal, what: str, rows: Rows, *, keep: bool = True) -> bo
     return True
 
 
-def observe_secrets(journal: Journal, *, keep: bool = True) -> bool:
-    """Journal which secrets are set, and that one changed, never its value.
+def observe_secrets(journal: Journal, more: Mapping[str, str] | None = None, *, keep: bool = True) -> bool:
+    """Journal which secrets are set, and that one changed, never its value. `more` are variables of another host.
 
     What changes with a value is a mark, a hash under a key that stays in the home folder.
     """
@@ -52,8 +52,7 @@ def observe_secrets(journal: Journal, *, keep: bool = True) -> bool:
         return False
     expected = {name for name, _, _ in EXPECTED}
     found = {name: value for name, value in environment().items() if value and name in expected}
-    for file in variable_files(journal.home):
-        given = read_variables(file)
+    for given in (*map(read_variables, variable_files(journal.home)), more or {}):
         found |= {name: value for name, value in given.items() if value and name in expected}
         found |= secret_variables(given)
     key = _key(journal.home)

@@ -56,9 +56,9 @@ def fingerprint(key: bytes, name: str, value: str) -> str:
 
 @lru_cache(maxsize=16)
 def _known(files: tuple[tuple[str, int], ...], variables: tuple[tuple[str, str], ...], more: tuple[str, ...]) -> Known:
-    values: set[str] = set(more)
-    for name, value in variables:
-        values.update(_values(name, value))
+    values: set[str] = {part for value in more for part in _values(value)}
+    for _, value in variables:
+        values.update(_values(value))
     for file, _ in files:
         path = Path(file)
         if path.name == DATABASE_URL_FILE:
@@ -66,7 +66,7 @@ def _known(files: tuple[tuple[str, int], ...], variables: tuple[tuple[str, str],
             continue
         for name, value in read_variables(path).items():
             if _is_secret(name, value):
-                values.update(_values(name, value))
+                values.update(_values(value))
     return known(value for value in values if value.lower() not in WORDS)
 
 
@@ -86,7 +86,7 @@ def _is_secret(name: str, value: str) -> bool:
     return bool("://" in value and any(_url_passwords(value)))
 
 
-def _values(_name: str, value: str) -> Iterator[str]:
+def _values(value: str) -> Iterator[str]:
     """What of a variable is secret: of an address only the password, of a list each member too."""
     if "://" in value:
         yield from _url_passwords(value)

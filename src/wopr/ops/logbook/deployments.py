@@ -1,14 +1,15 @@
 """Releases as the journal tells them: which digests served from when, what came before, and how each attempt ended."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wopr.ops.entry import Entry
 from wopr.ops.logbook.deeds import Deed, deed_section, deeds
 from wopr.ops.logbook.text import HEADER, ROWS_MAX, SECTIONS_MAX, newest, older, plain, short_digest, span, table, when
 
 GOOD = "good"
-SHOWN = ("release", "platform", "bot", "previous", "trigger", "verdict", "reason", "seconds")
+RECOVERED = "recovered: settle"
+SHOWN = ("release", "platform", "bot", "previous", "previous_platform", "trigger", "verdict", "reason", "seconds")
 
 
 @dataclass(frozen=True)
@@ -25,22 +26,24 @@ class Deployment:
     @property
     def serves(self) -> bool:
         """Whether what it brought was good, so that the next rollback may go there."""
-        return self.deed.outcome == "done" and self.verdict == GOOD and bool(self.platform)
+        return self.verdict == GOOD and bool(self.platform)
 
 
 def deployments(entries: Sequence[Entry]) -> Sequence[Deployment]:
     """Every deploy and rollback, in order."""
     found: list[Deployment] = []
     for deed in deeds(entries, "deploy", "rollback"):
+        found = [_settled(each, deed) for each in found]
         earlier = last_good(found)
+        verdict = deed.get("verdict") or (GOOD if deed.outcome == "done" else deed.outcome)
         found.append(
             Deployment(
                 deed=deed,
-                number=deed.get("release"),
-                platform=deed.get("platform"),
-                bot=deed.get("bot"),
-                previous=deed.get("previous") or (earlier.platform if earlier else ""),
-                verdict=deed.get("verdict") or (GOOD if deed.outcome == "done" else deed.outcome),
+                number=_said(deed, "release"),
+                platform=_said(deed, "platform"),
+                bot=_said(deed, "bot"),
+                previous=_previous(deed) or (earlier.platform if earlier else ""),
+                verdict=verdict,
             )
         )
     return found
@@ -91,6 +94,23 @@ def deployments_page(entries: Sequence[Entry]) -> str:
     ]
     parts += [_section(each) for each in newest(known, SECTIONS_MAX)]
     return "\n".join(parts) + older(known, SECTIONS_MAX)
+
+
+def _said(deed: Deed, name: str) -> str:
+    """What it said at its end, or, when it was killed before, at its last step that told."""
+    return deed.get(name) or next((plain(e.data[name]) for e in reversed(deed.steps) if e.data.get(name)), "")
+
+
+def _previous(deed: Deed) -> str:
+    return deed.get("previous_platform") or (deed.get("previous") if "sha256:" in deed.get("previous") else "")
+
+
+def _settled(each: Deployment, later: Deed) -> Deployment:
+    """The next run judges a release whose deployer was killed."""
+    for step in later.steps:
+        if step.data.get("step") == RECOVERED and str(step.data.get("release")) == each.number:
+            return replace(each, verdict=plain(step.data.get("verdict")))
+    return each
 
 
 def _section(each: Deployment) -> str:

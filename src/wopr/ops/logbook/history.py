@@ -103,7 +103,7 @@ def anchor_damages(home: Path, folder: Path | None = None) -> Sequence[Damage]:
     if not (place / ".git").exists() or not shutil.which("git"):
         return []
     try:
-        told = _git(place, "log", "--format=%B%x00")
+        told = _git(place, "log", "--all", "--format=%B%x00")
     except subprocess.SubprocessError:
         return [Damage(0, "the logbook's git repository can't be read")]
     lines = lines_of(home)
@@ -151,12 +151,12 @@ def _write(place: Path, pages: Mapping[str, str]) -> tuple[str, ...]:
 
 def _commit(place: Path, entries: Sequence[Entry], news: Sequence[Entry]) -> str:
     """Commit what is there; empty when nothing changed."""
-    if not (place / ".git" / "HEAD").exists():
-        _git(place, "-c", "init.defaultBranch=main", "init", "-q", "--template=")
     for lock in (place / ".git").rglob("*.lock"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - lock.stat().st_mtime > STALE_LOCK_SECONDS:
                 lock.unlink()
+    if not (place / ".git" / "objects" / "info").exists():  # what git makes last, so one that was killed is made anew
+        _git(place, "-c", "init.defaultBranch=main", "init", "-q", "--template=")
     _git(place, "add", "-A", "--", ".")
     try:
         at = entries[-1].at if entries else ""
