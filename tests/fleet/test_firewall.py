@@ -69,6 +69,7 @@ def test_bots_find_the_gateway_where_their_runtime_puts_it() -> None:
     proxy = settings(bot_gateway_url="http://10.203.64.2:3180/")
     assert gateway(proxy) == Gateway(IPv4Address("10.203.64.2"), 3180)
     assert listen_addresses(proxy) == ("127.0.0.1",)
+    assert gateway_url(settings(bot_gateway_url="http://gateway:3100")) == "http://10.203.64.2:3100"
     assert gateway(settings(bot_gateway_url="https://api.example.com")) is None
     for wrong in ("http://localhost:3100", "http://api:3100"):
         with pytest.raises(NotConfigured, match="means something else"):

@@ -192,7 +192,9 @@ class Settings(BaseSettings):
         default="", description="Network of the bots' containers, a /16 to /24; empty: one made from the installation."
     )
     bot_gateway_url: str = Field(
-        default="", description="Address at which bots in containers reach the API; empty: API_PORT on their host."
+        default="",
+        description="Address at which bots in containers reach the API; empty: API_PORT on their host. "
+        "`http://gateway:PORT` is our proxy's container.",
     )
     bot_callers: str = Field(
         default="",

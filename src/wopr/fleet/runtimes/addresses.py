@@ -13,6 +13,7 @@ from wopr.core.errors import NotConfigured
 from wopr.core.settings import Settings
 
 MAIN_INSTALLATION = "wopr"
+GATEWAY_NAME = "gateway"  # in BOT_GATEWAY_URL: the container with the label of that name, on the bots' network
 DEFAULT_PREFIX = 21
 PREFIX_MIN, PREFIX_MAX = 16, 24
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -30,6 +31,11 @@ class BotNetwork:
     @property
     def host(self) -> IPv4Address:
         return self.subnet[1]
+
+    @property
+    def gateway(self) -> IPv4Address:
+        """The address of our proxy's container where the platform itself runs in containers."""
+        return self.subnet[2]
 
     @property
     def platform(self) -> IPv4Network:
@@ -63,7 +69,10 @@ def gateway_url(settings: Settings) -> str:
     if settings.bot_runtime == "process":
         return settings.internal_url
     if settings.bot_gateway_url:
-        return settings.bot_gateway_url.rstrip("/")
+        parts = urlsplit(settings.bot_gateway_url.rstrip("/"))
+        if parts.hostname == GATEWAY_NAME:
+            return f"{parts.scheme}://{bot_network(settings).gateway}:{parts.port or 80}"
+        return parts.geturl()
     if settings.bot_runtime == "swarm":
         raise NotConfigured(
             "BOT_GATEWAY_URL is not set, so bots on other machines would not find the API.",
@@ -81,7 +90,7 @@ def gateway(settings: Settings) -> Gateway | None:
         if parts.hostname in LOOPBACK_NAMES or "." not in (parts.hostname or ""):
             raise NotConfigured(
                 f"BOT_GATEWAY_URL={settings.bot_gateway_url} means something else inside a bot's container.",
-                remedy="Give an IPv4 address or a public name, or leave it empty.",
+                remedy=f"Give an IPv4 address, a public name or http://{GATEWAY_NAME}:PORT, or leave it empty.",
             ) from None
         return None
     return Gateway(address, parts.port or (443 if parts.scheme == "https" else 80))

@@ -1,13 +1,25 @@
-"""The bots' network on one engine: made when it is missing, refused when it is not what it must be."""
+"""The bots' network on one engine: made when it is missing, refused when it is not what it must be.
 
+Where the platform itself runs in containers, this one and the proxy are attached to it, at addresses of the platform's
+half: so neither a compose file nor a person has to know the network, and a proxy that was made anew is attached again.
+"""
+
+import socket
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
 from typing import Any  # the engine's JSON
 
 from wopr.fleet.runtimes.addresses import BotNetwork
+from wopr.fleet.runtimes.containers import LABEL_INSTALLATION
 from wopr.fleet.runtimes.engine import CONFLICT, NOT_FOUND, Engine, EngineRefused, Json
 from wopr.fleet.runtimes.protocol import RuntimeFailed
 
 OPTION_NAME = "com.docker.network.bridge.name"
 OPTION_BETWEEN = "com.docker.network.bridge.enable_icc"
+LABEL_GATEWAY = "wopr.gateway"  # on the proxy's container, with the installation as its value
+PLATFORM_FIRST = 3  # .0 is the network, .1 the host, .2 the gateway
+INSIDE_CONTAINER = Path("/.dockerenv").exists()
 OVERLAPS = ("overlap", "conflicts with network")
 
 
@@ -25,6 +37,7 @@ class Bridge:
         self._network = network
         self._labels = labels
         self._there = False
+        self._joined = not INSIDE_CONTAINER
 
     async def ensure(self) -> bool:
         """Have the network; True when it was looked at now. Raises `NetworkFailed`."""
@@ -47,6 +60,47 @@ class Bridge:
     def doubt(self) -> None:
         """Look again before the next start."""
         self._there = False
+        self._joined = not INSIDE_CONTAINER
+
+    async def join(self) -> None:
+        """Be attached, once: a process that only passes requests on must reach bots, too."""
+        if not self._joined:
+            await self.attach()
+
+    async def attach(self) -> int:
+        """Put our own container and the proxy's on the network; how many were not. Nothing where we run in none."""
+        own = await own_container(self._engine)
+        if own is None or (found := await self._find()) is None:
+            return 0
+        done = 0
+        attached = found.get("Containers") or {}
+        for proxy in await self._engine.containers({LABEL_GATEWAY: self._labels[LABEL_INSTALLATION]}):
+            if proxy["Id"] not in attached:
+                await self._connect(proxy["Id"], self._network.gateway)
+                done += 1
+        self._joined = own["Id"] in attached
+        if self._joined:
+            return done
+        for address in self._free(attached):
+            try:
+                await self._connect(own["Id"], address)
+            except EngineRefused as error:
+                if "already in use" in error.reason.lower():  # by another process that begins at the same time
+                    continue
+                raise
+            self._joined = True
+            return done + 1
+        raise NetworkFailed(f"{self._network.platform} has no free address.", remedy="Set BOT_SUBNET to a larger one.")
+
+    async def _connect(self, container: str, address: IPv4Address) -> None:
+        body = {"Container": container, "EndpointConfig": {"IPAMConfig": {"IPv4Address": str(address)}}}
+        await self._engine.call("POST", f"networks/{self._network.name}/connect", body=body)
+
+    def _free(self, attached: Json) -> Iterator[IPv4Address]:
+        taken = {IPv4Interface(entry["IPv4Address"]).ip for entry in attached.values() if entry.get("IPv4Address")}
+        for number in range(PLATFORM_FIRST, self._network.platform.num_addresses):
+            if self._network.subnet[number] not in taken:
+                yield self._network.subnet[number]
 
     async def _find(self) -> Json | None:
         try:
@@ -68,6 +122,14 @@ class Bridge:
                 ) from error
             if error.http_status != CONFLICT:  # otherwise another process made it a moment ago
                 raise
+
+
+async def own_container(engine: Engine) -> Json | None:
+    """The container in which this process runs; None when it runs in none that the engine knows.
+
+    A container's host name is the beginning of its id, unless somebody gave it another one.
+    """
+    return await engine.inspect(socket.gethostname()) if INSIDE_CONTAINER else None
 
 
 def describe(network: BotNetwork, labels: dict[str, str]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class DockerRuntime:
     async def observe(self) -> Mapping[BotId, Instance]:
         """One listing, and none while the engine reports that nothing happened since the last one."""
         await self._ends.begin()
+        await self._bridge.join()
         if not self._ends.listening or monotonic() - self._view_since > VIEW_SECONDS_MAX:
             # Noted before the listing: what happens during it is seen by the next one.
             self._view_since = monotonic()
@@ -89,6 +90,7 @@ class DockerRuntime:
         return dict(self._view)
 
     async def locate(self, bot_id: BotId) -> Instance | None:
+        await self._bridge.join()
         return self._living(await self._engine.inspect(container_name(bot_id)))
 
     def held(self, bot_id: BotId) -> str:
@@ -148,7 +150,9 @@ class DockerRuntime:
 
     async def tend(self) -> int:
         """Looks after the fence, and after bots whose data grew too large. The engine rotates the logs itself."""
-        done = int(await self._enclose())
+        if not await self.observe():
+            return 0  # nobody to fence in: on an engine without bots, nothing of theirs is made
+        done = int(await self._enclose()) + await self._bridge.attach()
         if monotonic() - self._measured_at < MEASURE_SECONDS:
             return done
         self._measured_at = monotonic()
@@ -214,6 +218,7 @@ class DockerRuntime:
     async def _enclose(self) -> bool:
         looked = await self._bridge.ensure()
         if looked:
+            await self._bridge.attach()
             self._fence.doubt()
         return await self._fence.ensure()
 

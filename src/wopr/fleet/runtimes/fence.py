@@ -8,7 +8,6 @@ administer it, does it and is gone half a second later.
 import asyncio
 import os
 import shutil
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -16,6 +15,7 @@ from time import monotonic
 import structlog
 
 from wopr.fleet.runtimes import firewall
+from wopr.fleet.runtimes.bridge import own_container
 from wopr.fleet.runtimes.engine import Engine, Output
 from wopr.fleet.runtimes.firewall import Policy
 from wopr.fleet.runtimes.images import Images
@@ -27,8 +27,6 @@ FAILURE_SECONDS = 5.0
 NET_ADMIN_BIT = 12  # capability(7)
 HANGS = "See what holds the lock of iptables on the machine (/run/xtables.lock)."
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-INSIDE_CONTAINER = Path("/.dockerenv").exists()
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +97,8 @@ class Fence:
         return _judge(output)
 
     async def _run_in_container(self) -> Output:
-        image = await _own_image(self._engine) or self._means.image
+        own = await own_container(self._engine)
+        image = str(own["Image"]) if own is not None else self._means.image
         await self._images.ensure(image)
         program, *arguments = firewall.command(self._policy)
         config = {
@@ -161,14 +160,3 @@ async def _run_here(policy: Policy) -> Output:
         await process.wait()
         raise FenceFailed("Bots can't be fenced in, so none is started: it hangs.", remedy=HANGS) from None
     return Output(process.returncode or 0, text.decode("utf-8", "replace"))
-
-
-async def _own_image(engine: Engine) -> str | None:
-    """The image of the container in which this process runs; None when it runs in none that the engine knows.
-
-    A container's host name is the beginning of its id, unless somebody gave it another one.
-    """
-    if not INSIDE_CONTAINER:
-        return None
-    inspected = await engine.inspect(socket.gethostname())
-    return str(inspected["Image"]) if inspected is not None else None
