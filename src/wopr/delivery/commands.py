@@ -28,6 +28,10 @@ OBSERVE_SCRIPT = 'ids=$(docker ps -aq --filter "label=$1") || exit 1; [ -z "$ids
 REMOVE_SCRIPT = (
     'ids=$(docker ps -aq --filter "label=$1" --filter "label=$2"); [ -z "$ids" ] || docker rm -f -v $ids >/dev/null'
 )
+WHICH_COMPOSE_SCRIPT = (
+    "docker compose version >/dev/null 2>&1 && echo plugin && exit 0;"
+    " command -v docker-compose >/dev/null && echo standalone; true"
+)
 FREE_SCRIPT = "df -Pk \"$1\" | awk 'NR == 2 { print $4 }'"
 
 Command = tuple[str, ...]
@@ -50,8 +54,9 @@ PLUGIN = Compose()
 STANDALONE = Compose(("docker-compose",))
 
 
-def compose_version(compose: Compose) -> Command:
-    return (*compose.program, "version")
+def which_compose() -> Command:
+    """Which compose a host has: writes `plugin`, `standalone`, or nothing. The standalone one is slow to ask."""
+    return ("sh", "-c", WHICH_COMPOSE_SCRIPT)
 
 
 def compose_config(compose: Compose, place: Place, file: str) -> Command:

@@ -129,8 +129,6 @@ async def fill(ctx: Context, release: Release, snapshot: Snapshot, slot: Slot) -
     ctx.step("environment")
     await ctx.fence.must(commands.remove_slot(place, slot))
     file = place.snapshot(release.number, "compose.yaml")
-    await ctx.fence.must(commands.compose_config(ctx.compose, place, file))
-    ctx.step("configuration valid")
     await ctx.fence.must(commands.up_slot(ctx.compose, place, file, slot), timeout=COMPOSE_SECONDS)
     ctx.step("started", slot=slot)
 
@@ -203,6 +201,9 @@ async def _start(ctx: Context, incoming: Incoming, state: State, part: Part) -> 
     serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
     if serving is None or serving.config_hash != release.config_hash:
         await write_environment(ctx, release, snapshot, part.slot)
+        file = ctx.place.snapshot(release.number, "compose.yaml")
+        await ctx.fence.must(commands.compose_config(ctx.compose, ctx.place, file))
+        ctx.step("configuration valid")
         await services(ctx, release.number)
         ctx.step("services up")
     if incoming.prepare:

@@ -1,6 +1,5 @@
 """What is on the host now: containers, which of them are ready, releases."""
 
-import asyncio
 import json
 from typing import Any, cast
 
@@ -36,14 +35,11 @@ async def observe(host: Host, place: Place) -> Observed:
 
 async def unready(host: Host, place: Place, slot: Slot) -> str:
     """Why a slot is not ready; nothing when it is."""
-    names = place.slot_containers(slot)
-    answers = await asyncio.gather(*(host.run(commands.probe(name, "/ready")) for name in names))
-    said = (
-        f"{name.removeprefix(place.name + '-')}: {reasons(answer.text) or answer.complaint}"
-        for name, answer in zip(names, answers, strict=True)
-        if not answer.ok
-    )
-    return next(said, "")
+    for name in place.slot_containers(slot):  # one after the other: looking must not slow down what is starting
+        answer = await host.run(commands.probe(name, "/ready"))
+        if not answer.ok:
+            return f"{name.removeprefix(place.name + '-')}: {reasons(answer.text) or answer.complaint}"
+    return ""
 
 
 def reasons(body: str) -> str:

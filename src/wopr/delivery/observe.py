@@ -17,6 +17,7 @@ from wopr.delivery.look import containers, unready
 from wopr.delivery.place import ROLES, Place, Slot
 from wopr.delivery.plan import Container
 
+START_LOOK_SECONDS = 0.2
 LOOK_SECONDS = 0.5
 BAD_LOOKS_MAX = 4
 ERROR_SHARE_MAX = 0.05
@@ -84,7 +85,7 @@ async def wait_ready(host: Host, place: Place, slot: Slot, seconds: float) -> st
             return ""
         if FIXED_REASON in reason or time.monotonic() >= deadline:
             return reason if FIXED_REASON in reason else f"not ready within {seconds:g} s: {reason}"
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(START_LOOK_SECONDS)
 
 
 async def watch(host: Host, place: Place, slot: Slot, seconds: float, before: Counts) -> str:
