@@ -4,7 +4,6 @@ lock → what an earlier run left → checks → images by digest → does it fi
 the idle slot → readiness → commit → drain → observation → verdict. A bad release never stops the old one.
 """
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -117,10 +116,9 @@ async def _deploy(ctx: Context, request: Request) -> Verdict:
 
 async def find_compose(host: Host) -> Compose:
     """The compose of a host: the plugin, or the program of its own."""
-    for one in (PLUGIN, STANDALONE):
-        with contextlib.suppress(HostFailed):
-            if (await host.run(commands.compose_version(one))).ok:
-                return one
+    found = await host.run(commands.which_compose())
+    if one := {"plugin": PLUGIN, "standalone": STANDALONE}.get(found.text):
+        return one
     raise HostFailed(
         f"{host.describe()} has no docker compose.",
         remedy="Install Docker with its compose plugin: https://docs.docker.com/engine/install/",
