@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import dirname
-from typing import Protocol
-
-import asyncssh
+from typing import TYPE_CHECKING, Protocol
 
 from wopr.delivery.errors import HostFailed
+
+if TYPE_CHECKING:
+    import asyncssh  # where it is needed it is imported then: it takes longer than most commands on this machine
 
 RUN_SECONDS = 60.0
 CONNECT_SECONDS = 15.0
@@ -131,10 +132,12 @@ class SshHost:
     port: int = 22
     known_hosts: str | None = None  # None: the user's own files
     key: str | None = None  # None: the user's agent and keys
-    _connection: asyncssh.SSHClientConnection | None = field(default=None, repr=False)
+    _connection: "asyncssh.SSHClientConnection | None" = field(default=None, repr=False)
     _connecting: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output:
+        import asyncssh
+
         connection = await self._connected()
         # Without an end of its input a command that reads it would wait for ever.
         stdin = asyncssh.PIPE if input else asyncssh.DEVNULL
@@ -169,13 +172,15 @@ class SshHost:
             connection.close()
             await connection.wait_closed()
 
-    async def _connected(self) -> asyncssh.SSHClientConnection:
+    async def _connected(self) -> "asyncssh.SSHClientConnection":
         async with self._connecting:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._connect()
             return self._connection
 
-    async def _connect(self) -> asyncssh.SSHClientConnection:
+    async def _connect(self) -> "asyncssh.SSHClientConnection":
+        import asyncssh
+
         options: dict[str, object] = {"known_hosts": self.known_hosts} if self.known_hosts else {}
         if self.key:
             options["client_keys"] = [self.key]
@@ -215,7 +220,7 @@ async def _written(host: Host, path: str, data: bytes, mode: int) -> None:
         raise HostFailed(f"{path} on {host.describe()} can't be written: {done.complaint}")
 
 
-def _code(done: asyncssh.SSHCompletedProcess) -> int:
+def _code(done: "asyncssh.SSHCompletedProcess") -> int:
     """The exit code; 255 for a command that a signal ended, as ssh does."""
     return done.exit_status if done.exit_status is not None and done.exit_status >= 0 else 255
 
