@@ -45,6 +45,28 @@ servers = [socket.create_server((sys.argv[1], int(port))) for port in sys.argv[2
 print("listening", flush=True)
 time.sleep(600)
 """
+AS_THE_API = """
+import asyncio, os, uuid
+from wopr.core.settings import load_settings
+from wopr.fleet.build import bot_http, docker_runtime
+from wopr.fleet.environment import limits_of
+from wopr.fleet.runtimes.protocol import BotSpec
+from wopr.bot import contract
+async def main():
+    runtime = docker_runtime(load_settings())
+    told = {contract.ENV_GATEWAY_URL: "http://10.0.0.1/v1", contract.ENV_SERVICE_KEY: "key", contract.ENV_MODEL: "m"}
+    bot = uuid.UUID(os.environ["BOT"])
+    instance = await runtime.start(BotSpec(bot, 1, "standard", limits_of("standard"), told))
+    async with bot_http() as http:
+        while True:
+            try:
+                print((await http.get(instance.url + "/health")).status_code)
+                break
+            except Exception:
+                await asyncio.sleep(0.1)
+    await runtime.close()
+asyncio.run(asyncio.wait_for(main(), 20))
+"""
 FORKS = """
 import os, signal, time
 children = []
@@ -291,6 +313,49 @@ async def test_containers_of_the_platform_reach_bots_and_give_them_the_gateway(
         reached, bots, wanted.bot_id, f"{proxy}:3100", f"{proxy}:5432", f"{api}:3100", next_door
     )
     assert found == {f"{proxy}:3100"}
+
+
+async def test_an_api_in_a_container_joins_its_bots_and_brings_the_proxy_along(
+    bots: Containers, engine: Engine, platform_image: str
+) -> None:
+    """As in the stack of a VPS: neither root nor told anything of the network; it has the engine's socket."""
+    network = bot_network(bots.settings())
+    proxy = engine.run(
+        *(bots.image, "-c", SERVE, "0.0.0.0", "3100"),
+        options=("--entrypoint", "python", "--label", f"wopr.gateway={engine.run_id}"),
+    )
+    await bots.make().remove(spec().bot_id)
+    engine.docker("network", "rm", network.name, check=False)
+    socket_path = engine.socket.removeprefix("unix://")
+    group = (await asyncio.to_thread(Path(socket_path).stat)).st_gid
+    wanted = spec()
+    environment = {
+        "BOT_RUNTIME": "docker",
+        "BOT_IMAGE": bots.image,
+        "BOT_GATEWAY_URL": "http://gateway:3100",
+        "WOPR_INSTALLATION": engine.run_id,
+        "PLATFORM_SECRET": bots.settings().require("platform_secret", "This test"),
+        "BOT": str(wanted.bot_id),
+    }
+    told = [part for name, value in environment.items() for part in ("--env", f"{name}={value}")]
+    options = (
+        *(
+            "--entrypoint",
+            "python",
+            "--read-only",
+            "--tmpfs",
+            "/tmp",
+            "--volume",
+            f"{socket_path}:/var/run/docker.sock",
+        ),
+        *("--group-add", str(group), "--cap-drop", "ALL", *told),
+    )
+    done = await asyncio.to_thread(engine.once, platform_image, "-c", AS_THE_API, options=options)
+    assert (done.returncode, done.stdout.strip()[-3:]) == (0, "200"), done.stdout + done.stderr
+    address = engine.state(proxy, f'(index .NetworkSettings.Networks "{network.name}").IPAddress')
+    assert address == str(network.gateway)
+    found = await asyncio.to_thread(reached, bots, wanted.bot_id, f"{address}:3100", f"{network.host}:22")
+    assert found == {f"{address}:3100"}
 
 
 async def test_neighbours_of_another_network_do_not_reach_bots(bots: Containers, engine: Engine) -> None:

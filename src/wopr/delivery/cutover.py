@@ -139,7 +139,7 @@ async def write_environment(ctx: Context, release: Release, snapshot: Snapshot, 
     settings = _settings(snapshot)
     address = f"wopr:{quote(settings.get('POSTGRES_PASSWORD', ''), safe='')}@postgres:5432/wopr_platform"
     trusted = ",".join((PRIVATE_NETWORKS, *settings.get("EDGE_PROXIES", "").replace(",", " ").split()))
-    given = {"DATABASE_URL": f"postgresql://{address}", "TRUSTED_PROXIES": trusted}
+    given = {"DATABASE_URL": f"postgresql://{address}", "TRUSTED_PROXIES": trusted, **_bots(place)}
     settings |= {"BOT_IMAGE": release.bot} if release.bot else {}
     await ctx.fence.write(place.slot_env(slot), commands.slot_env(settings, given).encode())
     beside = await ctx.host.read(place.slot_env(other(slot)))

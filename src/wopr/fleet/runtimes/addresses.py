@@ -68,16 +68,17 @@ def gateway_url(settings: Settings) -> str:
     """The base address at which bots reach the API, without a slash at the end."""
     if settings.bot_runtime == "process":
         return settings.internal_url
-    if settings.bot_gateway_url:
-        parts = urlsplit(settings.bot_gateway_url.rstrip("/"))
-        if parts.hostname == GATEWAY_NAME:
-            return f"{parts.scheme}://{bot_network(settings).gateway}:{parts.port or 80}"
+    parts = urlsplit(settings.bot_gateway_url.rstrip("/"))
+    by_name = parts.hostname == GATEWAY_NAME
+    if settings.bot_gateway_url and not by_name:
         return parts.geturl()
     if settings.bot_runtime == "swarm":
         raise NotConfigured(
             "BOT_GATEWAY_URL is not set, so bots on other machines would not find the API.",
             remedy="Give an address of the API that every machine of the Swarm reaches, as http://10.0.0.5:3100.",
         )
+    if by_name:
+        return f"{parts.scheme}://{bot_network(settings).gateway}:{parts.port or 80}"
     return f"http://{bot_network(settings).host}:{settings.api_port}"
 
 
