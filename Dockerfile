@@ -15,7 +15,7 @@ FROM ${DOCKER_CLI_IMAGE} AS docker
 # Programs and the user. A base image that has them already needs no network here.
 FROM ${BASE_IMAGE} AS tools
 COPY deploy/images/install-tools /usr/local/sbin/install-tools
-RUN install-tools /var/lib/wopr tini git flite libgomp1
+RUN install-tools /var/lib/wopr tini git flite libgomp1 iptables
 
 FROM tools AS packages
 COPY src/wopr/delivery/image_packages.py pyproject.toml uv.loc[k] sit[e] /tree/
