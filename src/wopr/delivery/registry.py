@@ -222,6 +222,6 @@ class Registry:
                 f"{self.server} refuses {subject} {who}.", remedy=f"Set {CREDENTIALS} of somebody who may read it."
             )
         if status == 404:
-            raise NotFound(f"{self.server} has no {subject}.", remedy="Was it pushed under this name?")
+            raise NotFound(f"The registry has no {subject}.", remedy="Was it pushed under this name?")
         if status >= 400 or answer.has_redirect_location:
             raise UpstreamFailed(f"{self.server} answered {subject} with HTTP {status}.")
