@@ -157,7 +157,9 @@ def test_the_same_sources_give_the_same_layers(engine: Engine, bot_image: str, t
 
 def test_a_second_build_finds_the_image_and_changes_nothing(engine: Engine, bot_image: str, tmp_path: Path) -> None:
     arguments = ("images", "build", "--bot", "--repository", "wopr-test", "--tag", "current")
-    again = wopr(engine, tmp_path, *arguments, "--source", str(building.CHECKOUT), "--exit-code")
+    arguments = (*arguments, "--source", str(building.CHECKOUT), "--exit-code")
+    assert wopr(engine, tmp_path, *arguments).returncode in (0, 4)
+    again = wopr(engine, tmp_path, *arguments)
     assert again.returncode == 4, again.stderr
     assert "was there already" in again.stdout
     journal = (tmp_path / "journal.jsonl").read_text()
