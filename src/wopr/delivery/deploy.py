@@ -99,7 +99,10 @@ async def _deploy(ctx: Context, request: Request) -> Verdict:
     if reason := await images_on_host.unfit(ctx, release.platform):
         return await _turned_away(ctx, release, snapshot, f"{release.platform}: {reason}")
     ctx.step("image fits")
-    plan = await _judged_migrations(ctx, release, snapshot, state, request)
+    try:
+        plan = await _judged_migrations(ctx, release, snapshot, state, request)
+    except HostFailed as error:  # the image itself does not do what every image of ours does
+        return await _turned_away(ctx, release, snapshot, error.message)
     release = replace(release, migration_head=plan.head, migrations=_recorded(plan))
 
     async def prepare() -> None:
