@@ -53,26 +53,42 @@ class Credentials:
 
 
 class Images:
-    """The images of one engine: concurrent wishes share a pull, and a failure is believed for some seconds."""
+    """The images of one engine: concurrent wishes share a pull, and a failure is believed for some seconds.
+
+    A pull goes on when whoever wished for it is interrupted: a pass of the reconciler is shorter than slow lines need.
+    """
 
     def __init__(self, engine: Engine, credentials: Credentials) -> None:
         self._engine = engine
         self._credentials = credentials
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._pulls: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, tuple[float, PullFailed]] = {}
 
     async def ensure(self, reference: str) -> None:
         """Pull the image unless it is here. Raises `PullFailed` with who must do what."""
-        if await self._engine.image(reference) is not None:
-            return
-        async with self._locks.setdefault(reference, asyncio.Lock()):
+        if reference not in self._pulls:
+            if await self._engine.image(reference) is not None:
+                return
             failed = self._failed.get(reference)
             if failed is not None and monotonic() - failed[0] < FAILURE_SECONDS:
                 raise failed[1]
-            if await self._engine.image(reference) is not None:
-                return
-            await self._pull(reference)
-            self._failed.pop(reference, None)
+        if reference not in self._pulls:
+            task = asyncio.create_task(self._pull(reference), name=f"pull {reference}")
+            self._pulls[reference] = task
+            task.add_done_callback(lambda done: self._ended(reference, done))
+        await asyncio.shield(self._pulls[reference])
+
+    async def close(self) -> None:
+        """Give up what is being pulled."""
+        pulls = list(self._pulls.values())
+        for pull in pulls:
+            pull.cancel()
+        await asyncio.gather(*pulls, return_exceptions=True)
+
+    def _ended(self, reference: str, task: asyncio.Task[None]) -> None:
+        self._pulls.pop(reference, None)
+        if not task.cancelled() and isinstance(error := task.exception(), PullFailed):
+            self._failed[reference] = (monotonic(), error)
 
     async def _pull(self, reference: str) -> None:
         began = monotonic()
@@ -80,7 +96,6 @@ class Images:
             await self._engine.pull(reference, self._credentials.auth_for(reference))
         except EngineRefused as error:
             failure = explain(reference, error.reason, self._credentials)
-            self._failed[reference] = (monotonic(), failure)
             log.error("image.pull_failed", image=reference, error=failure.message, remedy=failure.remedy)
             raise failure from error
         log.info("image.pulled", image=reference, seconds=round(monotonic() - began, 1))
