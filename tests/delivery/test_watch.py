@@ -1,5 +1,6 @@
 """What the deliverer releases, when it looks again and what it says, on a simulated clock."""
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -295,13 +296,14 @@ async def test_a_passing_failure_is_tried_again_later_each_time_but_a_newer_imag
     await step(deliverer, world)
     world.tags[PLATFORM] = 2
     world.release_troubles = [HostFailed("can't be pulled: manifest unknown")] * 4
-    waits = []
-    for _ in range(4):
+    tried = []
+    while len(tried) < 5:
+        before = len(world.made)
         await deliverer.look()
-        waits.append(deliverer.next_look_seconds())
-        world.now += waits[-1]
-    assert waits == [2, 4, 8, 16]
-    assert await step(deliverer, world) == Ended("good", 2)
+        tried += [world.now] * (len(world.made) - before)
+        world.now += deliverer.next_look_seconds()
+    assert [after - before for before, after in itertools.pairwise(tried)] == [2, 4, 8, 16]
+    assert world.stored[-1].number == 2
     world.tags[PLATFORM] = 3
     world.release_troubles = [HostFailed("full")] * 3
     for _ in range(3):
@@ -311,6 +313,32 @@ async def test_a_passing_failure_is_tried_again_later_each_time_but_a_newer_imag
     world.tags[PLATFORM] = 4
     deliverer.notify("platform", "latest")
     assert await deliverer.look() == Ended("good", 3)
+
+
+async def test_a_host_that_does_not_answer_ends_nothing_and_is_told_once() -> None:
+    world = Simulated()
+    deliverer = serving(world)
+    looks = 0
+
+    class Done(Exception):
+        pass
+
+    async def away() -> Sequence[Release]:
+        raise HostFailed("no route")
+
+    async def sleep(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 4:
+            raise Done
+
+    world.releases = away  # type: ignore[method-assign]
+    running = asyncio.ensure_future(deliverer.run(sleep))
+    while looks < 4:  # noqa: ASYNC110 - the loop itself is what is waited for
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert [event.what for event in world.told] == ["host does not answer"]
 
 
 async def test_a_refused_migration_waits_for_the_operator_and_a_lock_for_its_holder() -> None:

@@ -98,8 +98,9 @@ class Deliverer:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _expected: dict[str, float] = field(default_factory=dict)  # kind → until when its tag may lag behind
     _lag_seconds: float = LAG_STEP_SECONDS
-    _not_before: float = 0.0
+    _ask_again: float = 0.0  # not before this moment, as the registry wished
     _retry: tuple[tuple[str, ...], int] = ((), 0)  # what failed for a passing reason, and how often
+    _retry_again: float = 0.0
     _complaints: dict[str, str] = field(default_factory=dict)
 
     def notify(self, name: str, tag: str) -> bool:
@@ -115,7 +116,11 @@ class Deliverer:
     async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Look, wait, for ever."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+                self._complaints.pop("host", None)
+            except WoprError as error:  # the host does not answer: what runs there goes on without us
+                self._complain_once("host", "host does not answer", error)
             woken = await self._wait(self.next_look_seconds(), sleep)
             if woken:
                 await sleep(SETTLE_SECONDS)
@@ -123,8 +128,8 @@ class Deliverer:
     async def look(self) -> Ended | None:
         """One pass; how its release ended, when there was something to release."""
         self._wake.clear()
-        if self._blocked():
-            return None
+        if self._ask_again > self.world.monotonic():
+            return None  # not even a notification makes us ask sooner
         found = {kind: digest for kind, image in self.watched.items() if (digest := await self._asked(kind, image))}
         await self.world.alive()
         wanted = await self._wanted(found)
@@ -137,19 +142,17 @@ class Deliverer:
         return await self._release(found, wanted)
 
     def next_look_seconds(self) -> float:
-        """When to look again: soon while a notified push is not to be seen yet, later when we were told to wait."""
+        """When to look again: later where the registry wished so, soon while a notified push is not to be seen yet."""
         now = self.world.monotonic()
         self._expected = {kind: until for kind, until in self._expected.items() if until > now}
-        if self._not_before > now:
-            return self._not_before - now
+        if self._ask_again > now:
+            return self._ask_again - now
         if self._expected:
             step, self._lag_seconds = self._lag_seconds, min(self._lag_seconds * 2, LAG_STEP_SECONDS_MAX)
             return min(step, self.period_seconds)
+        if self._retry_again > now:
+            return min(self._retry_again - now, self.period_seconds)
         return self.period_seconds
-
-    def _blocked(self) -> bool:
-        """Told to wait by the registry: not even a notification makes us ask sooner."""
-        return self._retry[1] == 0 and self._not_before > self.world.monotonic()
 
     async def _wait(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> bool:
         """Wait so long, or until a notification; whether one came."""
@@ -170,7 +173,7 @@ class Deliverer:
         try:
             digest = await self.world.digest(image)
         except TooManyRequests as error:
-            self._not_before = self.world.monotonic() + (error.retry_after_seconds or self.period_seconds)
+            self._ask_again = self.world.monotonic() + (error.retry_after_seconds or self.period_seconds)
             self._complain(kind, image, error)
             return ""
         except WoprError as error:
@@ -183,10 +186,14 @@ class Deliverer:
     def _complain(self, kind: str, image: Reference, error: WoprError) -> None:
         if isinstance(error, NotFound) and kind in self._expected:
             return  # notified a moment ago and not to be read yet
+        self._complain_once(kind, "registry does not tell", error)
+
+    def _complain_once(self, about: str, what: str, error: WoprError) -> None:
+        """Tell a trouble when it begins and when it becomes another one, not each time."""
         sort = type(error).__name__
-        if self._complaints.get(kind) != sort:
-            self._complaints[kind] = sort
-            self.world.tell(Event("registry does not tell", error.message, {"image": str(image), "fix": error.remedy}))
+        if self._complaints.get(about) != sort:
+            self._complaints[about] = sort
+            self.world.tell(Event(what, error.message, {"fix": error.remedy}))
 
     async def _wanted(self, found: Mapping[str, str]) -> list[str]:
         handled = await self.world.handled()
@@ -207,17 +214,15 @@ class Deliverer:
         # Only these: behind another tag may be what failed or was rolled back, and what serves stays.
         images = {kind: self.watched[kind].pinned(found[kind]) for kind in wanted}
         key = tuple(images.values())
-        if self._retry[0] == key and self._not_before > self.world.monotonic():
+        if self._retry[0] == key and self._retry_again > self.world.monotonic():
             return None
-        if self._retry[0] != key:
-            self._retry = ((), 0)
         self.world.tell(Event("new", ", ".join(key)))
         try:
             ended = await self.world.release(images)
         except WoprError as error:
             await self._failed(error, found, wanted, key)
             return None
-        self._retry, self._not_before = ((), 0), 0.0
+        self._retry, self._retry_again = ((), 0), 0.0
         for kind in wanted:
             await self.world.remember(kind, found[kind], ended.verdict)
         number = {"release": ended.release, "verdict": ended.verdict}
@@ -235,12 +240,13 @@ class Deliverer:
             for kind in wanted:
                 await self.world.remember(kind, found[kind], error.code)
             self.world.tell(Event("refused", error.message, told))
+            self._retry, self._retry_again = ((), 0), 0.0
             return
         times = self._retry[1] + 1 if self._retry[0] == key else 1
         pause = min(RETRY_SECONDS * 2 ** (times - 1), RETRY_SECONDS_MAX)
         if isinstance(error, Locked):
             pause = LOCKED_SECONDS
-        self._retry, self._not_before = (key, times), self.world.monotonic() + pause
+        self._retry, self._retry_again = (key, times), self.world.monotonic() + pause
         if times == 1 or not isinstance(error, Locked):
             self.world.tell(Event(f"not released; again in {pause:.0f} s", error.message, told))
 
@@ -248,6 +254,6 @@ class Deliverer:
         """With nothing left to release: what comes last, such as the deliverer's own image."""
         try:
             await self.world.settled()
+            self._complaints.pop("own image", None)
         except WoprError as error:
-            self._not_before = self.world.monotonic() + LOCKED_SECONDS
-            self.world.tell(Event("own image not changed", error.message, {"fix": error.remedy}))
+            self._complain_once("own image", "own image not changed", error)
