@@ -148,7 +148,7 @@ def test_a_notification_of_the_registry_releases_long_before_the_next_look(site:
     site.set_env("DELIVER_PERIOD_SECONDS", "3600")
     site.set_env("DELIVER_HOOK_SECRET", SECRET)
     with delivering(site) as deliverer:
-        wait_for(lambda: "listening" in deliverer.log.read_text(), "the listener")
+        wait_for(lambda: deliverer.told("listening"), "the listener", DELIVERED_SECONDS)
         pushed = push(site, hub)
         wait_served(site, pushed)
 
@@ -160,7 +160,7 @@ def test_a_forged_notification_changes_nothing_and_a_signed_one_of_github_releas
     site.set_env("GITHUB_WEBHOOK_SECRET", GITHUB)
     before = serving(site)
     with delivering(site) as deliverer:
-        wait_for(lambda: "listening" in deliverer.log.read_text(), "the listener")
+        wait_for(lambda: deliverer.told("listening"), "the listener", DELIVERED_SECONDS)
         pushed = push(site, hub)
         body = json.dumps(
             {
@@ -190,7 +190,7 @@ def test_a_bad_image_is_tried_once_and_the_next_good_one_follows(site: Installat
         wait_for(lambda: recorded(site, bad) == ["bad"], "the verdict", DELIVERED_SECONDS)
         assert serving(site) == before
         looks = (site.folder / "deliver.alive").read_text()
-        wait_for(lambda: (site.folder / "deliver.alive").read_text() > looks, "the next look")
+        wait_for(lambda: (site.folder / "deliver.alive").read_text() > looks, "the next look", DELIVERED_SECONDS)
         assert recorded(site, bad) == ["bad"]
         good = push(site, hub)
         wait_served(site, good)
@@ -206,7 +206,7 @@ def test_what_the_operator_rolls_back_stays_back_while_the_tag_stands_still(site
         assert done.returncode == 0, done.stderr
         assert serving(site) == before
         looks = (site.folder / "deliver.alive").read_text()
-        wait_for(lambda: (site.folder / "deliver.alive").read_text() > looks, "the next look")
+        wait_for(lambda: (site.folder / "deliver.alive").read_text() > looks, "the next look", DELIVERED_SECONDS)
         assert serving(site) == before
 
 
@@ -214,7 +214,7 @@ def test_an_outage_of_the_registry_is_told_once_and_what_was_pushed_then_is_rele
     site: Installation, hub: Registry
 ) -> None:
     with delivering(site) as deliverer:
-        wait_for(lambda: (site.folder / "deliver.alive").exists(), "the first look")
+        wait_for(lambda: (site.folder / "deliver.alive").exists(), "the first look", DELIVERED_SECONDS)
         hub.stop()
         try:
             wait_for(lambda: deliverer.told("registry does not tell") == 1, "the complaint", DELIVERED_SECONDS)
@@ -232,7 +232,7 @@ def test_a_deliverer_that_is_killed_in_a_release_is_followed_by_one_that_finishe
     site: Installation, hub: Registry
 ) -> None:
     with delivering(site) as deliverer:
-        wait_for(lambda: (site.folder / "deliver.alive").exists(), "the first look")
+        wait_for(lambda: (site.folder / "deliver.alive").exists(), "the first look", DELIVERED_SECONDS)
         pushed = push(site, hub)
         wait_for(lambda: deliverer.told("new"), "the release", DELIVERED_SECONDS)
         wait_for(lambda: site.state()["candidate"] is not None, "the candidate", DELIVERED_SECONDS)

@@ -134,6 +134,7 @@ async def _listen(deliverer: "Deliverer", world: "RealWorld", settings: "Setting
     """The listener for notifications; one without a secret listens to nobody and is not started."""
     from wopr.delivery.commands import parsed_env
     from wopr.delivery.hooks import Hooks
+    from wopr.delivery.watch import Event
 
     theirs = parsed_env((await world.host.read(world.place.env) or b"").decode("utf-8", "replace"))
 
@@ -145,7 +146,7 @@ async def _listen(deliverer: "Deliverer", world: "RealWorld", settings: "Setting
     if hooks.registry_secret or hooks.github_secret:
         host = theirs.get("DELIVER_HOOK_HOST") or settings.deliver_hook_host
         port = await hooks.start(host, int(theirs.get("DELIVER_HOOK_PORT") or settings.deliver_hook_port))
-        output.say(f"listening for notifications on {host}:{port}")
+        world.tell(Event("listening for notifications", f"{host}:{port}"))
     return hooks
 
 
