@@ -17,7 +17,7 @@ from wopr.fleet.runtimes.addresses import Gateway, bot_network, gateway, gateway
 from wopr.fleet.runtimes.firewall import Policy
 
 HOME = Path("/var/lib/wopr")
-NAMES = st.from_regex(r"[a-z0-9-]{1,24}", fullmatch=True)
+NAMES = st.from_regex(r"[a-z0-9_-]{1,63}", fullmatch=True)
 
 
 def settings(**values: object) -> Settings:

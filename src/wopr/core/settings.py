@@ -180,12 +180,21 @@ class Settings(BaseSettings):
     bot_image: str = Field(
         default="ghcr.io/wopr-network/wopr-bot:latest", description="Image of the bots where they run in containers."
     )
+    bot_updates_at_once: int = Field(
+        default=5, ge=1, le=200, description="Bots that move to another image at the same time."
+    )
+    bot_update_wait_seconds: int = Field(
+        default=120, ge=0, le=3_600, description="How long a bot that moves may finish what it is saying."
+    )
+    bot_copy_hours: int = Field(
+        default=24, ge=0, le=8_760, description="How long the copy of a bot's data from before a move is kept."
+    )
     docker_host: str = Field(
         default="unix:///var/run/docker.sock", description="Address of the container engine: unix:// or tcp://."
     )
     wopr_installation: str = Field(
         default="",
-        pattern=r"^[a-z0-9-]{0,24}$",
+        pattern=r"^[a-z0-9_-]{0,63}$",
         description="Name that marks our containers; empty: made from WOPR_HOME, so that two on one machine differ.",
     )
     bot_subnet: str = Field(
