@@ -5,7 +5,6 @@ from tests.machines.conftest import (  # noqa: F401
     bot_image,
     bots_installation,
     engine,
-    services,
     slim_image,
     swarm,
 )

@@ -80,9 +80,10 @@ class Services:
         for runtime in self.made:
             await runtime.close()
         self.made.clear()
-        await asyncio.to_thread(self._sweep)
+        await asyncio.to_thread(self.sweep)
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Leave no service of a bot."""
         bots = {*self.swarm.services("wopr.bot"), *self.swarm.services("wopr.errand")}
         if bots:
             self.manager.docker("service", "rm", *bots, check=False)

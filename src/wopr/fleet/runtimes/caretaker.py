@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from time import monotonic
 from typing import Any  # the engine's JSON
 
 import structlog
@@ -27,6 +28,7 @@ from wopr.fleet.runtimes.protocol import RuntimeFailed
 from wopr.fleet.runtimes.services import LABEL_ERRAND, LABEL_NODE
 
 READY_SECONDS_MAX = 15.0
+FAILURE_SECONDS = 10.0
 POLL_SECONDS = 0.1
 ERRAND_SECONDS_MAX = 30.0
 AGENT_MEMORY_BYTES = 64 * 2**20
@@ -61,6 +63,7 @@ class Caretaker:
         self._lock = asyncio.Lock()
         self._told = ""
         self._ready: set[str] = set()
+        self._unfit: dict[str, tuple[float, NodeUnfit]] = {}
 
     @property
     def network(self) -> str:
@@ -84,15 +87,17 @@ class Caretaker:
 
     async def require(self, node: Node) -> None:
         """Wait until the machine is ready for bots. Raises `NodeUnfit` with what it lacks."""
+        failed = self._unfit.get(node.id)
+        if failed is not None and monotonic() - failed[0] < FAILURE_SECONDS:
+            raise failed[1]
         try:
             async with asyncio.timeout(READY_SECONDS_MAX):
                 while not await self._is_ready(node):  # noqa: ASYNC110 - no event tells it
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise NodeUnfit(
-                f"The machine {node.name} is not ready for bots yet.",
-                remedy=f"It is tried again. See: docker service ps {self._name}",
-            ) from None
+            failure = await self._why_unfit(node)
+            self._unfit[node.id] = (monotonic(), failure)
+            raise failure from None
 
     async def remove_volume(self, bot_id: BotId, node_id: str) -> str:
         """Have a bot's volume removed on its machine, now or when it is back; the errand's name."""
@@ -137,25 +142,30 @@ class Caretaker:
         return f"{self._charge.policy.network.name}-agent"
 
     async def _is_ready(self, node: Node) -> bool:
-        filters = json.dumps({"service": [self._name], "node": [node.id]})
-        tasks = await self._engine.call("GET", "tasks", query={"filters": filters})
-        tasks.sort(key=lambda task: task["CreatedAt"])
-        if not tasks:
+        tasks = await self._tasks_on(node)
+        last = tasks[-1] if tasks else None
+        if last is None or last["Status"]["State"] != "running":
             return False
-        last = tasks[-1]
-        if last["ID"] in self._ready:
-            return bool(last["Status"]["State"] == "running")
-        if last["Status"]["State"] == "running":
+        if last["ID"] not in self._ready:
             lines = await enginelog.tail(self._engine, last["ID"], 5, "tasks")
             if any(line.text == node_agent.UP for line in lines):
                 self._ready.add(str(last["ID"]))
-                return True
-        for task in reversed(tasks):
-            if task["Status"]["State"] in ("failed", "rejected") and task["Spec"] == last["Spec"]:
-                raise await self._unfit(node, task)
-        return False
+        return last["ID"] in self._ready
 
-    async def _unfit(self, node: Node, task: Json) -> NodeUnfit:
+    async def _tasks_on(self, node: Node) -> list[Json]:
+        filters = json.dumps({"service": [self._name], "node": [node.id]})
+        tasks: list[Json] = await self._engine.call("GET", "tasks", query={"filters": filters})
+        return sorted(tasks, key=lambda task: str(task["CreatedAt"]))
+
+    async def _why_unfit(self, node: Node) -> NodeUnfit:
+        """What the agent said when it failed last; it begins again and again."""
+        failed = [task for task in await self._tasks_on(node) if task["Status"]["State"] in ("failed", "rejected")]
+        if not failed:
+            return NodeUnfit(
+                f"The machine {node.name} is not ready for bots yet.",
+                remedy=f"It is tried again. See: docker service ps {self._name}",
+            )
+        task = failed[-1]
         code = int((task["Status"].get("ContainerStatus") or {}).get("ExitCode") or 0)
         lines = await enginelog.tail(self._engine, task["ID"], 5, "tasks") if code else []
         text = lines[-1].text if lines else str(task["Status"].get("Err") or "it does not start")
@@ -166,10 +176,7 @@ class Caretaker:
         elif code:
             what, remedy = firewall.explain(code, text)
         else:
-            what, remedy = (
-                text,
-                "BOT_FIREWALL_IMAGE must be an image with Python and iptables that the machine can get.",
-            )
+            what, remedy = text, "BOT_FIREWALL_IMAGE must be an image with Python and iptables that the machine can get."
         return NodeUnfit(f"The machine {node.name} is not ready for bots: {what}.", remedy=remedy)
 
     @property
@@ -195,7 +202,7 @@ class Caretaker:
         description = self._run(self._name, {**ours(charge.installation), LABEL_AGENT: version}, [])
         container = description["TaskTemplate"]["ContainerSpec"]
         container["Env"] = [f"{node_agent.VARIABLE}={text}"]
-        description["TaskTemplate"]["RestartPolicy"] = {"Condition": "any", "Delay": 5 * NANO}
+        description["TaskTemplate"]["RestartPolicy"] = {"Condition": "any", "Delay": NANO}
         description["Mode"] = {"Global": {}}
         description["UpdateConfig"] = {"Parallelism": 0, "Order": "start-first", "FailureAction": "continue"}
         return description
