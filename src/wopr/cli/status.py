@@ -14,7 +14,9 @@ from wopr.cli.output import FAILED, JsonOption, bad, colored, good, json_documen
 if TYPE_CHECKING:
     from wopr.core.settings import Settings
 
-EXAMPLES = "Examples: wopr status | wopr status --watch | wopr status --json"
+EXAMPLES = (
+    "Examples: wopr status | wopr status --watch | wopr status --dir /root/wopr-platform --host root@api.example.com"
+)
 PROBE_SECONDS_MAX = 2.0
 WATCH_SECONDS = 2.0
 
@@ -32,9 +34,21 @@ class Row:
 
 def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every two seconds until Ctrl-C.")] = False,
+    folder: Annotated[str, typer.Option("--dir", help="Show the installation in this folder of its host.")] = "",
+    host: Annotated[str, typer.Option("--host", help="user@name[:port] over SSH; the installation is there.")] = "",
+    name: Annotated[str, typer.Option("--name", help="Name of that installation on a shared engine.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show whether API, UI, engines, database and stand-ins serve. Exit code 1 when something is down."""
+    """Show whether API, UI, engines, database and stand-ins serve. Exit code 1 when something is down.
+
+    With --dir or --host: the containers, slots, releases, nodes and incidents of what `wopr deploy` made there.
+    """
+    if folder or host:
+        from wopr.cli.installation import DIR, Where
+        from wopr.cli.status_installed import show
+
+        show(Where(folder or DIR, host, name), watch=watch, as_json=as_json)
+        return
     rows = asyncio.run(_rows())
     while watch:
         say("\x1b[2J\x1b[H" if colored(sys.stderr) else "")

@@ -1,0 +1,122 @@
+"""`wopr secrets`: which secrets an installation has, what each is for, how old it is; and new ones. Never a value."""
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wopr.cli import output
+from wopr.cli.installation import DIR, Where
+from wopr.cli.options import shared
+from wopr.cli.output import DryRunOption, JsonOption, YesOption
+
+if TYPE_CHECKING:
+    from wopr.delivery.rotate import Rotated
+    from wopr.ops.journal import Journal
+
+app = typer.Typer(help="Which secrets there are, and how old.", no_args_is_help=True, rich_markup_mode=None)
+DAY_SECONDS = 86400
+
+
+@app.command("list", epilog="Example: wopr secrets list --dir /root/wopr-platform --json")
+def list_command(
+    folder: Annotated[
+        str, typer.Option("--dir", help="Folder of the installation; default: WOPR_HOME, or that of this machine.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List the secrets with their purpose, their age and how to rotate them. A value is never read out."""
+    rows = inventory(_journal(folder))
+    if as_json:
+        output.json_document({"secrets": rows})
+        return
+    cells = [(r["name"], "set" if r["set"] else "–", r["purpose"], _age(r), r["notes"]) for r in rows]
+    output.table(("secret", "", "purpose", "changed", "notes"), cells, "")
+
+
+@app.command("rotate", epilog="Example: wopr secrets rotate BETTER_AUTH_SECRET --host root@api.example.com")
+@shared
+def rotate_command(
+    secret: Annotated[
+        str, typer.Argument(metavar="NAME", help="BETTER_AUTH_SECRET, PLATFORM_SECRET or GPU_NODE_SECRET.")
+    ],
+    where: Where,
+    drop_old: Annotated[
+        bool, typer.Option("--drop-old", help="Make no new one; forget the old ones behind the one that is used.")
+    ] = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a new secret into .env. Old ones stay valid until --drop-old; it takes effect with `wopr deploy`."""
+    machine = where.machine()
+    if not dry_run:
+        what = "Forget the old values" if drop_old else "Make a new value"
+        output.confirm(f"{what} of {secret} on {machine.describe()}?", yes=yes)
+
+    async def run() -> "Rotated | None":
+        from wopr.delivery.rotate import rotate
+
+        try:
+            place = await where.place(machine)
+            return None if dry_run else await rotate(machine, place, where.journal(), secret, drop_old=drop_old)
+        finally:
+            await machine.close()
+
+    done = asyncio.run(run())
+    if as_json:
+        output.json_document(
+            {"dry_run": dry_run, "name": secret, **({"kept": done.kept, "dropped": done.dropped} if done else {})}
+        )
+    elif done is None:
+        output.result(f"would change {secret} in {where.dir}/.env on {machine.describe()}")
+    else:
+        kept = f"{done.kept} old kept behind it" if done.kept else "no old one is accepted any more"
+        output.result(f"{secret} changed ({kept}); it takes effect with: wopr deploy")
+
+
+def inventory(journal: "Journal") -> list[dict[str, Any]]:
+    """Every secret that is set or that the platform knows, by name; `since` is when it was first seen as it is now."""
+    from wopr.ops.logbook.facts import SECRETS as KNOWN
+    from wopr.ops.logbook.observed import SECRETS, sights
+    from wopr.ops.observed import observe_secrets
+    from wopr.ops.secrets import read_variables, secret_variables, variable_files
+
+    observe_secrets(journal)
+    present, _ = sights(journal.read(), SECRETS, "mark")
+    since = {sight.name: sight.since for sight in present}
+    variables = {name: value for file in variable_files(journal.home) for name, value in read_variables(file).items()}
+    given = {*since, *secret_variables(variables), *(name for name, _, _ in KNOWN if variables.get(name))}
+    told = {name: (purpose, notes) for name, purpose, notes in KNOWN}
+    names = [*told, *sorted(given - set(told))]
+    return [
+        {
+            "name": name,
+            "set": name in given,
+            "purpose": told.get(name, ("", ""))[0],
+            "since": since.get(name) if name in given else None,
+            "notes": told.get(name, ("", ""))[1],
+        }
+        for name in names
+    ]
+
+
+def _journal(folder: str) -> "Journal":
+    """The journal of the folder that is given, else of WOPR_HOME where something was done, else of the VPS's folder."""
+    from wopr.core.settings import load_settings
+    from wopr.ops.journal import Journal
+
+    if folder:
+        return Journal(Path(folder).expanduser().resolve())
+    here = Journal(load_settings().wopr_home)
+    return here if here.home.exists() or not Path(DIR).is_dir() else Journal(Path(DIR))
+
+
+def _age(row: dict[str, Any]) -> str:
+    """How long the value has been as it is, as far as anybody looked."""
+    if not row["since"]:
+        return "not known" if row["set"] else ""
+    days = (datetime.now(UTC) - datetime.fromisoformat(row["since"])).total_seconds() / DAY_SECONDS
+    return f"{days:.0f} days ago" if days >= 1 else "today"
