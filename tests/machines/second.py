@@ -26,14 +26,15 @@ class Daemon:
     engine: Engine
     process: "subprocess.Popen[bytes] | None" = None
 
-    def start(self) -> None:
-        """Start it and wait until it answers."""
+    def start(self, *options: str) -> None:
+        """Start it, with these options of dockerd, and wait until it answers."""
         # Where nobody reaps orphans, a number of the daemon before still seems to be alive.
         for left in ("dockerd.pid", "exec/containerd/containerd.pid"):
             (self.folder / left).unlink(missing_ok=True)
         command = (
             *("dockerd", "--host", self.engine.socket, "--data-root", str(self.folder / "data")),
             *("--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "dockerd.pid")),
+            *options,
         )
         with (self.folder / "log").open("ab") as log:
             enter = ("nsenter", f"--net={self._namespace}", "sh", "-c", BEGIN, "sh")

@@ -296,3 +296,26 @@ async def test_an_engine_that_comes_back_finds_its_bots_again_and_blames_none(
         if other_daemon.process is None:
             await asyncio.to_thread(other_daemon.start)
         await bots.close()
+
+
+async def test_an_engine_that_leaves_containers_alone_finds_the_same_instances_again(
+    other_daemon: Daemon, bot_image: str, tmp_path: Path
+) -> None:
+    bots = Containers(other_daemon.engine, bot_image, tmp_path)
+    runtime = bots.make(bot_firewall="off")
+    ended: asyncio.Queue[Ended] = asyncio.Queue()
+    runtime.watch(ended.put_nowait)
+    wanted = [spec() for _ in range(2)]
+    try:
+        await asyncio.to_thread(other_daemon.end, signal.SIGTERM)
+        await asyncio.to_thread(other_daemon.start, "--live-restore")
+        started = {one.bot_id: await runtime.start(one) for one in wanted}
+        await asyncio.to_thread(other_daemon.end, signal.SIGTERM)
+        await asyncio.to_thread(other_daemon.start, "--live-restore")
+        assert await runtime.observe() == started
+        assert await runtime.start(wanted[0]) == started[wanted[0].bot_id]
+        assert ended.empty()
+    finally:
+        if other_daemon.process is None:
+            await asyncio.to_thread(other_daemon.start)
+        await bots.close()
