@@ -128,6 +128,8 @@ def recorded(site: Installation, image: str) -> list[str]:
 def wait_served(site: Installation, image: str) -> None:
     wait_for(lambda: recorded(site, image)[-1:] == ["good"], f"{image} to serve", DELIVERED_SECONDS)
     assert serving(site) == image
+    lock = site.folder / "lock.json"
+    wait_for(lambda: not json.loads(lock.read_text())["owner"], "the release's end", DELIVERED_SECONDS)
 
 
 def test_what_is_pushed_serves_by_itself(site: Installation, hub: Registry) -> None:
