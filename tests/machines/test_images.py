@@ -222,3 +222,21 @@ def test_the_list_names_what_was_built_here(engine: Engine, bot_image: str, tmp_
     ours = next(image for image in listed if image["reference"] == bot_image)
     assert ours["test"] is True
     assert ours["bytes"] > 1_000_000
+
+
+def test_a_plain_docker_build_gives_the_same_layers(engine: Engine, bot_image: str, tmp_path: Path) -> None:
+    """The runbook's own command, which fetches the packages inside the build."""
+    # A machine behind a proxy has an authority of its own, which what stands for the public image can't know.
+    authorities = Path("/etc/ssl/certs/ca-certificates.crt")
+    (tmp_path / "authorities.crt").write_bytes(authorities.read_bytes())
+    base, plain = f"wopr-test/base:{uuid.uuid4().hex[:8]}", f"wopr-test/plain:{uuid.uuid4().hex[:8]}"
+    there = "/etc/ssl/certs/ca-certificates.crt"
+    recipe = f"FROM {building.RECIPES['slim'].tags[0]}\nCOPY authorities.crt {there}\n"
+    (tmp_path / "Dockerfile").write_text(recipe + f"ENV PIP_CERT={there} SSL_CERT_FILE={there}\n")
+    engine.docker("build", "--tag", base, str(tmp_path))
+    options = ("--file", str(building.CHECKOUT / "Dockerfile.bot"), "--build-arg", f"BASE_IMAGE={base}")
+    engine.docker("build", "--tag", plain, *options, str(building.CHECKOUT))
+    form = ("image", "inspect", "--format", "{{json .RootFS.Layers}}")
+    ours, theirs = (json.loads(engine.docker(*form, image).stdout) for image in (bot_image, plain))
+    engine.docker("rmi", plain, base)
+    assert ours[-2:] == theirs[-2:]
