@@ -7,7 +7,17 @@ from sqlalchemy import Connection
 from wopr.core.db import Base, Database
 from wopr.fleet import models
 
-OURS = {model.__tablename__ for model in (models.Bot, models.BotObserved, models.BotRun)}
+OURS = {
+    model.__tablename__
+    for model in (
+        models.Bot,
+        models.BotObserved,
+        models.BotRun,
+        models.BotImage,
+        models.BotImageFailure,
+        models.BotUpdate,
+    )
+}
 
 
 async def test_the_migrated_tables_of_the_fleet_equal_the_models(db: Database) -> None:

@@ -224,6 +224,20 @@ class TurnAccepted:
 
 
 @dataclass(frozen=True)
+class TurnsView:
+    """Answer to GET /turns: how many turns are under way, those that wait included."""
+
+    running: int
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> TurnsView:
+        return cls(_whole(_mapping(data, "body"), "running"))
+
+
+@dataclass(frozen=True)
 class TurnView:
     """Answer to GET /turns/{id}. `text` is the answer so far; `request_ids` are the gateway's, in order."""
 

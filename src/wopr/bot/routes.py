@@ -43,6 +43,7 @@ class Routes:
             [
                 web.get(contract.ROUTE_HEALTH, self.health),
                 web.get(contract.ROUTE_READY, self.ready),
+                web.get(contract.ROUTE_TURNS, self.count_turns),
                 web.post(contract.ROUTE_TURNS, self.create_turn),
                 web.get(contract.ROUTE_TURN, self.get_turn),
                 web.get(contract.ROUTE_TURN_EVENTS, self.events),
@@ -66,6 +67,10 @@ class Routes:
         if not reasons:
             return web.json_response({"status": "ready"})
         return web.json_response({"status": "not_ready", "reasons": reasons}, status=503)
+
+    async def count_turns(self, _: web.Request) -> web.StreamResponse:
+        """How many turns are under way, for who would like to stop the bot between two of them."""
+        return web.json_response(contract.TurnsView(self._queue.running).to_json())
 
     async def create_turn(self, request: web.Request) -> web.StreamResponse:
         """Starts a turn; the same one again is only reported."""

@@ -46,6 +46,11 @@ class TurnQueue:
         """Whether any turn is under way."""
         return bool(self._live)
 
+    @property
+    def running(self) -> int:
+        """How many turns are under way, those that wait for their turn included."""
+        return len(self._live)
+
     async def create(self, request: TurnRequest, audio: bytes | None) -> TurnAccepted:
         """Stores the turn and starts it; the same turn again is only reported. Raises `QueueFull`, `DifferentTurn`."""
         async with self._creating:

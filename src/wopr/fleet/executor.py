@@ -8,15 +8,17 @@ import structlog
 
 from wopr.bot import contract
 from wopr.core.platform import Platform
-from wopr.fleet import look
+from wopr.fleet import look, updates
 from wopr.fleet.look import Sight
 from wopr.fleet.models import BotObserved
 from wopr.fleet.plan import READY_SECONDS_MAX, Action, Plan
 from wopr.fleet.runtimes.protocol import BotSpec, Instance, Runtime, RuntimeFailed
+from wopr.fleet.updating import MOVES, Updater
 
 READY_POLL_SECONDS = 0.02
 READY_POLL_SECONDS_MAX = 0.25
 READY_REQUEST_SECONDS = 2.0
+ENGINE_REFUSED = "engine_refused"  # the code of an engine that would not start this image
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +30,7 @@ class Executor:
         self._platform = platform
         self._runtime = runtime
         self._http = http
+        self._updater = Updater(platform, runtime, http)
 
     async def act(self, sight: Sight, step: Plan, spec: BotSpec | None) -> None:
         """Take one step. Each is safe to take twice."""
@@ -42,13 +45,15 @@ class Executor:
             await self._crashed(sight.bot_id, step.reason)
         elif step.action is Action.REMOVE:
             await self._remove(sight)
+        elif step.action in MOVES:
+            await self._updater.act(sight, step.action)
 
     async def _start(self, spec: BotSpec) -> None:
         try:
             instance = await self._runtime.start(spec)
         except RuntimeFailed as error:
             log.error("bot.start_failed", bot_id=str(spec.bot_id), error=error.message)
-            await self._crashed(spec.bot_id, error.message)
+            await self._crashed(spec.bot_id, error.message, blamed=error.code == ENGINE_REFUSED)
             return
         log.info("bot.started", bot_id=str(spec.bot_id), generation=spec.generation, instance_id=str(instance.id))
         # Known from here on, so that its end is missed even when it comes before the first answer.
@@ -91,8 +96,12 @@ class Executor:
             await look.mark_deleted(session, sight.bot_id, self._platform.clock.now())
         log.info("bot.removed", bot_id=str(sight.bot_id))
 
-    async def _crashed(self, bot_id: UUID, reason: str) -> None:
+    async def _crashed(self, bot_id: UUID, reason: str, *, blamed: bool = True) -> None:
+        """Count a crash. `blamed`: it may be the image's fault, and not that of a machine that is away."""
+        now = self._platform.clock.now()
         async with self._platform.db.begin() as session:
             observed = await session.get(BotObserved, bot_id, with_for_update=True)
             if observed is not None:
-                look.add_crash(observed, self._platform.clock.now(), reason)
+                look.add_crash(observed, now, reason)
+            if blamed:
+                await updates.judge(session, bot_id, reason, now)

@@ -5,14 +5,14 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from wopr.fleet.plan import Action, Desired, Observed, Plan, Wanted
+from wopr.fleet.plan import Action, Desired, Observed, Plan, Stage, Wanted
 from wopr.fleet.runtimes.protocol import Instance
 
 
 class Facts(NamedTuple):
     """One bot as its rows have it.
 
-    `seen_at` is when the run of its instance was last noted; None without an open run.
+    `seen_at` is when the run of its instance was last noted; None without an open run. `stage` is that of its update.
     """
 
     id: UUID
@@ -25,10 +25,13 @@ class Facts(NamedTuple):
     ready_at: datetime | None
     crashes: Sequence[datetime]
     seen_at: datetime | None = None
+    image: str | None = None
+    stage: str | None = None
 
     @property
     def wanted(self) -> Wanted:
-        return Wanted(Desired(self.desired), self.generation)
+        stage = Stage(self.stage) if self.stage is not None else None
+        return Wanted(Desired(self.desired), self.generation, self.image or "", stage)
 
     def ready(self, instance: Instance | None) -> bool:
         """Whether the living instance is the one that answered."""
@@ -36,8 +39,8 @@ class Facts(NamedTuple):
 
     def real(self, instance: Instance | None, waited_seconds: float = 0.0, held: str = "") -> Observed:
         """What is, with what lives, or with what keeps it from living."""
-        generation = instance.generation if instance else None
-        return Observed(generation, self.ready(instance), waited_seconds, tuple(self.crashes), held)
+        generation, image = (instance.generation, instance.image) if instance else (None, "")
+        return Observed(generation, self.ready(instance), waited_seconds, tuple(self.crashes), held, image)
 
     def settled(self, step: Plan, instance: Instance | None) -> bool:
         """Whether nothing is to be done or written."""

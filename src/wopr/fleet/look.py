@@ -13,11 +13,12 @@ from wopr.core.ids import BotId, TenantId
 from wopr.core.notify import notify
 from wopr.core.settings import Settings
 from wopr.core.vault import VaultError
+from wopr.fleet import updates
 from wopr.fleet.bots import vault_of
 from wopr.fleet.changes import STATES_CHANNEL
 from wopr.fleet.environment import Access, Character, bot_environment, limits_of
 from wopr.fleet.facts import Facts
-from wopr.fleet.models import Bot, BotObserved, BotRun
+from wopr.fleet.models import Bot, BotObserved, BotRun, BotUpdate
 from wopr.fleet.plan import CRASHES_MAX, Desired, Observed, Plan, State
 from wopr.fleet.runs import Run, close_runs, open_run
 from wopr.fleet.runtimes.addresses import gateway_url
@@ -30,6 +31,7 @@ class Sight:
 
     bot: Bot
     observed: BotObserved
+    update: BotUpdate | None
     instance: Instance | None
     waited_seconds: float = 0.0
     held: str = ""
@@ -52,6 +54,8 @@ class Sight:
             seen.instance_id,
             seen.ready_at,
             seen.crashes,
+            image=bot.image,
+            stage=self.update.stage if self.update is not None else None,
         )
 
     @property
@@ -69,9 +73,10 @@ class Sight:
         return self.facts.settled(step, self.instance)
 
 
-async def read(session: AsyncSession, bot_id: UUID) -> tuple[Bot, BotObserved] | None:
-    """The two rows of a bot that is not gone."""
-    query = select(Bot, BotObserved).join(BotObserved, BotObserved.bot_id == Bot.id)
+async def read(session: AsyncSession, bot_id: UUID) -> tuple[Bot, BotObserved, BotUpdate | None] | None:
+    """The rows of a bot that is not gone; the third one only with an update."""
+    query = select(Bot, BotObserved, BotUpdate).join(BotObserved, BotObserved.bot_id == Bot.id)
+    query = query.outerjoin(BotUpdate, BotUpdate.bot_id == Bot.id)
     return (await session.execute(query.where(Bot.id == bot_id, Bot.deleted_at.is_(None)))).one_or_none()
 
 
@@ -79,8 +84,9 @@ async def read_all(session: AsyncSession) -> list[Facts]:
     """The facts of every bot that is not gone, in one statement and without an object a row."""
     seen = (BotObserved.state, BotObserved.reason, BotObserved.instance_id, BotObserved.ready_at, BotObserved.crashes)
     query = (
-        select(Bot.id, Bot.tenant_id, Bot.desired, Bot.generation, *seen, BotRun.seen_at)
+        select(Bot.id, Bot.tenant_id, Bot.desired, Bot.generation, *seen, BotRun.seen_at, Bot.image, BotUpdate.stage)
         .join(BotObserved, BotObserved.bot_id == Bot.id)
+        .outerjoin(BotUpdate, BotUpdate.bot_id == Bot.id)
         .outerjoin(BotRun, and_(BotRun.id == BotObserved.instance_id, BotRun.ended_at.is_(None)))
         .where(Bot.deleted_at.is_(None))
     )
@@ -106,6 +112,9 @@ async def record_end(session: AsyncSession, sight: Sight, ended: Ended | None) -
     known = ended is not None and ended.instance_id == lost
     if ended is not None and known:
         add_crash(observed, ended.at, ended.reason)
+        if sight.update is not None:
+            await updates.judge(session, sight.bot.id, ended.reason, ended.at)
+            await session.refresh(sight.update)
     await session.flush()
     await close_runs(session, sight.bot.id, None, ended.at if ended is not None and known else None)
     return known
@@ -182,6 +191,7 @@ async def mark_deleted(session: AsyncSession, bot_id: UUID, now: datetime) -> No
         .values(deleted_at=now, updated_at=now, persona="", instructions="", service_key=None)
         .execution_options(synchronize_session=False)
     )
+    await updates.forget(session, bot_id)
 
 
 async def spec_of(session: AsyncSession, bot: Bot, settings: Settings) -> BotSpec:

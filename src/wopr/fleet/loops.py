@@ -9,8 +9,10 @@ from wopr.core.platform import Platform
 from wopr.fleet.bots import BOTS_CHANNEL
 from wopr.fleet.build import SharedFleet
 from wopr.fleet.farewell import delete_unpaid
+from wopr.fleet.images import IMAGES_CHANNEL
 from wopr.fleet.probe import Probe
 from wopr.fleet.reconcile import Reconciler
+from wopr.fleet.rollout import Rollout
 from wopr.fleet.runs import charge_runs
 
 
@@ -24,6 +26,13 @@ def loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
             why="Bots that should run are started, restarted and adopted; others are stopped; strays are ended.",
             run=worker.reconcile,
             wake=(BOTS_CHANNEL,),
+        ),
+        Loop(
+            name="roll_out_images",
+            period_seconds=5.0,
+            why="Bots move to the image of their channel, a few at a time; copies of their data go after a while.",
+            run=worker.roll_out,
+            wake=(IMAGES_CHANNEL,),
         ),
         Loop(
             name="charge_runtime",
@@ -61,6 +70,7 @@ class _Worker:
         self._fleet = fleet
         self._reconciler: Reconciler | None = None
         self._probe: Probe | None = None
+        self._rollout: Rollout | None = None
 
     async def reconcile(self) -> Mapping[str, int]:
         if self._reconciler is None:
@@ -68,6 +78,11 @@ class _Worker:
             self._reconciler = Reconciler(self._platform, fleet.runtime, fleet.http)
             self._fleet.before_close(self._reconciler.close)
         return await self._reconciler.run_pass()
+
+    async def roll_out(self) -> Mapping[str, int]:
+        if self._rollout is None:
+            self._rollout = Rollout(self._platform, self._fleet.get().runtime.copies)
+        return await self._rollout.run_pass()
 
     async def probe(self) -> Mapping[str, int]:
         if self._probe is None:

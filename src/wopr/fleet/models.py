@@ -22,6 +22,8 @@ class Bot(Base):
     __tablename__ = "bots"
     __table_args__ = (
         CheckConstraint("desired IN ('running', 'stopped', 'deleted')", name="desired"),
+        CheckConstraint("channel IN ('pinned', 'stable', 'canary')", name="channel"),
+        CheckConstraint("(channel = 'pinned') = (pinned_image IS NOT NULL)", name="pinned"),
         Index(
             "uq_bots_name",
             "tenant_id",
@@ -43,6 +45,10 @@ class Bot(Base):
     size: Mapped[str] = mapped_column(Text)
     desired: Mapped[str] = mapped_column(Text, server_default=text("'running'"))
     generation: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+    # Which image it shall run on follows from the channel; `image` is the one that it starts with now.
+    channel: Mapped[str] = mapped_column(Text, server_default=text("'stable'"))
+    pinned_image: Mapped[str | None] = mapped_column(Text)
+    image: Mapped[str | None] = mapped_column(Text)
     # Sealed by the vault with the bot's id as context.
     service_key: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=NOW)
@@ -100,3 +106,51 @@ class BotRun(Base):
     seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     ended_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     charged_until: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class BotImage(Base):
+    """An image that was set on a channel. Rows are only added: the newest of a channel holds, the others tell."""
+
+    __tablename__ = "bot_images"
+    __table_args__ = (CheckConstraint("channel IN ('stable', 'canary')", name="channel"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    channel: Mapped[str] = mapped_column(Text)
+    image: Mapped[str] = mapped_column(Text)
+    set_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    set_by: Mapped[str] = mapped_column(Text)
+
+
+class BotImageFailure(Base):
+    """How many bots came back from an image, and why the last one did."""
+
+    __tablename__ = "bot_image_failures"
+
+    image: Mapped[str] = mapped_column(Text, primary_key=True)
+    failures: Mapped[int] = mapped_column(Integer)
+    last_error: Mapped[str] = mapped_column(Text)
+    last_bot_id: Mapped[UUID]
+    last_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class BotUpdate(Base):
+    """A bot's move to another image; it stays until the copy of what the bot knew before is removed."""
+
+    __tablename__ = "bot_updates"
+    __table_args__ = (
+        CheckConstraint(
+            "stage IN ('waiting', 'copying', 'trying', 'returning', 'kept', 'returned')",
+            name="stage",
+        ),
+    )
+
+    bot_id: Mapped[UUID] = mapped_column(ForeignKey("bots.id", ondelete="CASCADE"), primary_key=True)
+    stage: Mapped[str] = mapped_column(Text)
+    image_from: Mapped[str] = mapped_column(Text)
+    image_to: Mapped[str] = mapped_column(Text)
+    # The generation that the bot was stopped in names the copy; None: none was made.
+    copy_generation: Mapped[int | None]
+    began_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    error: Mapped[str] = mapped_column(Text, server_default=NO_TEXT)
+    # When the copy goes, and until when the same image is not tried again.
+    kept_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -13,6 +13,8 @@ BACKOFF_SECONDS_MAX = 30.0
 CRASH_WINDOW = timedelta(minutes=5)
 CRASHES_MAX = 6
 FAILED_PAUSE = timedelta(minutes=3)
+UPDATING = "It moves to another version."
+RETURNING = "The new version did not start: it returns to the one before."
 
 
 class Desired(StrEnum):
@@ -44,14 +46,31 @@ class Action(StrEnum):
     STOP = "stop"
     GIVE_UP = "give_up"  # stop an instance that never became ready, and count that as a crash
     REMOVE = "remove"
+    LET_FINISH = "let_finish"  # fetch the new image, and let it end what it is saying
+    COPY = "copy"  # copy its data, then start it with the new image
+    ACCEPT = "accept"  # the new image is good
+    RESTORE = "restore"  # put back the data of before, then start it with the old image
+
+
+class Stage(StrEnum):
+    """How far a bot's move to another image has come. Where it is stored, every process finds it."""
+
+    WAITING = "waiting"
+    COPYING = "copying"
+    TRYING = "trying"
+    RETURNING = "returning"
+    KEPT = "kept"  # it runs on the new image, and the copy of its data is kept for a while
+    RETURNED = "returned"  # it is as it was, and is left alone for a while
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The desired side of a bot."""
+    """The desired side of a bot. `image` is empty where bots have none; `stage` is that of its update."""
 
     desired: Desired
     generation: int
+    image: str = ""
+    stage: Stage | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,7 @@ class Observed:
     waited_seconds: float
     crashes: tuple[datetime, ...]
     held: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,12 +116,16 @@ def plan(wanted: Wanted, observed: Observed, standing: Standing, now: datetime) 
     if observed.generation is None and observed.held:
         # The next look at everything sees when that is over; trying would only count as crashes.
         return Plan(Action.NOTHING, State.FAILED, observed.held)
+    if wanted.stage in (Stage.WAITING, Stage.COPYING, Stage.RETURNING):
+        return _move(wanted, observed)
     if observed.generation is None:
         return _start(observed.crashes, now)
     if observed.generation != wanted.generation:
         return Plan(Action.STOP, State.STARTING, "It restarts with its new settings.")
+    if observed.image and wanted.image and observed.image != wanted.image:
+        return Plan(Action.STOP, State.STARTING, UPDATING)
     if observed.ready:
-        return Plan(Action.NOTHING, State.RUNNING)
+        return Plan(Action.ACCEPT if wanted.stage is Stage.TRYING else Action.NOTHING, State.RUNNING)
     if observed.waited_seconds >= READY_SECONDS_MAX:
         return Plan(Action.GIVE_UP, State.STARTING, f"It did not answer within {READY_SECONDS_MAX:.0f} s.")
     return Plan(Action.AWAIT_READY, State.STARTING)
@@ -120,6 +144,18 @@ def _rest(wanted: Wanted, observed: Observed, standing: Standing) -> Plan:
     if observed.generation is not None:
         return Plan(Action.STOP, State.STOPPING, reason)
     return Plan(Action.NOTHING, state, reason)
+
+
+def _move(wanted: Wanted, observed: Observed) -> Plan:
+    """The next step of an update that is not at a point where the bot may simply run."""
+    if wanted.stage is Stage.WAITING:
+        runs = observed.ready and observed.generation == wanted.generation
+        return Plan(Action.LET_FINISH, State.RUNNING if runs else State.STARTING)
+    if observed.generation is not None:
+        return Plan(Action.STOP, State.STARTING, UPDATING)
+    if wanted.stage is Stage.COPYING:
+        return Plan(Action.COPY, State.STARTING, UPDATING)
+    return Plan(Action.RESTORE, State.STARTING, RETURNING)
 
 
 def _start(crashes: tuple[datetime, ...], now: datetime) -> Plan:

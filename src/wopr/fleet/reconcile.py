@@ -16,20 +16,23 @@ from uuid import UUID
 
 import httpx
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.accounts.tenants import TENANTS_CHANNEL
 from wopr.billing.leases import BALANCE_CHANNEL
 from wopr.core.ids import BotId
 from wopr.core.notify import LOST
 from wopr.core.platform import Platform
-from wopr.fleet import look, runs
+from wopr.fleet import images, look, runs
 from wopr.fleet.bots import BOTS_CHANNEL
 from wopr.fleet.executor import Executor
 from wopr.fleet.locks import BotLocks
 from wopr.fleet.look import Sight
+from wopr.fleet.models import Bot
 from wopr.fleet.plan import Action, Desired, Plan, Standing, State, plan
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance, Runtime
 from wopr.fleet.standing import standing, standings
+from wopr.fleet.updating import MOVES
 
 PASS_SECONDS = 10.0
 DRAIN_SECONDS_MAX = 30.0
@@ -39,6 +42,7 @@ STANDING_SECONDS = 30.0
 AT_ONCE_MAX = 16
 RUNNING = Desired.RUNNING.value
 AT_REST = (State.STOPPED, State.SUSPENDED)
+UNHURRIED = (Action.AWAIT_READY, *MOVES)
 
 log = structlog.get_logger(__name__)
 
@@ -244,7 +248,7 @@ class Reconciler:
     async def _step(self, bot_id: UUID) -> bool:
         """Look, plan, act once; False when there is nothing more to do now.
 
-        Waiting for a bot's first answer takes no room: bots that hang must not keep the others from their turn.
+        What may take long takes no room: bots that hang or have much to copy must not keep the others from their turn.
         """
         async with self._room:
             decision = await self._decide(bot_id)
@@ -254,7 +258,7 @@ class Reconciler:
                 if decision.unseen_rest:
                     await self._runtime.stop(BotId(bot_id))
                 return False
-            if decision.step.action is not Action.AWAIT_READY:
+            if decision.step.action not in UNHURRIED:
                 await self._executor.act(decision.sight, decision.step, decision.spec)
                 return True
         await self._executor.act(decision.sight, decision.step, None)
@@ -276,13 +280,20 @@ class Reconciler:
             before = State(sight.observed.state)
             if not sight.settled(step):
                 await look.record(session, sight, step, now)
-            spec = (
-                await look.spec_of(session, sight.bot, self._platform.settings) if step.action is Action.START else None
-            )
+            spec = await self._spec_of(session, sight.bot) if step.action is Action.START else None
         self._count(step.action, crashed)
         if step.look_again_at is not None:
             self._wait_until(bot_id, step.look_again_at, now)
         return _Decision(sight, step, spec, before in (State.STARTING, State.RUNNING) and step.state in AT_REST)
+
+    async def _spec_of(self, session: AsyncSession, bot: Bot) -> BotSpec:
+        """How to start the bot. Where bots have images, one that never ran gets that of its channel."""
+        spec = await look.spec_of(session, bot, self._platform.settings)
+        if self._runtime.copies is None:
+            return spec
+        if bot.image is None:
+            bot.image = (await images.read(session, self._platform.settings)).fit(bot.channel, bot.pinned_image)
+        return replace(spec, image=bot.image)
 
     def _timed(self, sight: Sight) -> Sight:
         """The sight with the seconds for which this process has been asking the instance whether it answers."""
@@ -301,5 +312,5 @@ class Reconciler:
     def _count(self, action: Action, crashed: bool) -> None:
         if crashed:
             self._counts["crashed"] += 1
-        if action is not Action.NOTHING and action is not Action.AWAIT_READY:
+        if action not in (Action.NOTHING, Action.AWAIT_READY, Action.LET_FINISH):
             self._counts[action.value] += 1

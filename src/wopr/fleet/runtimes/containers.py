@@ -23,6 +23,7 @@ LABEL_BOT = "wopr.bot"
 LABEL_GENERATION = "wopr.generation"
 LABEL_INSTANCE = "wopr.instance"
 LABEL_DATA = "wopr.data-bytes"
+LABEL_IMAGE = "wopr.image"
 LABEL_TOKEN = "wopr.token"  # noqa: S105 - a name
 USER = "10001:10001"
 DATA = "/data"
@@ -70,6 +71,16 @@ def volume_name(bot_id: BotId) -> str:
     return f"wopr-bot-{bot_id}"
 
 
+def copy_name(bot_id: BotId, generation: int) -> str:
+    """The volume with what the bot kept at the end of that generation."""
+    return f"wopr-bot-{bot_id}-before-{generation}"
+
+
+def copier_name(bot_id: BotId) -> str:
+    """The one name of the container that copies a bot's data."""
+    return f"wopr-bot-{bot_id}-copy"
+
+
 def ours(installation: str) -> dict[str, str]:
     """The labels of everything that belongs to an installation."""
     return {LABEL_INSTALLATION: installation}
@@ -96,6 +107,7 @@ def describe(spec: BotSpec, start: Start, place: Place, image: str) -> dict[str,
             LABEL_GENERATION: str(spec.generation),
             LABEL_INSTANCE: str(start.instance_id),
             LABEL_DATA: str(spec.limits.data_bytes),
+            LABEL_IMAGE: image,
             LABEL_TOKEN: base64.b64encode(sealed).decode(),
         },
         "StopSignal": "SIGTERM",
@@ -138,6 +150,7 @@ def instance_of(listed: Json, place: Place) -> Instance | None:
         url=f"http://{address}:{contract.DEFAULT_PORT}",
         started_at=created_at(listed),
         token=token or "",
+        image=labels.get(LABEL_IMAGE, ""),
     )
 
 

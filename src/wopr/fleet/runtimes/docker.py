@@ -27,14 +27,13 @@ from wopr.fleet.runtimes.firewall import Policy
 from wopr.fleet.runtimes.images import Credentials, Images
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance, LogLine, RuntimeFailed
 from wopr.fleet.runtimes.quota import Quotas
+from wopr.fleet.runtimes.volumes import VolumeCopies, remove_volume
 
 STOPS_AT_ONCE_MAX = 32
 GRACE_SECONDS = int(STOP_SECONDS_MAX) + 1
 VIEW_SECONDS_MAX = 60.0
 MEASURE_SECONDS = 60.0
 NEXT_CONTAINER_SECONDS = 0.5
-VOLUME_TRIES_MAX = 20
-VOLUME_PAUSE_SECONDS = 0.1
 # An instance that ended before it was looked at has no address any more; this one never resolves (RFC 2606).
 NOWHERE = f"http://ended.invalid:{DEFAULT_PORT}"
 BUSY = "Another process is starting this bot at the moment."
@@ -65,6 +64,7 @@ class DockerRuntime:
         self._fence = Fence(engine, self._images, installation.means, policy)
         self._ends = Ends(engine, installation.name, self._changed)
         self._quotas = Quotas(engine, installation.name)
+        self.copies = VolumeCopies(engine, installation.name)
         self._place = Place(
             installation.name, policy.network.name, policy.name_servers, cpus=0.0, tokens=installation.tokens
         )
@@ -131,7 +131,7 @@ class DockerRuntime:
             self._ends.expect(container["Id"])
             await self._engine.remove(container["Id"])
         for volume in await self._engine.volumes(labels):
-            await self._remove_volume(volume)
+            await remove_volume(self._engine, volume)
         self._changed()
 
     async def stop_all(self) -> int:
@@ -296,16 +296,3 @@ class DockerRuntime:
             if present is not None and (before is None or present["Id"] != before["Id"]):
                 return present
             await asyncio.sleep(NEXT_CONTAINER_SECONDS)
-
-    async def _remove_volume(self, name: str) -> None:
-        """A volume stays in use for a moment after its container was removed."""
-        for _ in range(VOLUME_TRIES_MAX):
-            try:
-                return await self._engine.remove_volume(name)
-            except EngineRefused as error:
-                if error.http_status != CONFLICT:
-                    raise
-            await asyncio.sleep(VOLUME_PAUSE_SECONDS)
-        raise RuntimeFailed(
-            f"The volume {name} is in use.", remedy=f"See which container has it: docker ps -a -f volume={name}"
-        )

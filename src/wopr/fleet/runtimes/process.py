@@ -44,6 +44,8 @@ LAUNCH = 'ulimit -c 0; ulimit -n "$1"; ulimit -f "$2"; ulimit -v "$3" 2>/dev/nul
 class ProcessRuntime:
     """The runtime of one machine; `home` is the folder that holds `bots/`."""
 
+    copies = None  # processes run what this one runs
+
     def __init__(self, home: Path) -> None:
         self._home = home.resolve()
         self._exits = Exits()

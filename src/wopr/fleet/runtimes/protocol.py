@@ -45,7 +45,10 @@ class BotSpec:
 
 @dataclass(frozen=True)
 class Instance:
-    """A bot that lives. `id` is new for each start; `token` is what its callers must show."""
+    """A bot that lives. `id` is new for each start; `token` is what its callers must show.
+
+    `image` is the one it was started with, as the one who wanted it named it; empty where bots have none.
+    """
 
     id: UUID
     bot_id: BotId
@@ -53,6 +56,7 @@ class Instance:
     url: str
     started_at: datetime
     token: str = field(repr=False)
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,29 @@ class RuntimeFailed(WoprError):
     default_code = "runtime_failed"
 
 
+class Copies(Protocol):
+    """Copies of what bots keep, made while they are stopped. A call that was cut off is made again, as it was."""
+
+    async def make(self, bot_id: BotId, generation: int, image: str) -> None:
+        """Copy everything, with the programs of this image; other copies of the bot go. Raises `RuntimeFailed`."""
+        ...
+
+    async def restore(self, bot_id: BotId, generation: int, image: str) -> None:
+        """Make everything again as it is in that copy. Raises `RuntimeFailed`."""
+        ...
+
+    async def drop(self, bot_id: BotId, generation: int) -> None:
+        """Delete that copy; one that is gone is fine."""
+        ...
+
+
 class Runtime(Protocol):
     """A place where bots run."""
+
+    @property
+    def copies(self) -> Copies | None:
+        """How bots' data is copied before they change their image; None where images are not changed one by one."""
+        ...
 
     def watch(self, on_end: Callable[[Ended], None]) -> None:
         """Call `on_end` in the event loop for every instance that ends, those of earlier processes included."""

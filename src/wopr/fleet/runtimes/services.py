@@ -22,6 +22,7 @@ from wopr.fleet.runtimes.containers import (
     LABEL_BOT,
     LABEL_DATA,
     LABEL_GENERATION,
+    LABEL_IMAGE,
     LABEL_INSTANCE,
     LABEL_TOKEN,
     LOG_OPTIONS,
@@ -89,6 +90,7 @@ def describe(spec: BotSpec, start: Start, node: Node, place: SwarmPlace, image: 
         LABEL_GENERATION: str(spec.generation),
         LABEL_INSTANCE: str(start.instance_id),
         LABEL_DATA: str(limits.data_bytes),
+        LABEL_IMAGE: image,
         LABEL_NODE: node.id,
         LABEL_TOKEN: base64.b64encode(place.tokens.seal(start.token, start.instance_id.bytes)).decode(),
     }
@@ -166,6 +168,7 @@ def instance_of(task: Task, nodes: Mapping[str, Node], tokens: Vault) -> Instanc
         url=f"http://{node.address}:{task.port}",
         started_at=parse_time(task.listed["CreatedAt"]),
         token=token,
+        image=labels.get(LABEL_IMAGE, ""),
     )
 
 

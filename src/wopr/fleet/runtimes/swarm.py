@@ -57,6 +57,8 @@ class SwarmInstallation:
 class SwarmRuntime:
     """The runtime of one Swarm for one installation."""
 
+    copies = None  # bots take BOT_IMAGE with their next start
+
     def __init__(self, engine: Engine, installation: SwarmInstallation) -> None:
         charge = installation.charge
         self._engine = engine
