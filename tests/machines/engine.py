@@ -119,10 +119,12 @@ def running() -> Iterator[Engine]:
         _sweep_dead_runs(engine)
         yield engine
     finally:
-        engine.sweep(engine.label)
-        engine.sweep(f"{INSTALLATION}={engine.run_id}")
-        if daemon:
-            _stop(daemon)
+        try:
+            engine.sweep(engine.label)
+            engine.sweep(f"{INSTALLATION}={engine.run_id}")
+        finally:
+            if daemon:
+                _stop(daemon)
 
 
 def _socket() -> str:
