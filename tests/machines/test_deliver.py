@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -81,7 +82,9 @@ def hub(engine: Engine, port: int) -> Iterator[Registry]:
 def delivered(
     engine: Engine, platform_image: str, third_party_images: object, hub: Registry, port: int
 ) -> Iterator[Installation]:
-    with installed(engine, platform_image) as made:
+    own = f"wopr-test/delivery:{secrets.token_hex(4)}"  # a name of its own, or a rebuild would give the image back
+    engine.docker("tag", platform_image, own)
+    with installed(engine, own) as made:
         for name, value in {
             "WOPR_IMAGE": f"{hub.server}/{NAME}:latest",
             "REGISTRY_SERVER": hub.server,
@@ -93,6 +96,7 @@ def delivered(
         }.items():
             made.set_env(name, value)
         yield made
+    engine.docker("rmi", own, check=False)
 
 
 @pytest.fixture
@@ -204,7 +208,7 @@ def test_what_the_operator_rolls_back_stays_back_while_the_tag_stands_still(site
     with delivering(site):
         pushed = push(site, hub)
         wait_served(site, pushed)
-        done = site.wopr("rollback", "--yes", "--json")
+        done = site.wopr("rollback", "--json")
         assert done.returncode == 0, done.stderr
         assert serving(site) == before
         looks = (site.folder / "deliver.alive").read_text()
