@@ -176,7 +176,7 @@ class Caretaker:
         elif code:
             what, remedy = firewall.explain(code, text)
         else:
-            what, remedy = text, "BOT_FIREWALL_IMAGE must be an image with Python and iptables that the machine can get."
+            what, remedy = text, "BOT_FIREWALL_IMAGE must be an image with Python and iptables, within its reach."
         return NodeUnfit(f"The machine {node.name} is not ready for bots: {what}.", remedy=remedy)
 
     @property

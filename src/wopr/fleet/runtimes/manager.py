@@ -47,8 +47,9 @@ class Manager:
 
     async def tasks_of(self, bot_id: BotId) -> list[Task]:
         """All tasks of one bot that Swarm remembers, oldest first."""
-        labels = [*self._labels(), f"{LABEL_BOT}={bot_id}"]
-        found = await self._tasks({"label": labels})
+        # A label that is named twice, with and without a value, would match every bot's.
+        labels = [f"{LABEL_INSTALLATION}={self._installation}", f"{LABEL_BOT}={bot_id}"]
+        found = [task for task in await self._tasks({"label": labels}) if task.bot_id == bot_id]
         return sorted(found, key=lambda task: str(task.listed["CreatedAt"]))
 
     async def services(self) -> list[Json]:
