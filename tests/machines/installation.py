@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -21,8 +22,10 @@ from tests.machines.engine import Engine
 from tests.stack import clean_environment
 
 PROJECT = "com.docker.compose.project"
-READY_SECONDS = "60"
-COMMAND_SECONDS = 300.0
+# The process that made it, and chance.
+OURS = re.compile(r"^wt(\d+)[0-9a-f]{4}$")
+READY_SECONDS = "180"  # a machine that does many things at once is slow
+COMMAND_SECONDS = 600.0
 PLATFORM_NAME = "wopr-test/release"
 
 
@@ -127,12 +130,7 @@ class Installation:
 
     def remove(self) -> None:
         """Nothing is left: containers, volumes, network, images, folder."""
-        ids = self.engine.docker("ps", "-aq", "--filter", f"label={PROJECT}={self.name}").stdout.split()
-        self.engine.remove(*ids)
-        for kind in ("volume", "network"):
-            names = self.engine.docker(kind, "ls", "-q", "--filter", f"label={PROJECT}={self.name}").stdout.split()
-            for name in names:
-                self.engine.docker(kind, "rm", name, check=False)
+        self.engine.sweep(f"{PROJECT}={self.name}")
         images = self.engine.docker("image", "ls", "-q", "--filter", f"label={self.engine.label}", PLATFORM_NAME)
         for image in set(images.stdout.split()):
             self.engine.docker("image", "rm", "-f", image, check=False)
@@ -152,7 +150,11 @@ def installed(engine: Engine, platform: str) -> Iterator[Installation]:
 
 
 def fresh(engine: Engine, platform: str) -> Installation:
-    """An installation that is yet to be made."""
+    """An installation that is yet to be made. What runs that were killed left of theirs is removed."""
+    form = '{{.Label "' + PROJECT + '"}}'
+    for left in set(engine.docker("ps", "--all", "--format", form).stdout.split()):
+        if (named := OURS.match(left)) and not Path("/proc", named[1]).exists():
+            engine.sweep(f"{PROJECT}={left}")
     folder = Path(tempfile.mkdtemp(prefix="wopr-installation-")) / "wopr-platform"
     return Installation(engine, folder, f"wt{os.getpid()}{secrets.token_hex(2)}", _port(), _port(), platform)
 

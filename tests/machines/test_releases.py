@@ -80,7 +80,7 @@ def test_a_bad_release_never_stops_the_old_one(site: Installation, kind: str) ->
     serving = site.settle()
     running = site.containers()[f"api-{site.state()['active']['slot']}"]["Id"]
     with Load(site) as load:
-        done = site.deploy(image := site.derive(line), "--ready", "4" if "never" in kind else "60")
+        done = site.deploy(image := site.derive(line), "--ready", "4" if "never" in kind else "180")
     assert done.returncode == 1, done.stdout + done.stderr
     verdict = json.loads(done.stdout)
     assert (verdict["verdict"], verdict["serving"]) == ("bad", serving)
@@ -153,7 +153,7 @@ def test_a_registry_that_lets_nobody_in_is_told_and_one_with_credentials_is_used
     registry.stop()
     try:
         assert site.release(digest)["verdict"] == "unchanged"
-        back = site.wopr("rollback", "--json", "--ready", "60")
+        back = site.wopr("rollback", "--json", "--ready", "180")
         assert back.returncode == 0, back.stderr
         whole(site)
     finally:
@@ -168,7 +168,7 @@ def test_back_brings_images_settings_and_configuration_and_is_in_the_books(site:
     site.set_env("LOG_LEVEL", "error")
     site.release(site.derive())
     with Load(site) as load:
-        done = site.wopr("rollback", "--reason", "logins fail", "--json", "--ready", "60")
+        done = site.wopr("rollback", "--reason", "logins fail", "--json", "--ready", "180")
     assert done.returncode == 0, done.stderr
     verdict = json.loads(done.stdout)
     assert (verdict["from"], verdict["to"], verdict["serving"]) == (first + 1, first, first + 2)
@@ -191,7 +191,7 @@ def test_a_migration_that_only_adds_runs_and_stays_when_the_release_goes(site: I
     assert done.returncode == 0, done.stdout + done.stderr
     assert site.psql(f"SELECT count(*) FROM {mark}") == "0"
     assert list((site.folder / "dumps").glob("*.dump")), "the database was dumped first"
-    back = site.wopr("rollback", "--json", "--ready", "60")
+    back = site.wopr("rollback", "--json", "--ready", "180")
     assert back.returncode == 0, back.stderr
     assert any(mark[-6:] in line for line in json.loads(back.stdout)["database_stays"])
     whole(site)

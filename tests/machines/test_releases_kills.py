@@ -51,7 +51,7 @@ def test_a_killed_rollback_is_mended_as_well(site: Installation) -> None:
         site.settle()
         site.release(site.derive())
         with Load(site, threads=2) as load:
-            kill_at(site, ("rollback", "--ready", "60", "--json"), "rollback", step, 0.0)
+            kill_at(site, ("rollback", "--ready", "180", "--json"), "rollback", step, 0.0)
             assert site.deploy().returncode == 0
             whole(site)
         assert load.failures == []
@@ -84,7 +84,7 @@ def points(site: Installation) -> Sequence[tuple[str, float]]:
 def rollback_steps(site: Installation) -> Sequence[str]:
     site.settle()
     site.release(site.derive())
-    assert site.wopr("rollback", "--ready", "60").returncode == 0
+    assert site.wopr("rollback", "--ready", "180").returncode == 0
     return steps_of(site, "rollback")
 
 
@@ -97,7 +97,7 @@ def steps_of(site: Installation, name: str) -> Sequence[str]:
 
 
 def killed_in_a_release(site: Installation, step: str, after: float) -> None:
-    words = ("deploy", site.derive(), "--yes", "--json", "--observe", "1", "--ready", "60")
+    words = ("deploy", site.derive(), "--yes", "--json", "--observe", "1", "--ready", "180")
     kill_at(site, words, "deploy", step, after)
 
 

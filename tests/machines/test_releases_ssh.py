@@ -60,7 +60,7 @@ def test_a_platform_is_made_and_released_on_another_machine(site: Installation, 
     assert (site.folder / ".env").stat().st_mode & 0o777 == 0o600
     with Load(site, threads=2) as load:
         second = site.release(site.derive())
-        back = site.wopr("rollback", "--json", "--ready", "60")
+        back = site.wopr("rollback", "--json", "--ready", "180")
     assert second["serving"] == first["serving"] + 1
     assert back.returncode == 0, back.stderr
     assert json.loads(back.stdout)["to"] == first["serving"]
