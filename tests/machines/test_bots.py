@@ -47,8 +47,9 @@ def dying(bots: Containers, calls: int) -> DockerRuntime:
     runtime = bots.make()
     engine = DyingEngine(bots.engine.socket, calls)
     # Everything in a runtime asks the one engine that it was given.
-    for part in (runtime, runtime._images, runtime._bridge, runtime._fence, runtime._quotas):
-        part._engine = engine
+    for part in (runtime, *vars(runtime).values()):
+        if hasattr(part, "_engine"):
+            part._engine = engine
     return runtime
 
 
