@@ -102,7 +102,8 @@ async def pending(host: Runner, place: Place, image: str) -> Pending:
     HostFailed when the image can't be run or does not answer; Unavailable when the database is away.
     """
     at = await revision(host, place)
-    return judge(await _ask(host, place, image, after=at), await column_types(host, place))
+    document = await _ask(host, place, image, after=at)
+    return judge(document, await column_types(host, place) if document.get("revisions") else {})
 
 
 async def between(host: Runner, place: Place, image: str, after: str | None) -> Pending:
