@@ -77,10 +77,6 @@ class SwarmRuntime:
             installation.tokens,
         )
 
-    @property
-    def copies(self) -> None:
-        return None  # what a bot keeps is on its machine, and a manager can't copy it there
-
     def watch(self, on_end: Callable[[Ended], None]) -> None:
         self._watch.on_end = on_end
 
