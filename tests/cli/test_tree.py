@@ -23,7 +23,7 @@ SERVERS = {"wopr api", "wopr ui", "wopr engine", "wopr emulators stripe", "wopr 
 READING = {
     *(f"wopr {noun} list" for noun in ("admin", "bots", "images", "incident", "models", "nodes")),
     *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook")),
-    *("wopr bots logs", "wopr logbook verify", "wopr migrate status"),
+    *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),
     *("wopr check", "wopr completion", "wopr releases", "wopr status"),
     "wopr smoke",  # walks as a customer of its own, and deletes the bot that it made
 }

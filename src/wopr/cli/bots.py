@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wopr.cli import botimages
 from wopr.cli.caller import Caller, Changer, journaled
 from wopr.cli.options import shared
 from wopr.cli.output import (
@@ -198,6 +199,10 @@ def say_(
     # What was said is between the customer and the bot: the journal learns only that something was.
     with journaled("bots.say", bot=bot):
         talk(caller, found, words, conversation, stages)
+
+
+app.add_typer(botimages.app, name="image")
+app.command("pin", epilog=botimages.PIN_EXAMPLES)(botimages.pin)
 
 
 def _move(verb: str, bot: str, caller: Mover, *, exit_code: bool) -> None:

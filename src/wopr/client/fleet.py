@@ -34,6 +34,8 @@ class Bot(Answer):
     price_month_usd: Decimal | None = None
     tenant_id: str | None = None
     tenant_name: str | None = None
+    channel: str | None = None
+    image: str | None = None
 
 
 class Bots(Answer):
@@ -55,6 +57,44 @@ class LogLines(Answer):
     """The end of a bot's log."""
 
     lines: list[LogLine]
+
+
+class BotImage(Answer):
+    """An image of bots: the channels that want it now, how many bots run on it, how many came back from it."""
+
+    image: str
+    channels: list[str]
+    set_at: datetime | None = None
+    set_by: str | None = None
+    bots: int = 0
+    failures: int = 0
+    quarantined: bool = False
+    last_error: str | None = None
+
+
+class BotUpdate(Answer):
+    """A bot's move to another image."""
+
+    bot_id: str
+    stage: str
+    image_from: str
+    image_to: str
+    began_at: datetime | None = None
+    kept_until: datetime | None = None
+    error: str = ""
+
+
+class BotImages(Answer):
+    """All of them, for administrators."""
+
+    images: list[BotImage]
+    updates: list[BotUpdate]
+
+
+class Changed(Answer):
+    """Whether anything was to be done."""
+
+    changed: bool
 
 
 class Template(Answer):
@@ -137,3 +177,19 @@ class FleetApi(ConversationApi):
     async def admin_bots(self, cursor: str | None = None) -> Bots:
         """Bots of all customers, for administrators."""
         return await self._transport.get("/api/admin/bots", Bots, cursor=cursor)
+
+    async def images(self) -> BotImages:
+        """The images of bots, for administrators."""
+        return await self._transport.get("/api/admin/bot-images", BotImages)
+
+    async def set_image(self, channel: str, image: str) -> bool:
+        """Let the bots of a channel have an image; False when nothing was to be done. For administrators."""
+        sending = Sending(json={"image": image})
+        answer = await self._transport.request("PUT", f"/api/admin/bot-images/{channel}", sending)
+        return parse(answer, Changed).changed
+
+    async def set_channel(self, bot_id: str, channel: str, image: str | None = None) -> bool:
+        """Put a bot on a channel, or pin it to an image; False when nothing was to be done. For administrators."""
+        sending = Sending(json={"channel": channel, "image": image})
+        answer = await self._transport.request("PUT", f"/api/admin/bots/{bot_id}/channel", sending)
+        return parse(answer, Changed).changed

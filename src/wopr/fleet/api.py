@@ -19,7 +19,7 @@ from wopr.core.ids import BotId, new_id
 from wopr.core.money import to_usd_string
 from wopr.core.platform import Platform
 from wopr.core.routing import PlatformDep
-from wopr.fleet import bodies, bots, feeds, talk
+from wopr.fleet import bodies, bots, feeds, images, talk
 from wopr.fleet.bots import Asking
 from wopr.fleet.build import Fleet, SharedFleet
 from wopr.fleet.standing import require_credit
@@ -324,11 +324,47 @@ async def list_all_bots(
         names = await tenant_names(session, {bot.tenant_id for bot in found})
     page = [
         bodies.AdminBotBody(
-            **bodies.bot_fields(bot), tenant_id=bot.tenant_id, tenant_name=names.get(bot.tenant_id, GONE)
+            **bodies.bot_fields(bot),
+            tenant_id=bot.tenant_id,
+            tenant_name=names.get(bot.tenant_id, GONE),
+            channel=bot.channel,
+            image=bot.image,
         )
         for bot in found[:ADMIN_PAGE]
     ]
     return bodies.AdminBotList(bots=page, next_cursor=str(page[-1].id) if len(found) > ADMIN_PAGE else None)
+
+
+@router.get("/api/admin/bot-images", operation_id="bot_images_list", tags=["admin"])
+async def list_bot_images(platform: PlatformDep, _admin: PlatformAdmin) -> bodies.BotImages:
+    """The images of bots: which channels want them, how many bots run on them, which failed, and who is moving."""
+    async with platform.db.begin() as session:
+        known, moving = await images.overview(session, platform.settings)
+    return bodies.BotImages(
+        images=[bodies.BotImageBody.model_validate(image) for image in known],
+        updates=[bodies.BotUpdateBody.model_validate(update) for update in moving],
+    )
+
+
+@router.put("/api/admin/bot-images/{channel}", operation_id="bot_images_set", tags=["admin"])
+async def set_bot_image(
+    platform: PlatformDep, admin: PlatformAdmin, channel: str, wanted: bodies.WantedImage
+) -> bodies.Changed:
+    """Let the bots of a channel have an image; an image that failed is tried again."""
+    pair, now = (channel, wanted.image), platform.clock.now()
+    async with platform.db.begin() as session:
+        return bodies.Changed(changed=await images.set_image(session, platform.settings, pair, admin.email, now))
+
+
+@router.put("/api/admin/bots/{bot_id}/channel", operation_id="admin_bots_channel", tags=["admin"])
+async def put_bot_on_channel(
+    platform: PlatformDep, _admin: PlatformAdmin, bot_id: UUID, wanted: bodies.WantedChannel
+) -> bodies.Changed:
+    """Put a bot on a channel, or pin it to an image."""
+    async with platform.db.begin() as session:
+        return bodies.Changed(
+            changed=await images.choose(session, platform.settings, bot_id, wanted.channel, wanted.image)
+        )
 
 
 def _body(bot: bots.BotView) -> bodies.BotBody:

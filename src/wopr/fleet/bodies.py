@@ -10,7 +10,7 @@ from wopr.bot import contract
 from wopr.core.money import to_usd_string
 from wopr.core.routing import ApiModel
 from wopr.fleet.bots import BotView, Wishes
-from wopr.fleet.plan import Desired, State
+from wopr.fleet.plan import Channel, Desired, Stage, State
 
 AUDIO_BASE64_CHARACTERS_MAX = contract.AUDIO_BYTES_MAX * 4 // 3 + 4
 TEXT_MAX = 20_000
@@ -73,6 +73,59 @@ class AdminBotBody(BotBody):
 
     tenant_id: UUID
     tenant_name: str
+    channel: Channel
+    image: str | None
+
+
+class WantedImage(ApiModel):
+    """An image by its digest."""
+
+    image: str = Field(min_length=1, max_length=400)
+
+
+class WantedChannel(ApiModel):
+    """How a bot gets new versions; `image` with `pinned` only."""
+
+    channel: Channel
+    image: str | None = Field(default=None, max_length=400)
+
+
+class Changed(ApiModel):
+    """Whether anything was to be done."""
+
+    changed: bool
+
+
+class BotImageBody(ApiModel):
+    """An image of bots. `channels` want it now; `quarantined`: it failed too often, and no bot is moved to it."""
+
+    image: str
+    channels: list[str]
+    set_at: datetime | None
+    set_by: str | None
+    bots: int
+    failures: int
+    quarantined: bool
+    last_error: str | None
+
+
+class BotUpdateBody(ApiModel):
+    """A bot's move to another image, or one that is over and whose copy is kept."""
+
+    bot_id: UUID
+    stage: Stage
+    image_from: str
+    image_to: str
+    began_at: datetime
+    kept_until: datetime | None
+    error: str
+
+
+class BotImages(ApiModel):
+    """Every image that matters now, and the moves of bots."""
+
+    images: list[BotImageBody]
+    updates: list[BotUpdateBody]
 
 
 class AdminBotList(ApiModel):

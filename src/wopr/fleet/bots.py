@@ -22,7 +22,7 @@ from wopr.core.settings import Settings
 from wopr.core.vault import Vault
 from wopr.fleet import names
 from wopr.fleet.models import Bot, BotObserved
-from wopr.fleet.plan import Desired, State
+from wopr.fleet.plan import Channel, Desired, State
 from wopr.fleet.standing import require_credit
 from wopr.fleet.templates import DEFAULT_VOICE, template_of
 
@@ -67,6 +67,8 @@ class BotView:
     updated_at: datetime
     started_at: datetime | None
     price_month: Nanos
+    channel: Channel
+    image: str | None
 
 
 @dataclass(frozen=True)
@@ -329,6 +331,8 @@ def _view(bot: Bot, observed: BotObserved, settings: Settings) -> BotView:
         updated_at=bot.updated_at,
         started_at=observed.ready_at if state is State.RUNNING else None,
         price_month=prices.bot_month(size),
+        channel=Channel(bot.channel),
+        image=bot.image,
     )
 
 

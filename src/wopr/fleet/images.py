@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import delete, func, select
@@ -18,6 +17,7 @@ from wopr.core.ids import new_id
 from wopr.core.notify import notify
 from wopr.core.settings import Settings
 from wopr.fleet.models import Bot, BotImage, BotImageFailure, BotUpdate
+from wopr.fleet.plan import Channel
 from wopr.fleet.updates import AT_REST
 
 IMAGES_CHANNEL = "wopr_bot_images"
@@ -26,14 +26,6 @@ HISTORY_MAX = 20
 UPDATES_MAX = 200
 # A digest with or without a repository before it; engines name their own images without one.
 REFERENCE = re.compile(r"^(?:[a-z0-9][a-z0-9._:/-]{0,254}@)?sha256:[0-9a-f]{64}$")
-
-
-class Channel(StrEnum):
-    """How a bot gets new versions. Canary bots are the first to get what either channel names."""
-
-    PINNED = "pinned"
-    STABLE = "stable"
-    CANARY = "canary"
 
 
 @dataclass(frozen=True)

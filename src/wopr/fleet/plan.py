@@ -52,6 +52,14 @@ class Action(StrEnum):
     RESTORE = "restore"  # put back the data of before, then start it with the old image
 
 
+class Channel(StrEnum):
+    """How a bot gets new versions. Canary bots are the first to get what either channel names."""
+
+    PINNED = "pinned"
+    STABLE = "stable"
+    CANARY = "canary"
+
+
 class Stage(StrEnum):
     """How far a bot's move to another image has come. Where it is stored, every process finds it."""
 

@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from wopr.core.ids import BotId
 from wopr.core.platform import Platform
 from wopr.fleet import images, updates
-from wopr.fleet.images import FAILURES_MAX, Channel, Images
+from wopr.fleet.images import FAILURES_MAX, Images
 from wopr.fleet.models import Bot, BotObserved, BotUpdate
-from wopr.fleet.plan import Desired, Stage, State
+from wopr.fleet.plan import Channel, Desired, Stage, State
 from wopr.fleet.runtimes.protocol import Copies, RuntimeFailed
 from wopr.ops.incidents import Severity
 from wopr.ops.journal import Journal
