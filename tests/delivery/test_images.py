@@ -140,7 +140,14 @@ def test_anything_but_a_library_is_left_as_it_is() -> None:
 
 
 def test_pruning_removes_what_nobody_loads_and_its_lines_in_the_record(tmp_path: Path) -> None:
-    for name in ("pkg/__init__.py", "pkg/tests/test_a.py", "pkg/fast.pyx", "bin/tool", "pkg-1.dist-info/RECORD"):
+    for name in (
+        "pkg/__init__.py",
+        "pkg/tests/test_a.py",
+        "pkg/fast.pyx",
+        "pkg/types/a.pyi",
+        "bin/tool",
+        "pkg-1.dist-info/RECORD",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     record = tmp_path / "pkg-1.dist-info" / "RECORD"
@@ -150,6 +157,7 @@ def test_pruning_removes_what_nobody_loads_and_its_lines_in_the_record(tmp_path:
     image_packages.prune(tmp_path)
     left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
     assert left == ["pkg-1.dist-info/RECORD", "pkg/__init__.py"]
+    assert not (tmp_path / "pkg" / "types").exists()
     assert record.read_text() == "pkg-1.dist-info/RECORD,,\npkg/__init__.py,,\n"
 
 

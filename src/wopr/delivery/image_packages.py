@@ -118,6 +118,8 @@ def prune(target: Path) -> None:
             _remove(path)
         elif not folder and not path.is_symlink() and ".so" in path.suffixes:
             path.write_bytes(strip(path.read_bytes()))
+        elif folder and not any(path.iterdir()):
+            path.rmdir()  # a stream of files has no empty folders, and so the images would differ
     for record in target.glob("*.dist-info/RECORD"):
         lines = record.read_text(encoding="utf-8").splitlines()
         kept = sorted(line for line in lines if (target / line.split(",")[0].strip('"')).exists())
