@@ -194,6 +194,7 @@ class DockerRuntime:
 
     async def close(self) -> None:
         await self._ends.close()
+        await self._images.close()
         await self._engine.close()
 
     def _changed(self) -> None:
