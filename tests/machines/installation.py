@@ -134,7 +134,7 @@ class Installation:
         images = self.engine.docker("image", "ls", "-q", "--filter", f"label={self.engine.label}", PLATFORM_NAME)
         for image in set(images.stdout.split()):
             self.engine.docker("image", "rm", "-f", image, check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
 @contextmanager
