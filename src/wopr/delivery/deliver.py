@@ -13,7 +13,7 @@ from posixpath import join
 
 from wopr.delivery.context import Tell
 from wopr.delivery.cutover import Limits
-from wopr.delivery.deliver_handover import ALIVE_FILE, Handover
+from wopr.delivery.deliver_handover import ALIVE_FILE, Handover, sign_of_life
 from wopr.delivery.deploy import CONTAINER_RUNTIMES, Request, deploy
 from wopr.delivery.hosts import Host
 from wopr.delivery.place import Place
@@ -108,7 +108,7 @@ class RealWorld:
         await self.host.write(join(self.place.dir, MEMORY_FILE), (json.dumps(memory, indent=1) + "\n").encode())
 
     async def alive(self) -> None:
-        await self.host.write(join(self.place.dir, ALIVE_FILE), datetime.now(UTC).isoformat().encode())
+        await self.host.write(join(self.place.dir, ALIVE_FILE), sign_of_life())
 
     async def settled(self) -> None:
         """Nothing is left to release: let the own image follow the one that serves."""

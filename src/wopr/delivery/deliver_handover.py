@@ -8,12 +8,13 @@ difference between its image and the one that serves and begins again.
 
 import asyncio
 import json
+import socket
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from posixpath import join
 from typing import Any
 
-from wopr.delivery import commands
 from wopr.delivery.deploy import find_compose
 from wopr.delivery.dump_source import expect
 from wopr.delivery.errors import HostFailed
@@ -30,6 +31,20 @@ ALIVE_LOOK_SECONDS = 0.5
 COMPOSE_SECONDS = 120.0
 SOCKET = "/var/run/docker.sock"
 VARIABLE = "WOPR_DELIVERER_IMAGE"
+
+
+def sign_of_life() -> bytes:
+    """What a deliverer writes at each look: when, and who it is, for the one before writes it too until it ends."""
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"at": at, "host": socket.gethostname()}).encode()
+
+
+def signed_by(sign: bytes | None) -> str:
+    """The machine or container that wrote a sign of life; empty when there is none that can be read."""
+    try:
+        return str(json.loads(sign)["host"]) if sign else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,6 @@ class Handover:
         """What the helper does: replace, wait for a sign of life, else go back. Whether the new one works."""
         running = await self._inspect(SERVICE)
         before = str(running["Config"]["Image"]) if running else ""
-        await expect(self.host, commands.remove_files(join(self.place.dir, ALIVE_FILE)), "The old sign of life stays")
         problem = await self._tried(image)
         if not problem:
             return True
@@ -74,9 +88,11 @@ class Handover:
             await self._up(image)
         except HostFailed as error:
             return error.message
+        successor = await self._inspect(SERVICE)
+        name = str(successor["Config"]["Hostname"]) if successor else ""
         until = time.monotonic() + ALIVE_SECONDS_MAX
         while time.monotonic() < until:
-            if await self.host.read(join(self.place.dir, ALIVE_FILE)) is not None:
+            if name and signed_by(await self.host.read(join(self.place.dir, ALIVE_FILE))) == name:
                 return ""
             await asyncio.sleep(ALIVE_LOOK_SECONDS)
         return f"no look at the registry within {ALIVE_SECONDS_MAX:.0f} s"
