@@ -28,6 +28,7 @@ READS_ENVIRONMENT = {
     "cli/terminal.py": "NO_COLOR and TERM, which belong to the terminal",
     "cli/up.py": "hands its own environment on to the children",
     "cli/processes.py": "hands its own environment on to the children",
+    "fleet/runtimes/node_agent.py": "a program of its own, run in a container on each machine of a Swarm",
 }
 
 
