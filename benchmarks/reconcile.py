@@ -58,6 +58,8 @@ FROM unnest(CAST(:bots AS uuid[]), CAST(:instances AS uuid[]), CAST(:owners AS u
 class Full:
     """A runtime in which every bot lives."""
 
+    copies = None  # no image is changed here
+
     def __init__(self, instances: Mapping[BotId, Instance]) -> None:
         self.instances = instances
         self.touched = 0

@@ -164,10 +164,14 @@ async def test_cancelling_a_waiting_turn_leaves_the_one_before_it_alone(bot: Any
     gateway.script = script
     await bot.post("one", "t1")
     await bot.post("two", "t2")
+    assert await bot.call("GET", "/turns") == (200, {"running": 2})
     await bot.call("POST", "/turns/t2/cancel")
     assert (await bot.events("t2"))[-1].name == "cancelled"
     go.set()
     assert (await bot.events("t1"))[-1].data["text"] == "done"
+    async with asyncio.timeout(5):
+        while (await bot.call("GET", "/turns"))[1] != {"running": 0}:  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(0.01)
     assert len(gateway.chats()) == 1
 
 

@@ -1,9 +1,10 @@
 """Bots move to other images on a real engine: what they know stays, bad images don't, and any death is survived."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+from aiohttp import web
 from sqlalchemy import CursorResult, text
 from tests.machines.engine import Engine
 from tests.machines.fleet import Containers
@@ -53,7 +55,7 @@ class Place:
         """A new process of the API; the one before is gone."""
         for before in self.processes:
             await before.close()
-        runtime = self.bots.make()
+        runtime = self.bots.make(api_port=self.platform.settings.api_port)
         http = await self.stack.enter_async_context(bot_http())
         self.processes = [Reconciler(self.platform, runtime, http)]
         return self.processes[0]
@@ -105,6 +107,13 @@ class Place:
             now = self.platform.clock.now()
             return await images.set_image(session, self.platform.settings, (channel, image), "a test", now)
 
+    async def call(self, bot_id: UUID, method: str, path: str, **more: Any) -> httpx.Response:
+        """A request to the bot itself."""
+        instance = await self.runtime().locate(BotId(bot_id))
+        assert instance is not None
+        headers = {"authorization": f"Bearer {instance.token}"}
+        return await self.platform.http.request(method, instance.url + path, headers=headers, **more)
+
     def seen(self, bot_id: UUID) -> tuple[str, str]:
         """The image that a bot runs on, and what it knows."""
         image = self.bots.inspect(bot_id)["Config"]["Labels"][LABEL_IMAGE]
@@ -114,6 +123,21 @@ class Place:
         """Whether there is a copy of what it knew in its first generation."""
         name = copy_name(BotId(bot_id), 1)
         return self.bots.engine.docker("volume", "inspect", name, check=False).returncode == 0
+
+
+@asynccontextmanager
+async def gateway(chat: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[int]:
+    """An API for bots that answers as it is told, on every address: bots reach it at their network's; its port."""
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", chat)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "0.0.0.0", 0)
+    await site.start()
+    try:
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
 
 
 @pytest.fixture
@@ -182,6 +206,53 @@ async def test_a_bad_image_ends_after_three_bots_which_are_all_as_they_were(
     assert await place.want("stable", derived["good"])
     assert (await place.roll_out())["begun"] == images.FAILURES_MAX
     assert open_incidents(journal) == []
+
+
+async def test_a_bot_ends_what_it_is_saying_before_it_moves(place: Place, derived: dict[str, str]) -> None:
+    go = asyncio.Event()
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await go.wait()
+        for choice in ({"delta": {"content": "Lisbon"}}, {"delta": {}, "finish_reason": "stop"}):
+            await response.write(f"data: {json.dumps({'choices': [{'index': 0, **choice}]})}\n\n".encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async with gateway(chat) as port:
+        home = place.platform.settings.wopr_home
+        place.platform = replace(place.platform, settings=place.bots.settings(wopr_home=home, api_port=port))
+        await place.process()
+        bot_id = await place.bot("all of it")
+        turn = {"turn_id": str(new_id()), "conversation_id": "c1", "text": "Where does Nora live?"}
+        assert (await place.call(bot_id, "POST", "/turns", json=turn)).status_code == 202
+        await place.want("stable", derived["good"])
+        assert (await place.roll_out())["begun"] == 1
+        for _ in range(3):
+            await place.processes[0].settle()
+            assert await place.sql("SELECT stage FROM bot_updates") == "waiting"
+            assert await place.sql("SELECT state FROM bot_observed") == "running"
+        go.set()
+        await place.settle(lambda: place.is_so("SELECT stage = 'kept' FROM bot_updates", bot_id))
+        said = (await place.call(bot_id, "GET", f"/turns/{turn['turn_id']}")).json()
+        assert (said["state"], said["text"]) == ("completed", "Lisbon")
+        assert place.seen(bot_id) == (derived["good"], "all of it")
+
+
+async def test_whoever_dies_while_a_bot_returns_leaves_it_to_the_next(place: Place, derived: dict[str, str]) -> None:
+    bot_id = await place.bot("all of it")
+    await place.want("stable", derived["bad"])
+    assert (await place.roll_out())["begun"] == 1
+    await place.settle(lambda: place.is_so("SELECT stage IN ('returning', 'returned') FROM bot_updates", bot_id))
+    if await place.sql("SELECT stage FROM bot_updates") == "returned":
+        # As it was in the moment before the end of the copier was noticed.
+        await place.sql("UPDATE bot_updates SET stage = 'returning'")
+    await place.process()
+    await place.settle(lambda: place.is_so("SELECT stage = 'returned' FROM bot_updates", bot_id))
+    await place.settle(lambda: place.is_so("SELECT state = 'running' FROM bot_observed", bot_id))
+    assert place.seen(bot_id) == (place.platform.settings.bot_image, "all of it")
+    assert await place.sql("SELECT failures FROM bot_image_failures") == 1
 
 
 async def test_whoever_dies_after_each_step_leaves_the_next_one_to_the_next(

@@ -18,7 +18,8 @@ from wopr.fleet.updating import MOVES, Updater
 READY_POLL_SECONDS = 0.02
 READY_POLL_SECONDS_MAX = 0.25
 READY_REQUEST_SECONDS = 2.0
-ENGINE_REFUSED = "engine_refused"  # the code of an engine that would not start this image
+# Codes of a start that another image may not have: the engine would not run it, or it is not there any more.
+BLAMED = ("engine_refused", "pull_failed", "image_unknown", "registry_refused", "registry_away")
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +54,7 @@ class Executor:
             instance = await self._runtime.start(spec)
         except RuntimeFailed as error:
             log.error("bot.start_failed", bot_id=str(spec.bot_id), error=error.message)
-            await self._crashed(spec.bot_id, error.message, blamed=error.code == ENGINE_REFUSED)
+            await self._crashed(spec.bot_id, error.message, blamed=error.code in BLAMED)
             return
         log.info("bot.started", bot_id=str(spec.bot_id), generation=spec.generation, instance_id=str(instance.id))
         # Known from here on, so that its end is missed even when it comes before the first answer.

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
@@ -30,6 +30,7 @@ WATCH = "bot images"
 BEHIND_MAX = 1_000
 COPIES_AT_ONCE_MAX = 20
 DETAIL_MAX = 300
+STUCK_AFTER = timedelta(hours=1)  # such as a bot whose data is too large to start with any image
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +48,7 @@ class Behind:
 
 @dataclass(frozen=True)
 class Moving:
-    """A bot that is on its way. `rests`: it is stopped or suspended in the middle, and holds up nobody."""
+    """A bot that is on its way. `rests`: it is stopped, suspended or stuck in the middle, and holds up nobody."""
 
     bot_id: UUID
     channel: str
@@ -164,7 +165,7 @@ async def _look(session: AsyncSession, known: Images, now: datetime) -> Fleet:
     moving = [
         Moving(bot.id, bot.channel, Stage(row.stage), row.image_to, known.wanted(bot.channel, bot.pinned_image), rests)
         for bot, state, row in await session.execute(living.where(BotUpdate.stage.not_in(updates.AT_REST)))
-        for rests in [bot.desired != Desired.RUNNING.value or state == State.SUSPENDED.value]
+        for rests in [_rests(bot, state, row, now)]
     ]
     late = living.where(
         Bot.desired == Desired.RUNNING.value,
@@ -188,6 +189,10 @@ async def _look(session: AsyncSession, known: Images, now: datetime) -> Fleet:
     )
     proven = await session.scalars(works.distinct()) if aims else ()
     return Fleet(behind, moving, known.failures, frozenset(image for image in proven if image))
+
+
+def _rests(bot: Bot, state: str, row: BotUpdate, now: datetime) -> bool:
+    return bot.desired != Desired.RUNNING.value or state == State.SUSPENDED.value or row.began_at < now - STUCK_AFTER
 
 
 def _paused(row: BotUpdate | None, wanted: str, now: datetime) -> bool:
