@@ -304,7 +304,7 @@ async def test_containers_of_the_platform_reach_bots_and_give_them_the_gateway(
     other = await runtime.start(neighbour)
     await answering(other)
     inside = ("--network", network.name, "--entrypoint", "python")
-    engine.run(bots.image, "-c", SERVE, "0.0.0.0", "3100", "5432", options=(*inside, "--ip", proxy))
+    serving = engine.run(bots.image, "-c", SERVE, "0.0.0.0", "3100", "5432", options=(*inside, "--ip", proxy))
     bot, next_door = urlsplit(instance.url).netloc, urlsplit(other.url).netloc
     targets = (bot, bot.replace("7437", "7438"), f"{proxy}:3100")
     done = engine.once(bots.image, "-c", CONNECT, *targets, options=(*inside, "--ip", api))
@@ -313,6 +313,7 @@ async def test_containers_of_the_platform_reach_bots_and_give_them_the_gateway(
         reached, bots, wanted.bot_id, f"{proxy}:3100", f"{proxy}:5432", f"{api}:3100", next_door
     )
     assert found == {f"{proxy}:3100"}
+    engine.remove(serving)
 
 
 async def test_an_api_in_a_container_joins_its_bots_and_brings_the_proxy_along(
@@ -356,6 +357,7 @@ async def test_an_api_in_a_container_joins_its_bots_and_brings_the_proxy_along(
     assert address == str(network.gateway)
     found = await asyncio.to_thread(reached, bots, wanted.bot_id, f"{address}:3100", f"{network.host}:22")
     assert found == {f"{address}:3100"}
+    engine.remove(proxy)
 
 
 async def test_neighbours_of_another_network_do_not_reach_bots(bots: Containers, engine: Engine) -> None:

@@ -10,6 +10,8 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Any  # the engine's JSON
 
+import structlog
+
 from wopr.fleet.runtimes.addresses import BotNetwork
 from wopr.fleet.runtimes.containers import LABEL_INSTALLATION
 from wopr.fleet.runtimes.engine import CONFLICT, NOT_FOUND, Engine, EngineRefused, Json
@@ -21,6 +23,8 @@ LABEL_GATEWAY = "wopr.gateway"  # on the proxy's container, with the installatio
 PLATFORM_FIRST = 3  # .0 is the network, .1 the host, .2 the gateway
 INSIDE_CONTAINER = Path("/.dockerenv").exists()
 OVERLAPS = ("overlap", "conflicts with network")
+
+log = structlog.get_logger(__name__)
 
 
 class NetworkFailed(RuntimeFailed):
@@ -76,25 +80,30 @@ class Bridge:
         attached = found.get("Containers") or {}
         for proxy in await self._engine.containers({LABEL_GATEWAY: self._labels[LABEL_INSTALLATION]}):
             if proxy["Id"] not in attached:
-                await self._connect(proxy["Id"], self._network.gateway)
-                done += 1
+                done += await self._attach(str(proxy["Id"]), self._network.gateway)
         self._joined = own["Id"] in attached
         if self._joined:
             return done
         for address in self._free(attached):
-            try:
-                await self._connect(own["Id"], address)
-            except EngineRefused as error:
-                if "already in use" in error.reason.lower():  # by another process that begins at the same time
-                    continue
-                raise
-            self._joined = True
-            return done + 1
+            if await self._attach(str(own["Id"]), address):
+                self._joined = True
+                return done + 1
         raise NetworkFailed(f"{self._network.platform} has no free address.", remedy="Set BOT_SUBNET to a larger one.")
 
-    async def _connect(self, container: str, address: IPv4Address) -> None:
+    async def _attach(self, container: str, address: IPv4Address) -> bool:
+        """Put a container at this address; False when another one has it, such as that of a process beginning now."""
         body = {"Container": container, "EndpointConfig": {"IPAMConfig": {"IPv4Address": str(address)}}}
-        await self._engine.call("POST", f"networks/{self._network.name}/connect", body=body)
+        try:
+            await self._engine.call("POST", f"networks/{self._network.name}/connect", body=body)
+        except EngineRefused as error:
+            reason = error.reason.lower()
+            if "already exists in network" in reason:  # another process of ours did it a moment ago
+                return True
+            if "already in use" not in reason:
+                raise
+            log.warning("bots.address_taken", address=str(address), container=container[:12])
+            return False
+        return True
 
     def _free(self, attached: Json) -> Iterator[IPv4Address]:
         taken = {IPv4Interface(entry["IPv4Address"]).ip for entry in attached.values() if entry.get("IPv4Address")}
