@@ -4,6 +4,7 @@ Nothing of it is remembered here: the stage stands in the database, and each ste
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import httpx
@@ -18,7 +19,7 @@ from wopr.fleet.plan import Action, Stage
 from wopr.fleet.runtimes.protocol import Copies, Instance, Runtime, RuntimeFailed
 
 MOVES = (Action.LET_FINISH, Action.COPY, Action.ACCEPT, Action.RESTORE)
-ENGINE_AWAY = "engine_away"
+ENGINE_AWAY, ENGINE_REFUSED = "engine_away", "engine_refused"
 BUSY_POLL_SECONDS = 0.5
 BUSY_REQUEST_SECONDS = 2.0
 
@@ -82,7 +83,7 @@ class Updater:
             if not await updates.note_copy(session, row.bot_id, sight.bot.generation):
                 return
         try:
-            await copies.make(sight.bot_id, sight.bot.generation, row.image_from)
+            await _with_either(row, lambda image: copies.make(sight.bot_id, sight.bot.generation, image))
         except RuntimeFailed as error:
             if error.code == ENGINE_AWAY:
                 raise
@@ -100,8 +101,9 @@ class Updater:
             log.info("bot.updated", bot_id=str(row.bot_id), image=row.image_to, before=row.image_from)
 
     async def _restore(self, sight: Sight, row: BotUpdate, copies: Copies) -> None:
-        if row.copy_generation is not None:
-            await copies.restore(sight.bot_id, row.copy_generation, row.image_from)
+        generation = row.copy_generation
+        if generation is not None:
+            await _with_either(row, lambda image: copies.restore(sight.bot_id, generation, image))
         async with self._platform.db.begin() as session:
             done = await updates.settle_back(session, row, self._platform.clock.now())
         if done:
@@ -111,3 +113,13 @@ class Updater:
         log.error("bot.update_left", bot_id=str(row.bot_id), image=row.image_to, error=error)
         async with self._platform.db.begin() as session:
             await updates.leave(session, row.bot_id, stage, error, self._platform.clock.now() + updates.RETRY_PAUSE)
+
+
+async def _with_either(row: BotUpdate, copying: Callable[[str], Awaitable[None]]) -> None:
+    """Copy with the image that is known to work; with the other one when that is not on the machine any more."""
+    try:
+        await copying(row.image_from)
+    except RuntimeFailed as error:
+        if error.code != ENGINE_REFUSED:
+            raise
+        await copying(row.image_to)
