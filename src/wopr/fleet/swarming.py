@@ -7,7 +7,7 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 from wopr.core.errors import NotConfigured
 from wopr.core.settings import Settings
 from wopr.core.vault import Vault
-from wopr.fleet.runtimes.addresses import bot_network, gateway, name_servers
+from wopr.fleet.runtimes.addresses import bot_network, gateway, name_servers, shared_bridge
 from wopr.fleet.runtimes.caretaker import Charge
 from wopr.fleet.runtimes.engine import Engine
 from wopr.fleet.runtimes.fence import Means
@@ -26,10 +26,14 @@ def swarm_runtime(settings: Settings) -> SwarmRuntime:
     tokens = Vault(settings.require("platform_secret", "Running bots"), "wopr bots tokens")
     password = settings.registry_password.get_secret_value() if settings.registry_password else ""
     policy = Policy(
-        bot_network(settings), gateway(settings), name_servers(settings.bot_dns), callers=_callers(settings.bot_callers)
+        shared_bridge(settings),
+        gateway(settings),
+        name_servers(settings.bot_dns),
+        callers=_callers(settings.bot_callers),
     )
     charge = Charge(
         settings.installation,
+        f"{bot_network(settings).name}-agent",
         Means(settings.bot_firewall, settings.bot_firewall_image),
         policy,
         Credentials(settings.registry_server, settings.registry_username, password),

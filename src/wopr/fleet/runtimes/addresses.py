@@ -16,6 +16,8 @@ MAIN_INSTALLATION = "wopr"
 GATEWAY_NAME = "gateway"  # in BOT_GATEWAY_URL: the container with the label of that name, on the bots' network
 DEFAULT_PREFIX = 21
 PREFIX_MIN, PREFIX_MAX = 16, 24
+NOBODY, EVERYBODY = IPv4Network("0.0.0.0/32"), IPv4Network("0.0.0.0/0")
+DEFAULT_BRIDGE = IPv4Network("172.17.0.0/16")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -46,6 +48,22 @@ class BotNetwork:
         return list(self.subnet.subnets(prefixlen_diff=1))[1]
 
 
+class SharedBridge(BotNetwork):
+    """The default network of a Swarm's machines, whose addresses only they know: all that is on it is a bot.
+
+    A network of our own there would be lost with every power cut: tasks are then refused with "network exists"
+    (moby/moby issues 37087 and 38318), and only the machine's operator can mend that.
+    """
+
+    @property
+    def platform(self) -> IPv4Network:
+        return NOBODY
+
+    @property
+    def bots(self) -> IPv4Network:
+        return EVERYBODY
+
+
 @dataclass(frozen=True)
 class Gateway:
     """Where bots reach the platform, as an address that a firewall can be told."""
@@ -62,6 +80,12 @@ def bot_network(settings: Settings) -> BotNetwork:
         return BotNetwork("wopr-bots", "wopr-bots", "WOPR-BOTS", subnet)
     short = hashlib.sha256(installation.encode()).hexdigest()[:8]
     return BotNetwork(f"wopr-bots-{installation}", f"wopr-{short}", f"WOPR-BOTS-{short}", subnet)
+
+
+def shared_bridge(settings: Settings) -> SharedBridge:
+    """What bots of a Swarm are on, on each machine."""
+    own = bot_network(settings)
+    return SharedBridge("bridge", "docker0", own.chain, DEFAULT_BRIDGE)
 
 
 def gateway_url(settings: Settings) -> str:

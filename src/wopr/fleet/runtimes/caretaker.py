@@ -1,6 +1,6 @@
-"""Has every machine of a Swarm looked after: a service with one task on each, and the bots' network for all of them.
+"""Has every machine of a Swarm looked after, by a service with one task on each.
 
-A machine on which the network and the fence are not up yet gets no bot. What is to be done on one machine only
+A machine on which the fence is not up yet gets no bot. What is to be done on one machine only
 (removing a volume there) is a service, too, pinned to it: a machine that is lost does it when it is back.
 """
 
@@ -17,7 +17,7 @@ from typing import Any  # the engine's JSON
 import structlog
 
 from wopr.core.ids import BotId
-from wopr.fleet.runtimes import bridge, enginelog, firewall, node_agent, nodes
+from wopr.fleet.runtimes import enginelog, firewall, node_agent, nodes
 from wopr.fleet.runtimes.containers import LABEL_INSTALLATION, ours, volume_name
 from wopr.fleet.runtimes.engine import CONFLICT, NOT_FOUND, Engine, EngineRefused, Json
 from wopr.fleet.runtimes.fence import Means
@@ -49,6 +49,7 @@ class Charge:
     """Whose machines are looked after, with which image and which rules."""
 
     installation: str
+    agents: str  # the name of the service
     means: Means
     policy: Policy
     credentials: Credentials
@@ -65,18 +66,12 @@ class Caretaker:
         self._ready: set[str] = set()
         self._unfit: dict[str, tuple[float, NodeUnfit]] = {}
 
-    @property
-    def network(self) -> str:
-        """The network that a bot's service is put on."""
-        return f"{self._charge.policy.network.name}-swarm"
-
     async def ensure(self, known: Mapping[str, Node]) -> bool:
-        """Have the network and the agents, told what holds for these machines; True when something was done."""
+        """Have the agents, told what holds for these machines; True when something was done."""
         description = self._agents(known)
         async with self._lock:
             if self._told == description["Labels"][LABEL_AGENT]:
                 return False
-            await self._ensure_network()
             done = await self._ensure_service(description)
             self._told = description["Labels"][LABEL_AGENT]
             return done
@@ -139,7 +134,7 @@ class Caretaker:
 
     @property
     def _name(self) -> str:
-        return f"{self._charge.policy.network.name}-agent"
+        return self._charge.agents
 
     async def _is_ready(self, node: Node) -> bool:
         tasks = await self._tasks_on(node)
@@ -171,17 +166,11 @@ class Caretaker:
         text = lines[-1].text if lines else str(task["Status"].get("Err") or "it does not start")
         if code == node_agent.NO_PROTECTION:
             what, remedy = text, 'Put "no-new-privileges": true into its /etc/docker/daemon.json, and restart Docker.'
-        elif code in (node_agent.NO_NETWORK, node_agent.OTHER_NETWORK):
-            what, remedy = text, f"Remove it there (docker network rm {self._node_network}), or correct BOT_SUBNET."
         elif code:
             what, remedy = firewall.explain(code, text)
         else:
             what, remedy = text, "BOT_FIREWALL_IMAGE must be an image with Python and iptables, within its reach."
         return NodeUnfit(f"The machine {node.name} is not ready for bots: {what}.", remedy=remedy)
-
-    @property
-    def _node_network(self) -> str:
-        return f"{self._charge.policy.network.name}-node"
 
     def _agents(self, known: Mapping[str, Node]) -> dict[str, Any]:
         """The service of the agents. Its label changes with everything that they are told."""
@@ -191,10 +180,8 @@ class Caretaker:
             machines=nodes.addresses(known.values()),
             callers=charge.policy.callers or _hosts(nodes.addresses(known.values(), managers=True)),
         )
-        wanted = bridge.describe(policy.network, ours(charge.installation))
         told = {
             "installation": charge.installation,
-            "network": {**wanted, "Name": self._node_network, "ConfigOnly": True, "Driver": ""},
             "fence": [] if off else firewall.command(policy),
         }
         text = json.dumps(told, sort_keys=True)
@@ -235,20 +222,6 @@ class Caretaker:
             },
         }
 
-    async def _ensure_network(self) -> None:
-        body = {
-            "Name": self.network,
-            "Driver": "bridge",
-            "Scope": "swarm",
-            "ConfigFrom": {"Network": self._node_network},  # with it, nothing else may be given, not even labels
-        }
-        try:
-            await self._engine.call("GET", f"networks/{self.network}", query={"scope": "swarm"})
-        except EngineRefused as error:
-            if error.http_status != NOT_FOUND:
-                raise
-            await self._create(body, "networks/create")
-
     async def _ensure_service(self, description: dict[str, Any]) -> bool:
         try:
             found = await self._engine.call("GET", f"services/{self._name}")
@@ -268,10 +241,10 @@ class Caretaker:
         )
         return True
 
-    async def _create(self, body: dict[str, Any], path: str = "services/create") -> None:
+    async def _create(self, body: dict[str, Any]) -> None:
         try:
             auth = self._charge.credentials.auth_for(self._charge.means.image)
-            await self._engine.call("POST", path, body=body, auth=auth)
+            await self._engine.call("POST", "services/create", body=body, auth=auth)
         except EngineRefused as error:
             if error.http_status != CONFLICT:  # otherwise another process made it a moment ago
                 raise

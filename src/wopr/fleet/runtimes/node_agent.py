@@ -1,4 +1,4 @@
-"""Looks after one machine of a Swarm: the bots' network, the fence around it, and bots whose data grew too large.
+"""Looks after one machine of a Swarm: the fence around its bots, and bots whose data grew too large.
 
 It runs in a container on every machine, given to Python as text (`python3 -c`), so that it is always the one that the
 API knows, whatever image it runs in: it imports nothing but the standard library. A Swarm's manager can do none of this
@@ -24,7 +24,7 @@ ROUND_SECONDS = 20.0
 REMOVE_SECONDS_MAX = 60.0
 OK_MAX, NOT_FOUND, CONFLICT = 299, 404, 409
 # Above those of the fence's own script.
-NO_PROTECTION, NO_NETWORK, OTHER_NETWORK = 21, 22, 23
+NO_PROTECTION = 21
 UP = "up"
 
 
@@ -63,7 +63,6 @@ def watch(told: dict[str, Any]) -> None:
     require_protection()
     said = False
     while True:
-        ensure_network(told["network"])
         if told["fence"]:
             put_up(told["fence"])
         if not said:
@@ -91,20 +90,6 @@ def require_protection() -> None:
         if line.split() == ["NoNewPrivs:", "1"]:
             return
     raise Refused(NO_PROTECTION, "containers of this machine may gain privileges")
-
-
-def ensure_network(wanted: dict[str, Any]) -> None:
-    """The description from which the engine makes the bots' network; a difference is an error, since bots may run."""
-    status, found = ask("GET", f"/networks/{wanted['Name']}")
-    if status == NOT_FOUND:
-        status, found = ask("POST", "/networks/create", wanted)
-        if status > OK_MAX:
-            raise Refused(NO_NETWORK, f"the bots' network can't be made: {found}")
-        return
-    if status > OK_MAX:
-        raise Refused(NO_NETWORK, f"the bots' network can't be looked at: {found}")
-    if found["Options"] != wanted["Options"] or found["IPAM"]["Config"] != wanted["IPAM"]["Config"]:
-        raise Refused(OTHER_NETWORK, f"the network {wanted['Name']} is another one than the settings say")
 
 
 def put_up(command: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Bots spread over the machines of a Docker Swarm, one service each, pinned to the machine that has its volume.
 
 The API talks to a manager only. Bots are reached at a port of their machine that Docker chooses (`mode=host`), so the
-API needs no place on an overlay network, and bots share none: each machine has a network of its own, behind a fence.
+API needs no place on an overlay network, and bots share none: each machine keeps its own behind a fence.
 While a machine is away its bots wait for it: their memory is there, and nothing is started empty in its stead.
 """
 
@@ -71,7 +71,7 @@ class SwarmRuntime:
         self._placing = asyncio.Lock()
         self._place = SwarmPlace(
             charge.installation,
-            self._caretaker.network,
+            charge.policy.network.name,
             tuple(str(server) for server in charge.policy.name_servers),
             GRACE_SECONDS,
             installation.tokens,
