@@ -62,6 +62,8 @@ def test_a_lock_that_somebody_left_on_another_machine_is_told_and_then_free(site
     file = Path(site.folder / "lock.json")
     token = json.loads(file.read_text())["token"]
     file.write_text(Held(token, "7@elsewhere", "deploy", "elsewhere", 7, 1.0, "2026-01-01T00:00:00").text())
+    later = time.time() + KILL_SECONDS  # as if it had beaten just now, however slow this machine is
+    os.utime(file, (later, later))
     refused = site.deploy()
     assert refused.returncode == 3
     assert "7@elsewhere" in refused.stderr
