@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Which secrets there are, and how old.", no_args_is_help=True, rich_markup_mode=None)
 DAY_SECONDS = 86400
+# What to know before one is changed, beyond what the runbook says of it.
+ROTATION = {
+    "BETTER_AUTH_SECRET": "wopr secrets rotate",
+    "PLATFORM_SECRET": "wopr secrets rotate",
+    "GPU_NODE_SECRET": "wopr secrets rotate",
+    "POSTGRES_PASSWORD": "changed in .env alone it locks the API out: first ALTER ROLE wopr PASSWORD",
+}
 
 
 @app.command("list", epilog="Example: wopr secrets list --dir /root/wopr-platform --json")
@@ -97,7 +104,7 @@ def inventory(journal: "Journal") -> list[dict[str, Any]]:
             "set": name in given,
             "purpose": told.get(name, ("", ""))[0],
             "since": since.get(name) if name in given else None,
-            "notes": told.get(name, ("", ""))[1],
+            "notes": "; ".join(note for note in (told.get(name, ("", ""))[1], ROTATION.get(name, "")) if note),
         }
         for name in names
     ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 2.0
 DEPLOYS_SHOWN = 3
+TITLE_CHARACTERS = 100
 MEGABYTE = 1024 * 1024
 SERVICES = ("llama", "chatterbox", "whisper", "qwen")
 
@@ -125,7 +126,7 @@ def _write(sight: Sight) -> None:
         seen = _deploy(each)
         result(f"{seen['what']:<10}{seen['at']} release {seen['release']} {seen['verdict']} {dim(seen['by'])}")
     for incident in sight.incidents:
-        result(f"incident  {bad(f'INC-{incident.number:04}')} {incident.severity} {incident.title}")
+        result(f"incident  {bad(f'INC-{incident.number:04}')} {incident.severity} {incident.title[:TITLE_CHARACTERS]}")
 
 
 def _head(sight: Sight) -> str:
