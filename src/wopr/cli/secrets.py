@@ -27,6 +27,7 @@ ROTATION = {
 }
 
 
+@app.command("ls", hidden=True, epilog="Example: wopr secrets ls")
 @app.command("list", epilog="Example: wopr secrets list --dir /root/wopr-platform --json")
 def list_command(
     folder: Annotated[
