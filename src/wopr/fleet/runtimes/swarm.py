@@ -95,7 +95,10 @@ class SwarmRuntime:
             self._homes.pop(bot_id, None)
             return None
         self._homes[bot_id] = home_of(service)
-        return self._living(await self._manager.tasks_of(bot_id), nodes)
+        instance = self._living(await self._manager.tasks_of(bot_id), nodes)
+        if instance is None:
+            await self._watch.settle(bot_id)
+        return instance
 
     async def prepare(self, image: str) -> None:
         """Machines fetch an image when they first need it; here the registry is asked whether they will get it."""
@@ -264,6 +267,7 @@ class SwarmRuntime:
             began = parse_time(task.listed["CreatedAt"])
             ended = Instance(task.instance_id, task.bot_id, generation_of(task), NOWHERE, began, "")
             self._watch.know(ended, task.node_id)
+            await self._watch.settle(task.bot_id)
             return ended
         return None
 

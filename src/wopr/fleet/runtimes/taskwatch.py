@@ -69,6 +69,11 @@ class TaskWatch:
         self._living[instance.bot_id] = (instance, node_id)
         self._looked_at = float("-inf")
 
+    async def settle(self, bot_id: BotId) -> None:
+        """Tell the end of what was known to live before anybody acts on its absence: it may have been a crash."""
+        if bot_id in self._living:
+            await self._look()
+
     def doubt(self) -> None:
         """Look afresh when asked the next time."""
         self._looked_at = float("-inf")

@@ -1,0 +1,98 @@
+"""The whole business with bots on a Swarm, and the plug of a machine pulled: told, waited for, and back with memory."""
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import live, stack
+from tests.machines.swarm import Swarm
+from tests.machines.swarmfleet import Services
+from tests.stack import Stack
+
+from wopr.ops.incidents import all_incidents, open_incidents
+from wopr.ops.journal import Journal
+
+LOST_SECONDS_MAX = 60.0
+
+
+@pytest.fixture(scope="module")
+def swarming(swarm: Swarm) -> Iterator[tuple[Stack, Services]]:
+    """`wopr up` with bots on the Swarm."""
+    folder = Path(tempfile.mkdtemp(prefix="wopr-swarming-"))
+    services = Services(swarm, folder / "home")
+    bot_image, agent_image = swarm.images
+    ports = stack.free_ports()
+    settings = {
+        "BOT_RUNTIME": "swarm",
+        "BOT_IMAGE": bot_image,
+        "BOT_FIREWALL_IMAGE": agent_image,
+        "BOT_GATEWAY_URL": f"http://{swarm.gateway}:{ports['api']}",
+        "BOT_CALLERS": swarm.gateway,
+        "API_HOST": "0.0.0.0",
+        "DOCKER_HOST": swarm.manager.engine.socket,
+        "WOPR_INSTALLATION": swarm.manager.engine.run_id,
+    }
+    running = stack.start(folder / "home", ports, settings)
+    try:
+        yield running, services
+        assert running.stop() == 0
+    finally:
+        running.stop()
+        services.sweep()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_bots_of_a_lost_machine_wait_for_it_and_come_back_with_their_memory(
+    swarming: tuple[Stack, Services], capsys: pytest.CaptureFixture[str]
+) -> None:
+    running, services = swarming
+    swarm, journal = services.swarm, Journal(running.home)
+    with live.sign_up(running, "Ada Lovelace") as person:
+        person.pay(2_500)
+        bots = [person.make_bot(f"Ada {number}") for number in range(3)]
+        homes = {services.home_of(bot).name: bot for bot in bots}
+        assert sorted(homes) == ["n1", "n2", "n3"]
+        lost, others = homes["n2"], [homes["n1"], homes["n3"]]
+        turn = person.ask(lost, "What does a bot cost?")
+        assert (turn["state"], "month" in turn["text"]) == ("completed", True)
+        before = {bot: services.containers(bot) for bot in others}
+
+        killed = time.monotonic()
+        swarm.node("n2").kill()
+
+        def told() -> dict[str, Any] | None:
+            bot: dict[str, Any] = person.get(f"/fleet/bots/{lost}")
+            return bot if bot["state"] == "failed" else None
+
+        bot = live.wait_for(told, "the loss to be told", LOST_SECONDS_MAX)
+        seconds = time.monotonic() - killed
+        assert "Its machine n2 is lost. Its memory is there" in bot["reason"]
+        assert "n2 is lost" in bot["last_error"]
+        live.wait_for(lambda: open_incidents(journal), "an incident", LOST_SECONDS_MAX)
+        assert [incident.title for incident in open_incidents(journal)] == [
+            "The machine n2 is away, and 1 bot wait for it"
+        ]
+        assert {bot: services.containers(bot) for bot in others} == before
+        assert all(person.get(f"/fleet/bots/{bot}")["restarts"] == 0 for bot in others)
+
+        began = time.monotonic()
+        swarm.node("n2").start()
+
+        def runs() -> bool:
+            return bool(person.get(f"/fleet/bots/{lost}")["state"] == "running")
+
+        live.wait_for(runs, "it to run again", LOST_SECONDS_MAX)
+        back = time.monotonic() - began
+        conversation = person.get(f"/fleet/bots/{lost}/conversations")["conversations"]
+        assert [entry["id"] for entry in conversation] == [turn["conversation_id"]]
+        assert person.ask(lost, "And a large one?", turn["conversation_id"])["state"] == "completed"
+        assert services.volumes(lost) == ["n2"]
+        live.wait_for(lambda: not open_incidents(journal), "the incident to be over", LOST_SECONDS_MAX)
+        assert len(all_incidents(journal)) == 1
+    with capsys.disabled():
+        sys.stdout.write(f"\nA lost machine: told after {seconds:.1f} s, running {back:.1f} s after its start\n")
