@@ -7,6 +7,8 @@ engine is touched. The journal and `.env` stay in any case: the one says what wa
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from wopr.core.settings import Settings
 from wopr.delivery import commands, setup
 from wopr.delivery.commands import PROJECT_LABEL, Command
@@ -121,7 +123,10 @@ class _Down:
 
     async def fence_of_bots(self, installation: str) -> None:
         """The rules of the host's firewall that named the bots' network."""
-        settings = Settings(wopr_installation=installation)
+        try:
+            settings = Settings(wopr_installation=installation)
+        except ValidationError:
+            return  # under such a name no bot was ever fenced in
         await self.fence.run(removal(Policy(bot_network(settings), None)))
 
     async def data(self, found: Found) -> None:
