@@ -14,11 +14,16 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.live import administrator, customer, live  # noqa: F401 (fixtures for all)
 
 from wopr.core.db import Database
 from wopr.core.postgres import EmbeddedPostgres
 from wopr.migrations.run import upgrade
+
+# No test depends on how quick the machine is.
+settings.register_profile("wopr", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("wopr")
 
 TEMPLATE = "wopr_template"
 MEMORY_BYTES_MIN = 2 * 1024**3

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import asyncssh  # where it is needed it is imported then: it takes longer than most commands on this machine
 
 RUN_SECONDS = 60.0
+KILLED_SECONDS = 5.0
 CONNECT_SECONDS = 15.0
 KEEPALIVE_SECONDS = 5
 # Whole or absent, and still there after the power was cut: a new file, on the disk, then renamed over the old one.
@@ -99,9 +100,8 @@ class LocalHost:
         try:
             out, err = await asyncio.wait_for(process.communicate(input), timeout)
         except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            # Shielded: who gives up twice must not leave a process behind that nobody waits for.
+            await asyncio.shield(_killed(process))
             if isinstance(error, TimeoutError):
                 raise HostFailed(f"`{shlex.join(argv)[:200]}` did not end within {timeout:.0f} s.") from error
             raise
@@ -121,6 +121,14 @@ class LocalHost:
 
     async def close(self) -> None:
         return None
+
+
+async def _killed(process: asyncio.subprocess.Process) -> None:
+    """End a command with everything that it started, and let go of its pipes, which somebody else may hold open."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.communicate(), KILLED_SECONDS)
 
 
 @dataclass
