@@ -75,7 +75,7 @@ def test_bots_of_a_lost_machine_wait_for_it_and_come_back_with_their_memory(
         assert "n2 is lost" in bot["last_error"]
         live.wait_for(lambda: open_incidents(journal), "an incident", LOST_SECONDS_MAX)
         assert [incident.title for incident in open_incidents(journal)] == [
-            "The machine n2 is away, and 1 bot wait for it"
+            "The machine n2 is away, and 1 bot waits for it"
         ]
         assert {bot: services.containers(bot) for bot in others} == before
         assert all(person.get(f"/fleet/bots/{bot}")["restarts"] == 0 for bot in others)

@@ -60,8 +60,8 @@ class Reporter:
 
     def _watched(self, name: str, away: Sequence[Away]) -> Watched:
         found = next((machine for machine in away if machine.node == name), None)
-        bots = f"{found.bots} bot{'s' if found.bots != 1 else ''}" if found else ""
-        title = f"The machine {name} is away, and {bots} wait for it" if found else f"The machine {name} is back"
+        bots = "" if found is None else "1 bot waits" if found.bots == 1 else f"{found.bots} bots wait"
+        title = f"The machine {name} is away, and {bots} for it" if found else f"The machine {name} is back"
         return Watched(f"swarm-{name}", title, Severity.SEV3, found is not None, detail=found.reason if found else "")
 
 
