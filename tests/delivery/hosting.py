@@ -1,13 +1,18 @@
 """A machine that is reached over SSH: a real server on loopback, with keys for one test, that runs what it is told."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import asyncssh
 
 from wopr.delivery.hosts import SshHost
+
+Running = dict["asyncio.Task[None]", asyncio.subprocess.Process]
 
 
 class _Server(asyncssh.SSHServer):
@@ -15,7 +20,7 @@ class _Server(asyncssh.SSHServer):
         return True
 
 
-async def _run(process: "asyncssh.SSHServerProcess[bytes]") -> None:
+async def _run(running: "Running", process: "asyncssh.SSHServerProcess[bytes]") -> None:
     """Give the command to a shell, as sshd does."""
     started = await asyncio.create_subprocess_exec(
         "sh",
@@ -24,7 +29,11 @@ async def _run(process: "asyncssh.SSHServerProcess[bytes]") -> None:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
+    task = asyncio.current_task()
+    assert task is not None
+    running[task] = started
     out, err = await started.communicate(await process.stdin.read())
     process.stdout.write(out)
     process.stderr.write(err)
@@ -39,13 +48,14 @@ async def ssh_machine(folder: Path, *, known: bool = True) -> AsyncIterator[SshH
     user_key.write_private_key(folder / "id")
     (folder / "id").chmod(0o600)
     user_key.write_public_key(folder / "authorized")
+    running: Running = {}
     server = await asyncssh.listen(
         "127.0.0.1",
         0,
         server_factory=_Server,
         server_host_keys=[host_key],
         authorized_client_keys=str(folder / "authorized"),
-        process_factory=_run,
+        process_factory=partial(_run, running),
         encoding=None,
     )
     port = server.get_port()
@@ -59,3 +69,8 @@ async def ssh_machine(folder: Path, *, known: bool = True) -> AsyncIterator[SshH
         await host.close()
         server.close()
         await server.wait_closed()
+        # A command whose caller gave up goes on, as under sshd, but not longer than this machine.
+        for one in running.values():
+            if one.returncode is None:
+                os.killpg(one.pid, signal.SIGKILL)
+        await asyncio.gather(*running, return_exceptions=True)  # who asked is gone, so some can't be answered
