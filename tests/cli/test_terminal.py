@@ -140,12 +140,10 @@ def test_done_already_is_0_and_4_when_it_is_asked(tmp_path: Path) -> None:
     assert run_wopr("models", "rm", "gone", "--exit-code", environment=environment).returncode == 4
 
 
-def test_help_is_there_in_a_quarter_of_a_second() -> None:
-    """Processor time of the quickest run: what the machine does besides is not the command's."""
-    spent: list[float] = []
-    while len(spent) < 10 and min(spent, default=1.0) >= 0.25:
-        before = os.times()
-        assert run_wopr("--help").returncode == 0
-        after = os.times()
-        spent.append(after.children_user - before.children_user)
-    assert min(spent) < 0.25
+def test_help_loads_nothing_that_takes_long() -> None:
+    """The goal of a quarter of a second is measured in benchmarks/command_line.py; this is what would miss it."""
+    program = "import sys; from wopr.cli.root import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in ended.stderr.split()}
+    assert "typer" in loaded
+    assert loaded.isdisjoint({"pydantic", "httpx", "aiohttp", "sqlalchemy", "structlog", "fastapi", "rich", "psutil"})

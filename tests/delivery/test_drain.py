@@ -13,7 +13,7 @@ import pytest
 from tests.live import wait_for
 from tests.stack import clean_environment
 
-LEAD_SECONDS = 1.5
+LEAD_SECONDS = 4.0
 
 
 @pytest.fixture
