@@ -7,6 +7,7 @@ embedded one is started in a temporary folder and stopped at the end.
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -27,6 +28,12 @@ settings.load_profile("wopr")
 
 TEMPLATE = "wopr_template"
 MEMORY_BYTES_MIN = 2 * 1024**3
+
+
+def pytest_configure() -> None:
+    """A shell that starts us in the background has us ignore Ctrl-C, and every command that a test interrupts, too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _memory_folder() -> Path | None:

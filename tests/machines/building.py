@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.machines.engine import Engine, EngineError
+from tests.machines.engine import Engine, EngineError, cache_folder
 
 FOLDER = Path(__file__).parent / "images"
 RECIPE_LABEL = "wopr.recipe"
@@ -84,8 +84,7 @@ def ours(engine: Engine, kind: str) -> str:
             raise EngineError(f"wopr images build ended with {done.returncode}:\n{done.stderr}")
         built = json.loads(done.stdout)["images"][0]
         name = built["references"][0].rpartition(":")[0]
-        kept = f"{name}:{built['inputs'][:12]}"
-        engine.docker("tag", built["id"], kept)
+        kept = f"{name}:inputs-{built['inputs'][:12]}"
         tags = engine.docker("images", "--format", "{{.Repository}}:{{.Tag}}", name).stdout.split()
         earlier = [tag for tag in tags if tag not in (kept, f"{name}:current")]
         for old in earlier[IMAGES_KEPT - 1 :]:
@@ -101,13 +100,6 @@ def recipe_hash(name: str) -> str:
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.relative_to(FOLDER).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def cache_folder() -> Path:
-    """Where what takes long is kept between runs."""
-    folder = Path(os.environ.get("WOPR_TEST_CACHE", "/var/tmp/wopr-tests"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _make(engine: Engine, name: str, recipe: Recipe, wanted: str) -> None:

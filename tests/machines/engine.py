@@ -1,5 +1,8 @@
 """A real Docker engine for the tests: the one that runs, or one that is started here and stopped at the end.
 
+One of our own keeps its images and containers in $WOPR_TEST_CACHE: nothing that somebody else left in the engine of the
+system comes back with it, and nothing of ours gets in there.
+
 Whatever a test makes carries the label `wopr.test=<run>`, and is removed at the end of the run or, after a kill, at the
 beginning of the next one. `<run>` names the process, so that runs that live beside each other leave each other alone.
 """
@@ -143,11 +146,13 @@ def _answers(socket: str) -> bool:
 
 def _start(socket: str) -> "subprocess.Popen[bytes]":
     log = Path(tempfile.gettempdir()) / f"wopr-test-dockerd-{os.getpid()}.log"
+    # The run's own, and short: sockets are in there, whose paths have 108 characters at most.
+    state = Path(tempfile.mkdtemp(prefix="wopr-dockerd-", dir="/run"))
+    command = ["dockerd", "--host", socket, "--data-root", str(cache_folder() / "engine")]
+    command += ["--exec-root", str(state), "--pidfile", str(state / "docker.pid")]
     with log.open("wb") as out:
         # A session of its own: Ctrl-C at the terminal is for the tests, which then stop the daemon in order.
-        daemon = subprocess.Popen(
-            ["dockerd", "--host", socket], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-        )
+        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and daemon.poll() is None:
         if _answers(socket):
@@ -164,6 +169,13 @@ def _stop(daemon: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         daemon.kill()
         daemon.wait()
+
+
+def cache_folder() -> Path:
+    """Where what takes long is kept between runs."""
+    folder = Path(os.environ.get("WOPR_TEST_CACHE", "/var/tmp/wopr-tests"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _run_id() -> str:

@@ -25,7 +25,6 @@ from wopr.core.ids import BotId, TenantId, new_id
 from wopr.core.money import from_usd
 from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
-from wopr.delivery.images import INPUTS_LABEL
 from wopr.fleet import images, reconcile
 from wopr.fleet.build import bot_http
 from wopr.fleet.models import Bot, BotObserved
@@ -160,9 +159,7 @@ def derived(engine: Engine, bot_image: str) -> Iterator[dict[str, str]]:
     tags = {name: f"wopr-test/bot-{name}:{engine.run_id}" for name in recipes}
     found = {}
     for name, line in recipes.items():
-        # Without a label of its own, it would pass for the real image, which `wopr images build` finds by that label.
-        recipe = f"FROM {bot_image}\nLABEL {INPUTS_LABEL}=of-a-test-{name}\n{line}\n"
-        engine.docker("build", "--tag", tags[name], "-", input=recipe)
+        engine.docker("build", "--tag", tags[name], "-", input=f"FROM {bot_image}\n{line}\n")
         found[name] = engine.docker("image", "inspect", "--format", "{{.Id}}", tags[name]).stdout.strip()
     yield found
     engine.docker("rmi", *tags.values(), check=False)

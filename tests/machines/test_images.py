@@ -166,6 +166,23 @@ def test_a_second_build_finds_the_image_and_changes_nothing(engine: Engine, bot_
     assert "images.build" in journal
 
 
+def test_an_image_that_stands_on_ours_does_not_pass_for_it(engine: Engine, bot_image: str, tmp_path: Path) -> None:
+    """It inherits every label. So do the steps of a build that was interrupted."""
+    derived = f"wopr-test/derived:{uuid.uuid4().hex[:8]}"
+    engine.docker("build", "--tag", derived, "-", input=f"FROM {bot_image}\nUSER root\n")
+    try:
+        arguments = ("--bot", "--repository", "wopr-test", "--tag", "current", "--source", str(building.CHECKOUT))
+        done = wopr(engine, tmp_path, "images", "build", *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)["images"][0]["id"]
+        ids = [
+            engine.docker("image", "inspect", "--format", "{{.Id}}", one).stdout.strip() for one in (bot_image, derived)
+        ]
+        assert found == ids[0] != ids[1]
+    finally:
+        engine.docker("rmi", derived)
+
+
 def test_pushing_needs_the_right_password_and_keeps_it_nowhere(
     engine: Engine, registry: Registry, bot_image: str, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """Building and publishing our images: what is built is decided by pure functions as argument lists, then run.
 
-An image's labels say what it was made from. One that is there already with the same inputs is not built again.
+An image's labels say what it was made from. One that was built here from the same inputs is not built again.
 """
 
 import json
@@ -104,6 +104,14 @@ def references(kind: Kind, repository: str, tag: str) -> Sequence[str]:
     return [f"{repository.rstrip('/')}/{name}:{tag}" for name in NAMES[kind]]
 
 
+def content_reference(request: Request, inputs: str) -> str:
+    """The name that only an image of exactly these inputs has, by which a later build finds it again.
+
+    Its label would not do: images that others derive from it, and the steps of an interrupted build, inherit that.
+    """
+    return references(request.kind, request.repository, f"inputs-{inputs[:12]}")[0]
+
+
 def labels(source: Source, kind: Kind, inputs: str, base_image: str) -> Mapping[str, str]:
     """What an image says of itself (https://github.com/opencontainers/image-spec/blob/main/annotations.md)."""
     created = datetime.fromtimestamp(source.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -168,7 +176,8 @@ def build(docker: DockerCommand, source: Source, request: Request, stage: Stage)
     more = {**lines, "tools": tools, "revision": source.revision, "created": str(source.created)}
     inputs = image_context.digest(source.folder, FILES[request.kind], more)
     names = references(request.kind, request.repository, request.tag)
-    there = "" if request.fresh else _built_before(docker, inputs)
+    own = content_reference(request, inputs)
+    there = "" if request.fresh else docker.ask("image", "inspect", "--format", "{{.Id}}", own)
     if there:
         for name in names:
             docker.do("tag", there, name)
@@ -181,6 +190,7 @@ def build(docker: DockerCommand, source: Source, request: Request, stage: Stage)
         with stage(f"{request.kind}: image"):
             write = partial(image_context.write_context, project=source.folder, names=FILES[request.kind], site=site)
             docker.build(command, write)
+        docker.do("tag", names[0], own)
     return describe(docker, request.kind, names, made=True)
 
 
@@ -310,11 +320,6 @@ def _platform(docker: DockerCommand) -> str:
     if machine not in PLATFORMS:
         raise Invalid(f"There are no packages for {machine} machines.", remedy=f"Build on {' or '.join(PLATFORMS)}.")
     return PLATFORMS[machine]
-
-
-def _built_before(docker: DockerCommand, inputs: str) -> str:
-    found = docker.do("images", "--quiet", "--no-trunc", "--filter", f"label={INPUTS_LABEL}={inputs}")
-    return found.splitlines()[0] if found else ""
 
 
 def _push_one(docker: DockerCommand, reference: str, stage: Stage) -> Pushed:
