@@ -23,7 +23,7 @@ import pytest
 from tests import stack as stacks
 from tests.stack import Stack
 
-WAIT_SECONDS = 40.0
+WAIT_SECONDS = 120.0
 CARD = {"number": "4242424242424242", "expiry": "12/40", "cvc": "123", "name": "Ada Lovelace"}
 PASSWORD = "marmot lantern seventeen quilts"
 
@@ -168,7 +168,7 @@ def mailed_token(stack: Stack, email: str, page: str) -> str:
     """The token of the link to a page in the latest mail to an address."""
 
     def look() -> str | None:
-        mails = httpx.get(f"{stack.mail}/_emulator/mails", params={"to": email}, timeout=10)
+        mails = httpx.get(f"{stack.mail}/_emulator/mails", params={"to": email}, timeout=60)
         found = re.findall(rf"/{page}\?token=([\w.~-]+)", mails.text)
         return str(found[0]) if found else None
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-READY_SECONDS = 90.0
-STOP_SECONDS = 20.0
-EVENT_SECONDS = 60.0
+READY_SECONDS = 240.0
+STOP_SECONDS = 60.0
+EVENT_SECONDS = 120.0
 
 
 @dataclass

@@ -72,7 +72,7 @@ def objects(customer: Person) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def operations(live: Stack, objects: dict[str, str]) -> list[Operation]:
-    document = httpx.get(f"{live.api}/openapi.json", timeout=10).json()
+    document = httpx.get(f"{live.api}/openapi.json", timeout=60).json()
     found = []
     for path, methods in document["paths"].items():
         names = re.findall(r"{(\w+)}", path)

@@ -20,7 +20,7 @@ from wopr.core.loops import LoopRunner
 from wopr.core.platform import Platform
 from wopr.emulators.stripe import StripeSettings, build_stripe
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 
 
 async def test_a_paid_card_lifts_a_suspension_by_itself(platform: Platform, customer: Customer) -> None:

@@ -22,7 +22,7 @@ from aiohttp import web
 
 TOKEN = "bot-token-of-this-test"
 SERVICE_KEY = "wopr_write_key-of-this-test"
-WAIT_SECONDS = 15
+WAIT_SECONDS = 60
 DIMENSIONS = 96
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt " + b"\x10\x00\x00\x00\x01\x00\x01\x00" + b"\x00" * 40
 

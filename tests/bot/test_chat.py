@@ -146,7 +146,7 @@ async def test_cancelling_stops_the_engine_and_keeps_what_was_said(bot: Any, gat
         status, answer = await bot.call("POST", "/turns/t1/cancel")
         assert (status, answer["state"]) == (202, "cancelled")
         assert (await anext(events)).name == "cancelled"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await gateway.cut_off.wait()
     _, view = await bot.call("GET", "/turns/t1")
     assert (view["state"], view["text"], view["error"]) == ("cancelled", "half a sentence", None)
@@ -169,7 +169,7 @@ async def test_cancelling_a_waiting_turn_leaves_the_one_before_it_alone(bot: Any
     assert (await bot.events("t2"))[-1].name == "cancelled"
     go.set()
     assert (await bot.events("t1"))[-1].data["text"] == "done"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (await bot.call("GET", "/turns"))[1] != {"running": 0}:  # noqa: ASYNC110 - no event tells it
             await asyncio.sleep(0.01)
     assert len(gateway.chats()) == 1
@@ -209,5 +209,5 @@ async def test_deleting_a_conversation_ends_its_running_turn(bot: Any, gateway: 
     await bot.post("hello", "t1")
     await bot.events("t1", stop_after=2)
     assert (await bot.call("DELETE", "/conversations/c1"))[0] == 204
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await gateway.cut_off.wait()

@@ -111,7 +111,7 @@ async def test_the_bot_goes_on_when_whoever_read_its_output_is_gone(idle_bot: An
     os.close(writing)
     os.close(reading)
     bot.url = f"http://127.0.0.1:{bot.environment['WOPR_BOT_PORT']}"
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         await gateway.probed.wait()
     bot.process.send_signal(signal.SIGHUP)
     assert (await bot.say("still there", "t1"))[-1].name == "completed"

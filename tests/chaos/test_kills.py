@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("WOPR_CHAOS_SEED", "7"))
 ROUNDS = int(os.environ.get("WOPR_CHAOS_ROUNDS", "1"))
-BACK_SECONDS = 60.0
+BACK_SECONDS = 180.0
 QUIET_SECONDS = (0.3, 1.5)
 PAID_USD = 100
 TALKERS, CALLERS = 2, 3
@@ -119,7 +119,7 @@ class Load:
 
     def _client(self) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.key}"}
-        return httpx.Client(base_url=self.person.stack.api, headers=headers, timeout=20, trust_env=False)
+        return httpx.Client(base_url=self.person.stack.api, headers=headers, timeout=60, trust_env=False)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def _back(stack: Stack, load: Load, victim: str) -> None:
 
     def serving() -> bool:
         with suppress(httpx.HTTPError, AssertionError):
-            with httpx.Client(base_url=stack.api, timeout=10, trust_env=False) as http:
+            with httpx.Client(base_url=stack.api, timeout=60, trust_env=False) as http:
                 body = {"model": "handbook", "max_tokens": 3, "messages": [{"role": "user", "content": "Hello"}]}
                 headers = {"authorization": f"Bearer {load.key}"}
                 answer = http.post("/v1/chat/completions", json=body, headers=headers)

@@ -36,7 +36,7 @@ def on_a_terminal(environment: Mapping[str, str], *arguments: str) -> tuple[int,
         while part := os.read(ours, 4096):
             seen += part
     os.close(ours)
-    return process.wait(30), seen.decode()
+    return process.wait(60), seen.decode()
 
 
 def test_a_terminal_gets_colours_and_nobody_else_does(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_ctrl_c_exits_130_without_a_trace(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
 

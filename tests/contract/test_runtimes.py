@@ -18,7 +18,7 @@ from wopr.fleet.runtimes.protocol import BotSpec, Ended, Runtime
 from wopr.fleet.runtimes.record import process_identity, read_record
 
 MakeRuntime = Callable[[], Runtime]
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 60.0
 PLACES = ["process", *(pytest.param(name, marks=pytest.mark.machines) for name in ("docker", "swarm"))]
 
 

@@ -28,7 +28,7 @@ class Counting:
         return {"done": self.passes}
 
     async def reached(self, passes: int) -> None:
-        async with self._changed, asyncio.timeout(10):
+        async with self._changed, asyncio.timeout(60):
             await self._changed.wait_for(lambda: self.passes >= passes)
 
 
@@ -54,7 +54,7 @@ async def lease(db: Database, name: str) -> LoopLease:
 
 async def recorded(db: Database, name: str) -> LoopLease:
     """The lease once its first pass has been written down."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             async with db.begin() as session:
                 found = await session.get(LoopLease, name)

@@ -9,7 +9,7 @@ from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 from tests.stack import Stack
 
 PICTURES = Path(__file__).parent.parent.parent / "test-results"
-ANSWER_MS = 30_000
+ANSWER_MS = 120_000
 DESKTOP = {"width": 1280, "height": 900}
 # Chromium calls it an error when a page answers a mistake with 4xx, which is what a page should do.
 ANSWERED_WITH_ERROR = re.compile(r"Failed to load resource: the server responded with a status of (4\d\d)")

@@ -37,7 +37,7 @@ from wopr.fleet.runtimes.process import stop_all
 from wopr.fleet.runtimes.record import RunRecord, read_record, strays, write_record
 from wopr.main import install_error_handlers
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 BOTS_MAX = 3
 
 

@@ -77,7 +77,7 @@ async def test_a_followed_log_streams_and_ends_with_its_listener(world: World, m
     async with world.platform.http.stream("GET", url, headers=headers) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         seen = ""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for part in answer.aiter_text():
                 seen += part
                 if ": \n\n" in seen:

@@ -57,7 +57,7 @@ async def test_following_survives_a_rotation(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(logfiles, "LOG_BYTES_MAX", 100)
     write(folder, "stdout", *(dated(second, "old" * 20) for second in range(3)))
     lines = logfiles.follow(folder, 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert "old" in (await anext(lines)).text
         write(folder, "stderr", dated(10, "new"))
         assert (await anext(lines)).stream == "stderr"

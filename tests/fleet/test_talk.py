@@ -27,7 +27,7 @@ async def test_who_waits_for_a_bot_is_woken_instead_of_asking(world: World, monk
         lambda _c, _cursor, statement, *_: looks.append(statement) if "FROM bots JOIN" in statement else None,
     )
     turn = asyncio.create_task(customer.http.post(f"/fleet/bots/{bot['id']}/turns", json={"text": "hello"}))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(looks) < 3:  # noqa: ASYNC110 - the route's own, the first one, and one when the channel is heard
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.5)

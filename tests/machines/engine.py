@@ -21,8 +21,8 @@ from pathlib import Path
 LABEL = "wopr.test"
 # What the platform itself makes while it is tested has no label of ours; tests give it this name as its installation.
 INSTALLATION = "wopr.installation"
-START_SECONDS = 30.0
-STOP_SECONDS = 20.0
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
 COMMAND_SECONDS = 600.0
 SOCKET = Path("/var/run/docker.sock")
 

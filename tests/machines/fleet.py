@@ -25,7 +25,7 @@ from wopr.fleet.runtimes.docker import DockerRuntime
 from wopr.fleet.runtimes.firewall import Policy
 from wopr.fleet.runtimes.protocol import BotSpec, Instance
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 SECRET = "a secret of the tests that is long enough"
 
 

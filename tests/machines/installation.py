@@ -189,7 +189,7 @@ class Load:
         """Half of the threads open a connection for each request, as strangers do; the others keep theirs."""
         url = f"http://127.0.0.1:{self.installation.port}{self.path}"
         headers = {"host": "api.localhost", **({"connection": "close"} if fresh else {})}
-        with httpx.Client(timeout=20, trust_env=False) as http:
+        with httpx.Client(timeout=60, trust_env=False) as http:
             while not self._stop.is_set():
                 try:
                     status, text = (answer := http.get(url, headers=headers)).status_code, answer.text

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from tests.machines.engine import Engine, EngineError
 
-START_SECONDS = 15.0
+START_SECONDS = 60.0
 PROGRAMS = ("docker-registry", "htpasswd")
 
 
@@ -59,7 +59,7 @@ class Registry:
     def stop(self) -> None:
         """Take it offline; the data stays."""
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def start(self) -> None:
         """Bring it back after `stop`, at the same address with the same data."""

@@ -261,7 +261,7 @@ async def test_a_migration_that_is_killed_midway_ends_whole_at_the_next_run(
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         holding.stdin.close()
-        holding.wait(20)
+        holding.wait(60)
         assert await run_migrations(host, place, image) == await revision(host, place)
         assert await rows(place, "tenant_customers WHERE note = ''") == 7
     finally:

@@ -60,7 +60,7 @@ def test_a_push_is_told_to_the_webhook(
     with registries.serving(engine, webhook=address) as registry:
         reference = registry.push(slim_image, "probe:two")
         while True:
-            event = heard.get(timeout=10)
+            event = heard.get(timeout=60)
             target = event["target"]
             assert isinstance(target, dict)
             if event["action"] == "push" and target.get("tag") == "two":

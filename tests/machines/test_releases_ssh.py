@@ -33,7 +33,7 @@ def reachable(home: Path) -> Iterator[int]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     try:
         yield port
     finally:

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM and not NEEDED, reason="needs chromium"),
 ]
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking"]
-WAIT_MS = 15_000
+WAIT_MS = 60_000
 
 
 @dataclass

@@ -49,7 +49,7 @@ def test_each_engine_is_healthy_and_leaves_when_it_is_told(models_path: Path, na
         health = httpx.get(f"{address}/health")
         models = httpx.get(f"{address}/v1/models").json()["data"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=60) == 0
     assert health.status_code == 200
     assert health.content == b'{"status":"ok"}'
     assert models
@@ -66,7 +66,7 @@ def test_a_gguf_in_the_folder_is_served_by_llama_cpp(tmp_path: Path) -> None:
         metrics = httpx.get(f"{address}/metrics", headers=headers)
         assert httpx.get(f"{address}/health").content == b'{"status":"ok"}'
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=60) == 0
     assert refused.status_code == 401
     assert answer["model"] == "tiny"
     assert answer["usage"]["completion_tokens"] == 5

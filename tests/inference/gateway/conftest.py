@@ -253,7 +253,7 @@ class Stage:
 
     def http(self, customer: Customer | None = None) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {customer.key}"} if customer else {}
-        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=60)
         self._clients.append(client)
         return client
 
