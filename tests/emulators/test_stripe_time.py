@@ -1,5 +1,6 @@
 """What happens as time passes: renewals, declined ones, cancellations, expiries; on test clocks and on the whole."""
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -114,6 +115,17 @@ def test_the_whole_stand_in_can_be_moved_on(shop: Shop) -> None:
     shop.settled("checkout.session.expired")
     assert shop.browser.get("/_emulator/clock").json()["offset_seconds"] == 32 * DAY
     assert shop.browser.post("/_emulator/advance", json={"days": 0}).status_code == 400
+
+
+def test_a_page_with_an_end_can_still_be_made_and_paid_after_the_clock_moved_on(shop: Shop) -> None:
+    assert shop.browser.post("/_emulator/advance", json={"days": 31}).status_code == 200
+    wanted = int(time.time()) + 3600
+    session = shop.top_up(expires_at=wanted)
+    assert session.expires_at == wanted + 31 * DAY
+    assert shop.pay(session.id).status_code == 303
+    unpaid = shop.top_up(expires_at=wanted)
+    assert shop.browser.post("/_emulator/advance", json={"days": 1}).status_code == 200
+    assert shop.client.v1.checkout.sessions.retrieve(unpaid.id).status == "expired"
 
 
 def test_a_clock_goes_forward_only_and_takes_its_customers_along(shop: Shop) -> None:

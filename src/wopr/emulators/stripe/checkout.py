@@ -105,7 +105,9 @@ def create_session(world: World, params: dict[str, Any]) -> Document:
         "id": f"cs_test_a1{new_id('x')[2:]}{new_id('x')[2:]}"
     }
     session |= {"created": now, "amount_subtotal": total, "amount_total": total, "currency": items[0]["currency"]}
-    session["expires_at"] = _expiry(params.get("expires_at"), now)
+    # Callers reckon from the machine's clock, of which the whole world may be ahead.
+    ahead = 0 if customer.get("test_clock") else world.offset()
+    session["expires_at"] = _expiry(params.get("expires_at"), now, ahead)
     session["url"] = f"{world.base_url}/c/pay/{session['id']}"
     if params["mode"] == "payment" and not customer_id and not session["customer_creation"]:
         session["customer_creation"] = "if_required"
@@ -245,9 +247,10 @@ def _one_of(param: str) -> StripeError:
     return invalid("You may only specify one of these parameters: price, price_data.", f"{param}[price_data]")
 
 
-def _expiry(wanted: int | None, now: int) -> int:
-    if wanted is None:
+def _expiry(given: int | None, now: int, ahead: int) -> int:
+    if given is None:
         return now + _LIFE_SECONDS
+    wanted = given + ahead
     if not now + _LIFE_SECONDS_MIN - 60 <= wanted <= now + _LIFE_SECONDS + 60:
         message = "The `expires_at` timestamp must be between 30 minutes and 24 hours from Checkout Session creation."
         raise invalid(message, "expires_at")
