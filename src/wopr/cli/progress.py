@@ -87,6 +87,12 @@ class Progress:
         stage = Stage(self, machine, what, True, self.clock() - seconds)
         self.finish(stage, detail, error, well=not error)
 
+    def tell(self, event: str, **facts: object) -> None:
+        """An event that belongs to no stage, for programs only: the other kinds say it in words of their own."""
+        if self.kind is ProgressKind.JSON:
+            line = {"at": self._at(), "event": event, "machine": self.machine or os.uname().nodename}
+            terminal.write_error(json.dumps({**line, **facts}, ensure_ascii=False))
+
     def forget(self, stage: "Stage") -> None:
         """Leave a stage without a word."""
         with self._lock:

@@ -16,6 +16,7 @@ import typer
 from wopr.cli import output
 from wopr.cli.output import bold, dim, fail, good, say, warn
 from wopr.cli.processes import Ports, Process, environment, table_of_processes
+from wopr.cli.welcome import Started, already, greet, prefix_of
 
 if TYPE_CHECKING:
     from wopr.cli.progress import Progress
@@ -72,7 +73,9 @@ def up(
     plan = _plan(folder, ports, stages, as_json)
     record = RunFile(folder)
     if (state := record.running()) is not None:
-        _already(state, folder, reset=reset, as_json=as_json)
+        if reset:
+            _refuse_reset(state, folder)
+        already(stages, folder, int(state["supervisor"]["pid"]), state["ui_url"], as_json=as_json)
         output.nothing_to_do(exit_code)
         return
     if dry_run:
@@ -96,6 +99,7 @@ class Plan:
     resend: bool
     progress: "Progress"
     as_json: bool
+    prefix: str  # of commands in another shell; found out before this process's own environment is changed
 
     @property
     def processes(self) -> list[Process]:
@@ -195,35 +199,24 @@ async def _or_stop(work: Any, stop: asyncio.Event) -> Any:  # Any: whatever the 
 async def _welcome(plan: Plan, local: Any, seconds: float) -> None:  # Any: the class is imported where it is used
     link = await local.finish()
     _note(plan.home, "up.start", seconds=round(seconds, 2), ui_port=plan.ports.ui, api_port=plan.ports.api)
-    ui = f"http://localhost:{plan.ports.ui}"
-    if plan.as_json:
-        output.json_line({"event": "up", "seconds": round(seconds, 2), "ui_url": ui, "admin_link": link})
-        return
-    say(f"\n{bold('Ready')} in {seconds:.1f} s.\n")
-    say(f"  Open           {bold(ui)}")
-    say(f"  Administrator  {link}  {dim('(works once, within an hour)')}")
-    if plan.resend:
-        say(f"  Mails          http://localhost:{plan.ports.resend}")
-    if plan.stripe:
-        card = dim("(card 4242 4242 4242 4242, any date and code)")
-        say(f"  Payments       http://localhost:{plan.ports.stripe}  {card}")
-    say("\n  Try first      sign up, follow the link in the mail, pay with the card above, create a bot, say hello")
-    say(f"  Another shell  wopr status | wopr smoke          logs in {plan.home / 'logs'}")
-    say(f"\n  {dim('Ctrl-C stops everything.')}")
+    greet(
+        plan.progress,
+        Started(
+            plan.home,
+            f"http://localhost:{plan.ports.ui}",
+            link,
+            seconds,
+            plan.prefix,
+            plan.ports.resend if plan.resend else None,
+            plan.ports.stripe if plan.stripe else None,
+        ),
+        as_json=plan.as_json,
+    )
 
 
-def _already(state: dict[str, Any], folder: Path, *, reset: bool, as_json: bool) -> None:
-    if reset:
-        fail(
-            f"It runs already on {folder} (pid {state['supervisor']['pid']:.0f}).",
-            remedy=f"Stop it first: kill {state['supervisor']['pid']:.0f}",
-            code=output.REFUSED,
-        )
-    if as_json:
-        output.json_line({"event": "running", "pid": state["supervisor"]["pid"], "ui_url": state["ui_url"]})
-    else:
-        say(f"It runs already on {folder}: {bold(state['ui_url'])} (pid {state['supervisor']['pid']:.0f}).")
-        say("Nothing to do. Stop it with Ctrl-C in its terminal, or look at it with `wopr status`.")
+def _refuse_reset(state: dict[str, Any], folder: Path) -> None:
+    pid = f"{state['supervisor']['pid']:.0f}"
+    fail(f"It runs already on {folder} (pid {pid}).", remedy=f"Stop it first: kill {pid}", code=output.REFUSED)
 
 
 def _describe(plan: Plan) -> None:
@@ -266,7 +259,7 @@ def _wipe(folder: Path, *, yes: bool) -> bool:
 
 def _plan(folder: Path, ports: Ports, stages: "Progress", as_json: bool) -> Plan:
     stripe, resend = (not _given(folder, name) for name in ("STRIPE_SECRET_KEY", "RESEND_API_KEY"))
-    return Plan(folder, ports, stripe, resend, stages, as_json)
+    return Plan(folder, ports, stripe, resend, stages, as_json, prefix_of(folder))
 
 
 def _given(folder: Path, name: str) -> bool:
