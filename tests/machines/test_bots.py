@@ -226,7 +226,7 @@ async def test_an_image_is_pulled_by_its_digest_with_the_credentials_of_the_sett
         with pytest.raises(RuntimeFailed, match=message):  # an update that can't be had: the old one goes on
             await runtime.start(spec(runs.bot_id, 2, image=image_in_registry))
         with pytest.raises(RuntimeFailed, match=message):
-            await runtime.prepare(image_in_registry)
+            await runtime.prepare(runs.bot_id, image_in_registry)
     assert (await answering(instance)).status_code == 200
     assert await bots.make().locate(runs.bot_id) == instance
     await answering(await bots.make(**known).start(wanted))
@@ -242,7 +242,7 @@ async def test_a_registry_that_is_away_matters_only_to_images_that_are_not_here(
             "registry_username": registry.username,
             "registry_password": registry.password,
         }
-        await bots.make(**known).prepare(reference)
+        await bots.make(**known).prepare(spec().bot_id, reference)
         registry.stop()
         try:
             wanted = spec(image=reference)

@@ -112,7 +112,7 @@ async def record_end(session: AsyncSession, sight: Sight, ended: Ended | None) -
     known = ended is not None and ended.instance_id == lost
     if ended is not None and known:
         add_crash(observed, ended.at, ended.reason)
-        if sight.update is not None:
+        if sight.update is not None and not ended.machine:
             await updates.judge(session, sight.bot.id, ended.reason, ended.at)
             await session.refresh(sight.update)
     await session.flush()

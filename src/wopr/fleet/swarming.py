@@ -8,7 +8,7 @@ from wopr.core.errors import NotConfigured
 from wopr.core.settings import Settings
 from wopr.core.vault import Vault
 from wopr.fleet.runtimes.addresses import bot_network, gateway, name_servers, shared_bridge
-from wopr.fleet.runtimes.caretaker import Charge
+from wopr.fleet.runtimes.agents import Charge
 from wopr.fleet.runtimes.engine import Engine
 from wopr.fleet.runtimes.fence import Means
 from wopr.fleet.runtimes.firewall import Policy

@@ -41,7 +41,7 @@ class Updater:
             return
         if copies is None:
             # Another way to run bots was chosen in the middle: what they kept is where only the other one finds it.
-            await self._leave(row, Stage(row.stage), "Bots do not run in containers of one machine any more.")
+            await self._leave(row, Stage(row.stage), "Bots do not run in containers any more.")
         elif action is Action.LET_FINISH:
             await self._let_finish(sight, row)
         elif action is Action.COPY:
@@ -54,7 +54,7 @@ class Updater:
     async def _let_finish(self, sight: Sight, row: BotUpdate) -> None:
         """Fetch the image while the bot goes on; then wait for the end of what it is saying, but not for ever."""
         try:
-            await self._runtime.prepare(row.image_to)
+            await self._runtime.prepare(sight.bot_id, row.image_to)
         except RuntimeFailed as error:
             if error.code == ENGINE_AWAY:
                 raise

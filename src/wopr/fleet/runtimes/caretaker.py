@@ -1,58 +1,34 @@
 """Has every machine of a Swarm looked after, by a service with one task on each.
 
-A machine on which the fence is not up yet gets no bot. What is to be done on one machine only
-(removing a volume there) is a service, too, pinned to it: a machine that is lost does it when it is back.
+A machine on which the fence is not up yet gets no bot.
 """
 
 import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 from time import monotonic
 from typing import Any  # the engine's JSON
 
-import structlog
-
-from wopr.core.ids import BotId
-from wopr.fleet.runtimes import enginelog, firewall, node_agent, nodes
-from wopr.fleet.runtimes.containers import LABEL_INSTALLATION, ours, volume_name
+from wopr.fleet.runtimes import agents, enginelog, firewall, node_agent, nodes
+from wopr.fleet.runtimes.agents import Charge
+from wopr.fleet.runtimes.containers import ours
 from wopr.fleet.runtimes.engine import CONFLICT, NOT_FOUND, Engine, EngineRefused, Json
-from wopr.fleet.runtimes.fence import Means
-from wopr.fleet.runtimes.firewall import Policy
-from wopr.fleet.runtimes.images import Credentials
 from wopr.fleet.runtimes.nodes import NANO, Node
 from wopr.fleet.runtimes.protocol import RuntimeFailed
-from wopr.fleet.runtimes.services import LABEL_ERRAND, LABEL_NODE
 
 READY_SECONDS_MAX = 15.0
 FAILURE_SECONDS = 10.0
 POLL_SECONDS = 0.1
-ERRAND_SECONDS_MAX = 30.0
-AGENT_MEMORY_BYTES = 64 * 2**20
 LABEL_AGENT = "wopr.agent"
-SCRIPT = Path(node_agent.__file__).read_text(encoding="utf-8")
-
-log = structlog.get_logger(__name__)
 
 
 class NodeUnfit(RuntimeFailed):
     """A machine can't be made ready for bots; those that run there go on."""
 
     default_code = "node_unfit"
-
-
-@dataclass(frozen=True)
-class Charge:
-    """Whose machines are looked after, with which image and which rules."""
-
-    installation: str
-    agents: str  # the name of the service
-    means: Means
-    policy: Policy
-    credentials: Credentials
 
 
 class Caretaker:
@@ -93,44 +69,6 @@ class Caretaker:
             failure = await self._why_unfit(node)
             self._unfit[node.id] = (monotonic(), failure)
             raise failure from None
-
-    async def remove_volume(self, bot_id: BotId, node_id: str) -> str:
-        """Have a bot's volume removed on its machine, now or when it is back; the errand's name."""
-        name = f"wopr-remove-{bot_id}"
-        labels = {LABEL_INSTALLATION: self._charge.installation, LABEL_ERRAND: str(bot_id), LABEL_NODE: node_id}
-        description = self._run(name, labels, ["remove", volume_name(bot_id)])
-        description["TaskTemplate"]["RestartPolicy"] = {"Condition": "on-failure", "Delay": 5 * NANO}
-        description["TaskTemplate"]["Placement"] = {"Constraints": [f"node.id=={node_id}"]}
-        description["Mode"] = {"Replicated": {"Replicas": 1}}
-        await self._create(description)
-        return name
-
-    async def errands_done(self) -> int:
-        """Forget the errands that are done; how many."""
-        ours_only = [f"{LABEL_INSTALLATION}={self._charge.installation}", LABEL_ERRAND]
-        filters = json.dumps({"label": ours_only})
-        done = 0
-        for task in await self._engine.call("GET", "tasks", query={"filters": filters}):
-            if task["Status"]["State"] == "complete":
-                done += 1
-                await self._forget(str(task["ServiceID"]))
-        return done
-
-    async def finish(self, name: str) -> bool:
-        """Wait for an errand and forget it; False when it takes longer than it may."""
-        filters = json.dumps({"service": [name]})
-        try:
-            async with asyncio.timeout(ERRAND_SECONDS_MAX):
-                while True:
-                    tasks = await self._engine.call("GET", "tasks", query={"filters": filters})
-                    if any(task["Status"]["State"] == "complete" for task in tasks):
-                        break
-                    await asyncio.sleep(POLL_SECONDS)
-        except TimeoutError:
-            log.warning("bot.data_remains", errand=name)
-            return False
-        await self._forget(name)
-        return True
 
     @property
     def _name(self) -> str:
@@ -185,42 +123,14 @@ class Caretaker:
             "fence": [] if off else firewall.command(policy),
         }
         text = json.dumps(told, sort_keys=True)
-        version = hashlib.sha256(f"{text}\0{SCRIPT}\0{charge.means.image}".encode()).hexdigest()[:16]
-        description = self._run(self._name, {**ours(charge.installation), LABEL_AGENT: version}, [])
+        version = hashlib.sha256(f"{text}\0{agents.SCRIPT}\0{charge.means.image}".encode()).hexdigest()[:16]
+        description = agents.describe(charge, self._name, {**ours(charge.installation), LABEL_AGENT: version})
         container = description["TaskTemplate"]["ContainerSpec"]
         container["Env"] = [f"{node_agent.VARIABLE}={text}"]
         description["TaskTemplate"]["RestartPolicy"] = {"Condition": "any", "Delay": NANO}
         description["Mode"] = {"Global": {}}
         description["UpdateConfig"] = {"Parallelism": 0, "Order": "start-first", "FailureAction": "continue"}
         return description
-
-    def _run(self, name: str, labels: Mapping[str, str], arguments: list[str]) -> dict[str, Any]:
-        """A service that runs the agent's program on machines, with their engines and their network."""
-        socket = {"Type": "bind", "Source": node_agent.SOCKET, "Target": node_agent.SOCKET}
-        scratch = {"Type": "tmpfs", "Target": "/run", "TmpfsOptions": {"SizeBytes": 2**20}}  # for iptables' lock
-        return {
-            "Name": name,
-            "Labels": dict(labels),
-            "TaskTemplate": {
-                "ContainerSpec": {
-                    "Image": self._charge.means.image,
-                    "Labels": dict(labels),
-                    "Command": ["python3", "-c", SCRIPT, *arguments],
-                    "User": "0:0",
-                    "Mounts": [scratch, socket],
-                    "ReadOnly": True,
-                    "CapabilityDrop": ["ALL"],
-                    "CapabilityAdd": ["CAP_NET_ADMIN", "CAP_NET_RAW"],
-                    "Privileges": {"NoNewPrivileges": True},
-                    "Healthcheck": {"Test": ["NONE"]},
-                    "StopSignal": "SIGKILL",  # there is nothing to tidy up
-                    "Init": False,
-                },
-                "Resources": {"Limits": {"MemoryBytes": AGENT_MEMORY_BYTES, "Pids": 32}},
-                "Networks": [{"Target": "host"}],
-                "LogDriver": {"Name": "json-file", "Options": {"max-size": "1m", "max-file": "2"}},
-            },
-        }
 
     async def _ensure_service(self, description: dict[str, Any]) -> bool:
         try:
@@ -237,23 +147,15 @@ class Caretaker:
             f"services/{found['ID']}/update",
             query={"version": found["Version"]["Index"]},
             body=description,
-            auth=self._charge.credentials.auth_for(self._charge.means.image),
+            auth=self._charge.auth,
         )
         return True
 
     async def _create(self, body: dict[str, Any]) -> None:
         try:
-            auth = self._charge.credentials.auth_for(self._charge.means.image)
-            await self._engine.call("POST", "services/create", body=body, auth=auth)
+            await self._engine.call("POST", "services/create", body=body, auth=self._charge.auth)
         except EngineRefused as error:
             if error.http_status != CONFLICT:  # otherwise another process made it a moment ago
-                raise
-
-    async def _forget(self, service: str) -> None:
-        try:
-            await self._engine.call("DELETE", f"services/{service}")
-        except EngineRefused as error:
-            if error.http_status != NOT_FOUND:
                 raise
 
 

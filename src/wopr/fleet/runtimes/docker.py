@@ -96,7 +96,7 @@ class DockerRuntime:
     def held(self, bot_id: BotId) -> str:
         return ""  # what a bot keeps is on the engine's machine
 
-    async def prepare(self, image: str) -> None:
+    async def prepare(self, bot_id: BotId, image: str) -> None:
         await self._images.ensure(image or self._image)
 
     async def start(self, spec: BotSpec) -> Instance:

@@ -81,7 +81,7 @@ class Engine:
 
         Raises `EngineAway`, `EngineRefused`.
         """
-        headers = {REGISTRY_AUTH: base64.urlsafe_b64encode(json.dumps(auth).encode()).decode()} if auth else None
+        headers = {REGISTRY_AUTH: auth_header(auth)} if auth else None
         with _errors(self.address):
             async with asyncio.timeout(CALL_SECONDS_MAX):
                 # The library's sub-APIs lack some routes and parameters that are used here; this is what they stand on.
@@ -198,6 +198,11 @@ class Engine:
                 return None
             raise
         return found
+
+
+def auth_header(auth: Mapping[str, str]) -> str:
+    """The value of X-Registry-Auth."""
+    return base64.urlsafe_b64encode(json.dumps(auth).encode()).decode()
 
 
 def _pairs(labels: Mapping[str, str]) -> list[str]:

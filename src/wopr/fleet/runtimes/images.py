@@ -108,8 +108,8 @@ def registry_of(reference: str) -> str:
     return first if is_host else DEFAULT_REGISTRY
 
 
-def explain(reference: str, reason: str, credentials: Credentials) -> PullFailed:
-    """What a registry's refusal means for the operator."""
+def explain(reference: str, reason: str, credentials: Credentials, machine: str = "this machine") -> PullFailed:
+    """What a registry's refusal to a machine means for the operator."""
     text, server = reason.lower(), registry_of(reference)
     if any(word in text for word in REFUSALS):
         return _refused(reference, server, credentials)
@@ -121,7 +121,7 @@ def explain(reference: str, reason: str, credentials: Credentials) -> PullFailed
         )
     if any(word in text for word in AWAY):
         return PullFailed(
-            f"The registry {server} can't be reached, and {reference} is not on this machine: {reason}",
+            f"The registry {server} can't be reached, and {reference} is not on {machine}: {reason}",
             code="registry_away",
             remedy="It is tried again; what runs goes on. Check the network and REGISTRY_SERVER.",
             retry_after_seconds=FAILURE_SECONDS,

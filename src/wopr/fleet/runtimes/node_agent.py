@@ -4,9 +4,11 @@ It runs in a container on every machine, given to Python as text (`python3 -c`),
 API knows, whatever image it runs in: it imports nothing but the standard library. A Swarm's manager can do none of this
 from afar, which is why it must have the machine's own engine and the right to administer the network.
 
-With arguments `remove VOLUME` it removes a volume as soon as nothing uses it, and ends.
+With arguments it does one thing and ends: `remove VOLUME` as soon as nothing uses it, `clear INSTALLATION BOT` removes
+all that a bot kept, `pull IMAGE` has an image here, `copy JSON` copies a bot's volume or puts the copy back.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -15,16 +17,21 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO  # the engine's JSON
 
 SOCKET = "/var/run/docker.sock"
 VARIABLE = "WOPR_NODE"
+AUTH = "/run/registry-auth"
 ROUND_SECONDS = 20.0
 REMOVE_SECONDS_MAX = 60.0
-OK_MAX, NOT_FOUND, CONFLICT = 299, 404, 409
+PULL_SILENCE_SECONDS_MAX = 300.0
+COPY_SECONDS_MAX = 1800.0
+POLL_SECONDS = 0.1
+OK_MAX, NOT_MODIFIED, NOT_FOUND, CONFLICT = 299, 304, 404, 409
 # Above those of the fence's own script.
-NO_PROTECTION = 21
+NO_PROTECTION, NOT_PULLED, COPY_GONE, NO_COPIER = 21, 22, 23, 24
 UP = "up"
 
 
@@ -41,15 +48,18 @@ class LocalEngine(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(60.0)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(SOCKET)
 
 
 def main(arguments: list[str]) -> int:
     """Do what was asked; the exit code."""
     try:
-        if arguments[:1] == ["remove"]:
-            remove(arguments[1])
+        if arguments[:1] == ["copy"]:
+            copy(json.loads(arguments[1]))
+        elif arguments:
+            errands: dict[str, Callable[..., None]] = {"remove": remove, "clear": clear, "pull": pull}
+            errands[arguments[0]](*arguments[1:])
         else:
             watch(json.loads(os.environ[VARIABLE]))
     except Refused as refusal:
@@ -81,7 +91,93 @@ def remove(volume: str) -> None:
             return
         if status != CONFLICT or time.monotonic() > deadline:
             raise Refused(1, f"the volume {volume} can't be removed: {found}")
-        time.sleep(0.1)
+        time.sleep(POLL_SECONDS)
+
+
+def clear(installation: str, bot: str) -> None:
+    """Remove everything that a bot kept here, copies included, and what may just be copying it."""
+    labels = [f"wopr.installation={installation}", f"wopr.bot={bot}"]
+    copiers = urllib.parse.quote(json.dumps({"label": [*labels, "wopr.copying"]}))
+    for container in ask("GET", f"/containers/json?all=true&filters={copiers}")[1]:
+        ask("DELETE", f"/containers/{container['Id']}?force=true")
+    for volume in volumes(labels):
+        remove(volume)
+
+
+def pull(image: str) -> None:
+    """Have an image here; what a registry must be shown lies in the file of a secret."""
+    status, _ = ask("GET", f"/images/{urllib.parse.quote(image)}/json")
+    if status <= OK_MAX:
+        return
+    if image.startswith("sha256:"):
+        raise Refused(NOT_PULLED, "no such image")  # its own name for it says nothing of a registry
+    secret = Path(AUTH)
+    headers = {"X-Registry-Auth": secret.read_text(encoding="ascii")} if secret.exists() else {}
+    path = f"/images/create?fromImage={urllib.parse.quote(image, safe='')}"
+    told: dict[str, Any] = {}
+    with asking("POST", path, headers=headers, seconds=PULL_SILENCE_SECONDS_MAX) as answer:
+        # Most refusals come in the middle of an answer that began well. How far it is comes in thousands of lines.
+        for line in answer:
+            told = json.loads(line) if line.strip() and "error" not in told else told
+        failed = answer.status > OK_MAX or "error" in told
+    if failed:
+        raise Refused(NOT_PULLED, " ".join(str(told.get("error") or told.get("message")).split()))
+
+
+def copy(told: dict[str, Any]) -> None:
+    """Have a copier run to its end, once, whoever started it (see `volumes`, which does the same on one machine)."""
+    if told["back"] and ask("GET", f"/volumes/{told['copy']}")[0] == NOT_FOUND:
+        # Without this, the engine would make an empty one, and the bot's data would be replaced by nothing.
+        raise Refused(COPY_GONE, f"the copy {told['copy']} is gone")
+    mine = (told["volume"], told["copy"])
+    labels = [f"{name}={value}" for name, value in told["labels"].items()]
+    for other in [name for name in volumes(labels) if name not in mine and not told["back"]]:
+        remove(other)
+    for name in mine:
+        ask("POST", "/volumes/create", {"Name": name, "Labels": told["labels"]})
+    present = inspect(told["name"])
+    if present is not None and present["Config"]["Labels"] != told["container"]["Labels"]:
+        ask("DELETE", f"/containers/{told['name']}?force=true")
+        present = None
+    if present is None:
+        status, found = ask("POST", f"/containers/create?name={told['name']}", told["container"])
+        if status > OK_MAX:
+            raise Refused(NO_COPIER, str(found.get("message", found)))
+    # One that has ended does it anew: who knows when that was.
+    status, found = ask("POST", f"/containers/{told['name']}/start")
+    if status > OK_MAX and status != NOT_MODIFIED:
+        ask("DELETE", f"/containers/{told['name']}?force=true")
+        raise Refused(NO_COPIER, str(found.get("message", found)))
+    code = end_of(told["name"])
+    ask("DELETE", f"/containers/{told['name']}?force=true")
+    if code != 0:
+        raise Refused(1, f"its copier ended with {code}")
+
+
+def end_of(container: str) -> int:
+    """Wait for a container's end; its exit code."""
+    deadline = time.monotonic() + COPY_SECONDS_MAX
+    while time.monotonic() < deadline:
+        present = inspect(container)
+        if present is None:
+            raise Refused(1, "its copier was removed while it copied")
+        if present["State"]["Status"] in ("exited", "dead"):
+            return int(present["State"]["ExitCode"])
+        time.sleep(POLL_SECONDS)
+    ask("DELETE", f"/containers/{container}?force=true")
+    raise Refused(1, f"its copier took longer than {COPY_SECONDS_MAX / 60:.0f} minutes")
+
+
+def inspect(container: str) -> dict[str, Any] | None:
+    """A container; None when there is none of that name."""
+    status, found = ask("GET", f"/containers/{container}/json")
+    return found if status <= OK_MAX else None
+
+
+def volumes(labels: list[str]) -> list[str]:
+    """Names of the volumes with these labels."""
+    filters = urllib.parse.quote(json.dumps({"label": labels}))
+    return [volume["Name"] for volume in ask("GET", f"/volumes?filters={filters}")[1]["Volumes"] or []]
 
 
 def require_protection() -> None:
@@ -125,14 +221,23 @@ def say(text: str, where: TextIO = sys.stdout) -> None:
 
 
 def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
-    """One request to this machine's engine."""
-    connection = LocalEngine("localhost")
+    """One request to this machine's engine; its status and its JSON."""
+    with asking(method, path, body) as answer:
+        content = answer.read()
+    return answer.status, json.loads(content) if content.strip() else {}
+
+
+@contextlib.contextmanager
+def asking(
+    method: str, path: str, body: object = None, *, headers: dict[str, str] | None = None, seconds: float = 60.0
+) -> Iterator[http.client.HTTPResponse]:
+    """One request to this machine's engine, which may be silent for so long."""
+    connection = LocalEngine("localhost", timeout=seconds)
     try:
         text = None if body is None else json.dumps(body)
-        connection.request(method, path, text, {"Content-Type": "application/json"} if text else {})
-        answer = connection.getresponse()
-        content = answer.read()
-        return answer.status, json.loads(content) if content.strip() else {}
+        kind = {"Content-Type": "application/json"} if text else {}
+        connection.request(method, path, text, {**kind, **(headers or {})})
+        yield connection.getresponse()
     finally:
         connection.close()
 

@@ -70,7 +70,7 @@ class ProcessRuntime:
     def held(self, bot_id: BotId) -> str:
         return ""  # what a bot keeps is on this machine
 
-    async def prepare(self, image: str) -> None:
+    async def prepare(self, bot_id: BotId, image: str) -> None:
         """Processes have no image: they run what this one runs."""
 
     async def start(self, spec: BotSpec) -> Instance:

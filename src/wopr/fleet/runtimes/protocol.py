@@ -61,12 +61,16 @@ class Instance:
 
 @dataclass(frozen=True)
 class Ended:
-    """An instance that ended by itself or was ended from outside; `reason` is a sentence."""
+    """An instance that ended by itself or was ended from outside; `reason` is a sentence.
+
+    `machine`: its machine went away, which says nothing of the bot and its image.
+    """
 
     bot_id: BotId
     instance_id: UUID
     at: datetime
     reason: str
+    machine: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,8 @@ class Runtime(Protocol):
         """
         ...
 
-    async def prepare(self, image: str) -> None:
-        """Have the image at hand, so that what is stopped for it can start with it. Raises `RuntimeFailed`."""
+    async def prepare(self, bot_id: BotId, image: str) -> None:
+        """Have the image where the bot runs, so that it can start with it once it stops. Raises `RuntimeFailed`."""
         ...
 
     async def start(self, spec: BotSpec) -> Instance:

@@ -180,6 +180,11 @@ def generation_of(task: Task) -> int:
         return UNREADABLE_GENERATION
 
 
+def image_of(service: Json) -> str:
+    """The image that a bot's service was last told to run."""
+    return str((service["Spec"].get("Labels") or {}).get(LABEL_IMAGE, ""))
+
+
 def promised(services: list[Json]) -> dict[str, int]:
     """The memory that each machine has promised to bots, stopped ones included: they can be started only there."""
     total: dict[str, int] = {}

@@ -15,12 +15,16 @@ from uuid import UUID
 from wopr.core.ids import BotId, new_id
 from wopr.core.vault import Vault
 from wopr.fleet.runtimes import enginelog, services
-from wopr.fleet.runtimes.caretaker import Caretaker, Charge
-from wopr.fleet.runtimes.containers import Start, parse_time
+from wopr.fleet.runtimes.agents import Charge
+from wopr.fleet.runtimes.caretaker import Caretaker
+from wopr.fleet.runtimes.containers import Start, copier_name, parse_time
 from wopr.fleet.runtimes.docker import GRACE_SECONDS, NOWHERE
 from wopr.fleet.runtimes.engine import NOT_FOUND, Engine, EngineRefused, Json
+from wopr.fleet.runtimes.errands import Errand, Errands
 from wopr.fleet.runtimes.images import PullFailed, explain, registry_of
 from wopr.fleet.runtimes.manager import Manager, home_of
+from wopr.fleet.runtimes.nodecopies import NodeCopies
+from wopr.fleet.runtimes.nodeimages import IMAGE_ID, NodeImages
 from wopr.fleet.runtimes.nodes import Node, NoRoom, choose, require_works, why_away
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance, LogLine, RuntimeFailed
 from wopr.fleet.runtimes.services import SwarmPlace, Task, generation_of, instance_of
@@ -32,7 +36,6 @@ POLL_SECONDS = 0.05
 POLL_SECONDS_MAX = 0.5
 NEXT_TASK_SECONDS = 0.5
 NO_NODE = "no suitable node"
-IMAGE_ID = "sha256:"
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,6 @@ class SwarmInstallation:
 class SwarmRuntime:
     """The runtime of one Swarm for one installation."""
 
-    copies = None  # bots take BOT_IMAGE with their next start
-
     def __init__(self, engine: Engine, installation: SwarmInstallation) -> None:
         charge = installation.charge
         self._engine = engine
@@ -66,6 +67,9 @@ class SwarmRuntime:
         self._credentials = charge.credentials
         self._manager = Manager(engine, charge.installation)
         self._caretaker = Caretaker(engine, charge)
+        self._errands = Errands(engine, charge)
+        self._images = NodeImages(self._errands, charge.installation, charge.credentials)
+        self.copies = NodeCopies(self._manager, self._errands, charge.installation)
         self._watch = TaskWatch(engine, self._manager, installation.tokens)
         self._homes: dict[BotId, str] = {}
         self._placing = asyncio.Lock()
@@ -100,15 +104,15 @@ class SwarmRuntime:
             await self._watch.settle(bot_id)
         return instance
 
-    async def prepare(self, image: str) -> None:
-        """Machines fetch an image when they first need it; here the registry is asked whether they will get it."""
+    async def prepare(self, bot_id: BotId, image: str) -> None:
+        """Have the image on the bot's machine; for a bot that has none yet, its registry is asked for it."""
         image = image or self._installation.image
-        if image.startswith(IMAGE_ID):
+        service = await self._manager.service(bot_id)
+        if service is None:
+            await self._ask_registry(image)
             return
-        try:
-            await self._manager.access(image, self._credentials.auth_for(image))
-        except EngineRefused as error:
-            raise explain(image, error.reason, self._credentials) from error
+        node = require_works((await self._look_at_nodes()).get(home_of(service)))
+        await self._images.ensure(node, image)
 
     async def start(self, spec: BotSpec) -> Instance:
         await self._watch.begin()
@@ -126,8 +130,10 @@ class SwarmRuntime:
         else:
             node = require_works(nodes.get(home_of(service)))
             await self._caretaker.require(node)
-            description = services.describe(spec, begin, node, self._place, self._image(spec))
-            await self._relaunch(service, tasks, description)
+            image = self._image(spec)
+            if image != services.image_of(service):
+                await self._images.ensure(node, image)
+            await self._relaunch(service, tasks, services.describe(spec, begin, node, self._place, image))
         self._homes[spec.bot_id] = node.id
         return await self._await_task(spec.bot_id, begin.instance_id)
 
@@ -151,19 +157,23 @@ class SwarmRuntime:
             return
         nodes, home = await self._look_at_nodes(), home_of(service)
         # In this order: whoever dies in between leaves a wish behind, and no data that nobody knows of.
-        errand = await self._caretaker.remove_volume(bot_id, home) if home in nodes else None
+        arguments = ("clear", self._installation.charge.installation, str(bot_id))
+        errand = Errand(f"wopr-remove-{bot_id}", home, str(bot_id), arguments)
+        if home in nodes:
+            await self._errands.forget(copier_name(bot_id))
+            await self._errands.leave(errand)
         await self._manager.delete(service)
         self._homes.pop(bot_id, None)
-        if errand is not None and nodes[home].works:
-            await self._caretaker.finish(errand)
+        if home in nodes and nodes[home].works:
+            await self._errands.finish(errand.name)
         self._watch.doubt()
 
     async def tend(self) -> int:
         """Looks after the machines and tells which are away; forgets what was done on them."""
         nodes = await self._look_at_nodes()
         if not await self._manager.services():
-            return await self._caretaker.errands_done()
-        done = int(await self._caretaker.ensure(nodes)) + await self._caretaker.errands_done()
+            return await self._errands.sweep()
+        done = int(await self._caretaker.ensure(nodes)) + await self._errands.sweep()
         await asyncio.to_thread(self._installation.report, await self._away(nodes))
         return done
 
@@ -276,16 +286,27 @@ class SwarmRuntime:
         image = str(task.listed["Spec"]["ContainerSpec"]["Image"])
         if "image" not in task.error.lower():
             return RuntimeFailed(
-                f"Its machine refused to start it: {task.error}", remedy="Look at that machine's engine."
+                f"Its machine refused to start it: {task.error}",
+                code=EngineRefused.default_code,
+                remedy="Look at that machine's engine.",
             )
         try:
-            await self.prepare(image)
+            await self._ask_registry(image)
         except PullFailed as failure:
             return failure
         return PullFailed(
             f"Its machine could not get the image {image} from {registry_of(image)}: {task.error}",
             remedy="Look at that machine's network, and whether the image is made for its processor.",
         )
+
+    async def _ask_registry(self, image: str) -> None:
+        """Whether it would give the image out. Raises `PullFailed`."""
+        if image.startswith(IMAGE_ID):
+            return
+        try:
+            await self._manager.access(image, self._credentials.auth_for(image))
+        except EngineRefused as error:
+            raise explain(image, error.reason, self._credentials) from error
 
     async def _withdraw(self, bot_id: BotId) -> None:
         """Have nothing wait in the Swarm that starts by itself one day."""

@@ -124,7 +124,7 @@ class TaskWatch:
             return
         away = why_away(self.nodes.get(node_id))
         if away:
-            self.on_end(Ended(instance.bot_id, instance.id, datetime.now(UTC), away))
+            self.on_end(Ended(instance.bot_id, instance.id, datetime.now(UTC), away, machine=True))
             return
         tasks = [task for task in await self._manager.tasks_of(instance.bot_id) if task.instance_id == instance.id]
         if tasks and tasks[-1].state in BY_ITSELF:

@@ -1,0 +1,173 @@
+"""Images on a Swarm come from a registry behind a password, and are on the bot's machine before anything of it ends."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.machines.fleet import answering, spec
+from tests.machines.registry import Registry, serving
+from tests.machines.swarm import Node, Swarm
+from tests.machines.swarmfleet import Services
+
+from wopr.fleet.runtimes.protocol import Instance, RuntimeFailed
+
+Publish = Callable[[], str]
+REMEDIES = {
+    "wrong": ({"registry_password": "wrong"}, "refused the credentials of robot", "REGISTRY_PASSWORD"),
+    "missing": ({"registry_password": None}, "none are set", "REGISTRY_USERNAME and REGISTRY_PASSWORD"),
+    "of another registry": ({"registry_server": "ghcr.io"}, "ours are for ghcr.io", "REGISTRY_SERVER"),
+}
+
+
+@pytest.fixture(scope="module")
+def private(swarm: Swarm) -> Iterator[Registry]:
+    """A registry behind a password that the machines reach."""
+    with serving(swarm.manager.engine, host=swarm.gateway) as running:
+        yield running
+
+
+@pytest.fixture
+def publish(swarm: Swarm, private: Registry, bot_image: str) -> Iterator[Publish]:
+    """Puts a new image of bots into the registry that no machine has; its reference by digest."""
+    made: list[str] = []
+
+    def new() -> str:
+        engine, tag = swarm.manager.engine, f"wopr-test/fresh:{secrets.token_hex(6)}"
+        engine.docker("build", "--tag", tag, "-", input=f"FROM {bot_image}\nLABEL wopr.fresh={tag}\n")
+        made.append(private.push(tag, "wopr/wopr-bot:latest"))
+        engine.docker("rmi", "--force", tag, made[-1])
+        return made[-1]
+
+    yield new
+    for node in swarm.nodes:
+        node.engine.docker("rmi", "--force", *made, check=False)
+
+
+def login(registry: Registry) -> dict[str, Any]:
+    """The settings for a registry."""
+    return {
+        "registry_server": registry.server,
+        "registry_username": registry.username,
+        "registry_password": registry.password,
+    }
+
+
+def has(node: Node, image: str) -> bool:
+    return node.engine.docker("image", "inspect", image, check=False).returncode == 0
+
+
+async def running(services: Services, **settings: Any) -> tuple[Instance, Node]:
+    """A bot that answers, on a machine that is no manager."""
+    services.swarm.label(services.swarm.manager, "wopr.bots", "no")
+    try:
+        instance = await services.make(**settings).start(spec())
+    finally:
+        services.swarm.label(services.swarm.manager, "wopr.bots", "")
+    await answering(instance)
+    return instance, services.home_of(instance.bot_id)
+
+
+async def refuses(services: Services, instance: Instance, image: str, message: str, **settings: Any) -> RuntimeFailed:
+    """The error of an update that can't be had, both when it is prepared and when it is started at once."""
+    before = services.containers(instance.bot_id)
+    runtime = services.make(**settings)
+    with pytest.raises(RuntimeFailed, match=message) as prepared:
+        await runtime.prepare(instance.bot_id, image)
+    with pytest.raises(RuntimeFailed, match=message) as started:
+        await services.make(**settings).start(spec(instance.bot_id, 2, image=image))
+    assert started.value.code == prepared.value.code
+    assert services.containers(instance.bot_id) == before
+    assert (await answering(instance)).status_code == 200
+    assert await runtime.locate(instance.bot_id) == instance
+    return prepared.value
+
+
+async def test_credentials_that_a_machine_is_refused_with_stop_no_bot(
+    services: Services, private: Registry, publish: Publish
+) -> None:
+    instance, home = await running(services)
+    image = publish()
+    for wrong, message, remedy in REMEDIES.values():
+        failure = await refuses(services, instance, image, message, **(login(private) | wrong))
+        assert (failure.code, remedy in failure.remedy) == ("registry_refused", True)
+        assert not has(home, image)
+    runtime = services.make(**login(private))
+    await runtime.prepare(instance.bot_id, image)
+    assert [node.name for node in services.swarm.nodes if has(node, image)] == [home.name]
+    again = await runtime.start(spec(instance.bot_id, 2, image=image))
+    assert (await answering(again)).status_code == 200
+    assert (again.image, again.generation, services.home_of(instance.bot_id)) == (image, 2, home)
+    # Nothing is left of what the machines were told.
+    assert services.swarm.services("wopr.errand") == []
+    assert services.manager.docker("secret", "ls", "--quiet").stdout == ""
+
+
+async def test_an_image_that_is_not_there_and_a_registry_that_is_away_stop_no_bot(
+    services: Services, swarm: Swarm, private: Registry, publish: Publish
+) -> None:
+    instance, home = await running(services)
+    image = publish()
+    unknown = f"{image.partition('@')[0]}@sha256:{'0' * 64}"
+    failure = await refuses(services, instance, unknown, "has no image", **login(private))
+    assert failure.code == "image_unknown"
+    failure = await refuses(services, instance, f"sha256:{'0' * 64}", f"machine {home.name} has no image")
+    assert failure.code == "image_unknown"
+    # The manager reaches the registry, the bot's own machine does not.
+    port = private.server.rpartition(":")[2]
+    rule = ("OUTPUT", "-p", "tcp", "-d", swarm.gateway, "--dport", port, "-j", "REJECT", "--reject-with", "tcp-reset")
+    swarm.outer.docker("exec", home.container, "iptables", "-I", *rule)
+    try:
+        away = f"can't be reached, and {image} is not on the machine {home.name}"
+        failure = await refuses(services, instance, image, away, **login(private))
+        assert failure.code == "registry_away"
+    finally:
+        swarm.outer.docker("exec", home.container, "iptables", "-D", *rule)
+    private.stop()
+    try:
+        failure = await refuses(services, instance, image, "can't be reached", **login(private))
+        assert failure.code == "registry_away"
+    finally:
+        private.start()
+    await services.make(**login(private)).prepare(instance.bot_id, image)
+    assert has(home, image)
+    private.stop()
+    try:  # what the machine has, it needs no registry for
+        again = await services.make(**login(private)).start(spec(instance.bot_id, 2, image=image))
+    finally:
+        private.start()
+    assert (await answering(again)).status_code == 200
+
+
+async def test_a_first_start_tells_what_the_registry_refused_and_goes_on_once_that_is_put_right(
+    services: Services, private: Registry, publish: Publish
+) -> None:
+    image = publish()
+    wanted = spec(image=image)
+    for wrong, message, remedy in REMEDIES.values():
+        runtime = services.make(**(login(private) | wrong))
+        with pytest.raises(RuntimeFailed, match=message) as refused:
+            await runtime.prepare(wanted.bot_id, image)
+        with pytest.raises(RuntimeFailed, match=message) as refused:
+            await runtime.start(wanted)
+        assert remedy in refused.value.remedy
+        assert services.containers(wanted.bot_id) == []
+    instance = await services.make(**login(private)).start(wanted)
+    assert (await answering(instance)).status_code == 200
+    assert instance.image == image
+
+
+async def test_a_fetch_that_a_process_left_behind_is_finished_by_the_next(
+    services: Services, private: Registry, publish: Publish
+) -> None:
+    instance, home = await running(services)
+    image = publish()
+    dead = services.make(**login(private))
+    errand = dead._images._errand(home, image)
+    await dead._errands._begin(errand)
+    await dead.close()
+    heir = services.make(**login(private))
+    await heir.prepare(instance.bot_id, image)
+    assert has(home, image)
+    assert services.swarm.services("wopr.errand") == []
+    assert services.manager.docker("secret", "ls", "--quiet").stdout == ""
