@@ -13,7 +13,7 @@ from tests.machines.engine import Engine
 from tests.machines.fleet import bots, bots_installation  # noqa: F401 (fixtures)
 from tests.machines.registry import Registry
 from tests.machines.swarm import swarm  # noqa: F401 (fixture)
-from tests.machines.swarmfleet import services  # noqa: F401 (fixture)
+from tests.machines.swarmfleet import private, publish, services  # noqa: F401 (fixtures)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,7 +20,7 @@ from wopr.fleet.build import bot_http, docker_runtime
 from wopr.fleet.environment import Access, Character, bot_environment, limits_of
 from wopr.fleet.runtimes import firewall
 from wopr.fleet.runtimes.addresses import bot_network
-from wopr.fleet.runtimes.containers import container_name, former_name, volume_name
+from wopr.fleet.runtimes.containers import LABEL_IMAGE, container_name, former_name, volume_name
 from wopr.fleet.runtimes.docker import DockerRuntime
 from wopr.fleet.runtimes.firewall import Policy
 from wopr.fleet.runtimes.protocol import BotSpec, Instance
@@ -78,6 +78,14 @@ class Containers:
         """Run Python in a bot's container, as the bot: what somebody could do who took it over."""
         command = ("exec", container_name(BotId(UUID(str(bot_id)))), "python", "-c", program, *arguments)
         return self.engine.docker(*command, check=False, seconds=60)
+
+    def image_of(self, bot_id: UUID) -> str:
+        """The image that a bot runs on, as it was named."""
+        return str(self.inspect(bot_id)["Config"]["Labels"][LABEL_IMAGE])
+
+    def has_volume(self, bot_id: UUID, name: str) -> bool:
+        """Whether there is such a volume where the bot is."""
+        return self.engine.docker("volume", "inspect", name, check=False).returncode == 0
 
     def exists(self, bot_id: UUID | str) -> dict[str, bool]:
         """What is left of a bot on the engine."""

@@ -1,8 +1,9 @@
 """Bots on a real Swarm: a runtime as production builds it, and what a test must know to look behind its back."""
 
 import asyncio
+import secrets
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from uuid import UUID
 import pytest
 from tests.machines.engine import Engine
 from tests.machines.fleet import SECRET
+from tests.machines.registry import Registry, serving
 from tests.machines.swarm import Node, Swarm
 
 from wopr.core.ids import BotId
@@ -18,6 +20,8 @@ from wopr.core.settings import Settings
 from wopr.fleet.runtimes.containers import container_name
 from wopr.fleet.runtimes.swarm import SwarmRuntime
 from wopr.fleet.swarming import swarm_runtime
+
+Publish = Callable[..., str]
 
 
 @dataclass
@@ -75,6 +79,16 @@ class Services:
         chosen = ("volume", "ls", "--filter", f"label=wopr.bot={bot_id}", "--quiet")
         return [node.name for node in self.swarm.nodes if node.engine.docker(*chosen, check=False).stdout.strip()]
 
+    def image_of(self, bot_id: UUID) -> str:
+        """The image that a bot runs on, as it was named."""
+        node, container = self.containers(bot_id)[0]
+        form = '{{index .Config.Labels "wopr.image"}}'
+        return node.engine.docker("inspect", "--format", form, container).stdout.strip()
+
+    def has_volume(self, bot_id: UUID, name: str) -> bool:
+        """Whether there is such a volume where the bot is."""
+        return self.home_of(bot_id).engine.docker("volume", "inspect", name, check=False).returncode == 0
+
     async def close(self) -> None:
         """Close what was made, and leave no bot; the agents stay for the next test."""
         for runtime in self.made:
@@ -95,3 +109,37 @@ async def services(swarm: Swarm, tmp_path: Path) -> AsyncIterator[Services]:
     made = Services(swarm, tmp_path)
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="session")
+def private(swarm: Swarm) -> Iterator[Registry]:
+    """A registry behind a password that the machines reach."""
+    with serving(swarm.manager.engine, host=swarm.gateway) as running:
+        yield running
+
+
+@pytest.fixture
+def publish(swarm: Swarm, private: Registry, bot_image: str) -> Iterator[Publish]:
+    """Puts a new image of bots, with this line more, into the registry; no machine has it. Its reference by digest."""
+    made: list[str] = []
+
+    def new(line: str = "") -> str:
+        engine, tag = swarm.manager.engine, f"wopr-test/fresh:{secrets.token_hex(6)}"
+        engine.docker("build", "--tag", tag, "-", input=f"FROM {bot_image}\nLABEL wopr.fresh={tag}\n{line}\n")
+        made.append(private.push(tag, "wopr/wopr-bot:latest"))
+        engine.docker("rmi", "--force", tag, made[-1])
+        return made[-1]
+
+    yield new
+    if made:
+        for node in swarm.nodes:
+            node.engine.docker("rmi", "--force", *made, check=False)
+
+
+def login(registry: Registry) -> dict[str, Any]:
+    """The settings for a registry."""
+    return {
+        "registry_server": registry.server,
+        "registry_username": registry.username,
+        "registry_password": registry.password,
+    }

@@ -3,126 +3,23 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
-import httpx
 import pytest
 from aiohttp import web
-from sqlalchemy import CursorResult, text
 from tests.machines.engine import Engine
 from tests.machines.fleet import Containers
+from tests.machines.moving import BAD, WAIT_SECONDS, Place, opened
 
-from wopr.accounts.models import Tenant
-from wopr.billing.grants import grant_credit
-from wopr.core.clock import SystemClock
 from wopr.core.db import Database
-from wopr.core.ids import BotId, TenantId, new_id
-from wopr.core.money import from_usd
-from wopr.core.notify import Notifier
-from wopr.core.platform import Platform
+from wopr.core.ids import BotId, new_id
 from wopr.fleet import images, reconcile
-from wopr.fleet.build import bot_http
-from wopr.fleet.models import Bot, BotObserved
-from wopr.fleet.reconcile import Reconciler
-from wopr.fleet.rollout import Rollout
-from wopr.fleet.runtimes.containers import LABEL_IMAGE, copier_name, copy_name, labels_of
-from wopr.fleet.runtimes.docker import DockerRuntime
+from wopr.fleet.runtimes.containers import copier_name, copy_name, labels_of
 from wopr.ops.incidents import open_incidents
 from wopr.ops.journal import Journal
-
-WAIT_SECONDS = 120.0
-# It ruins what the bot knows before it ends.
-BAD = 'ENTRYPOINT ["/bin/sh", "-c", "rm -rf /data/* && echo ruined >/data/memory; echo I can not start >&2; exit 3"]'
-WRITE = "import sys; open('/data/memory', 'w').write(sys.argv[1])"
-READ = "print(open('/data/memory').read())"
-
-
-@dataclass
-class Place:
-    """An installation with a database, customers' bots in it, and processes that look after them."""
-
-    bots: Containers
-    platform: Platform
-    stack: AsyncExitStack
-    processes: list[Reconciler] = field(default_factory=list)
-
-    async def process(self) -> Reconciler:
-        """A new process of the API; the one before is gone."""
-        for before in self.processes:
-            await before.close()
-        runtime = self.bots.make(api_port=self.platform.settings.api_port)
-        http = await self.stack.enter_async_context(bot_http())
-        self.processes = [Reconciler(self.platform, runtime, http)]
-        return self.processes[0]
-
-    def runtime(self) -> DockerRuntime:
-        """How it reaches the engine."""
-        return self.bots.made[-1]
-
-    async def roll_out(self) -> dict[str, int]:
-        """One pass of the loop that lets bots begin."""
-        return dict(await Rollout(self.platform, self.runtime().copies).run_pass())
-
-    async def bot(self, memory: str, channel: str = "stable") -> UUID:
-        """A running bot that knows something."""
-        tenant_id, bot_id = TenantId(new_id()), new_id()
-        async with self.platform.db.begin() as session:
-            session.add(Tenant(id=tenant_id, name="Someone"))
-            await session.flush()
-            await grant_credit(session, tenant_id, from_usd("5"), "test")
-            about = {"model": "handbook", "voice": "rms", "size": "small", "channel": channel}
-            session.add(Bot(id=bot_id, tenant_id=tenant_id, name="Ada", **about))
-            await session.flush()
-            session.add(BotObserved(bot_id=bot_id))
-        await self.settle(lambda: self.is_so("SELECT state = 'running' FROM bot_observed", bot_id))
-        assert self.bots.inside(bot_id, WRITE, memory).returncode == 0
-        return bot_id
-
-    async def settle(self, done: Callable[[], Awaitable[bool]]) -> None:
-        """Let the process work until it is so."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while True:
-                await self.processes[0].settle()
-                if await done():
-                    return
-                await asyncio.sleep(0.2)
-
-    async def is_so(self, query: str, bot_id: UUID) -> bool:
-        """Whether a row of this bot says so."""
-        return bool(await self.sql(f"{query} WHERE bot_id = :bot", bot=bot_id))
-
-    async def sql(self, statement: str, **values: object) -> Any:
-        async with self.platform.db.begin() as session:
-            result = await session.execute(text(statement), values)
-            return result.scalar() if isinstance(result, CursorResult) and result.returns_rows else None
-
-    async def want(self, channel: str, image: str) -> bool:
-        """What `wopr bots image set` does."""
-        async with self.platform.db.begin() as session:
-            now = self.platform.clock.now()
-            return await images.set_image(session, self.platform.settings, (channel, image), "a test", now)
-
-    async def call(self, bot_id: UUID, method: str, path: str, **more: Any) -> httpx.Response:
-        """A request to the bot itself."""
-        instance = await self.runtime().locate(BotId(bot_id))
-        assert instance is not None
-        headers = {"authorization": f"Bearer {instance.token}"}
-        return await self.platform.http.request(method, instance.url + path, headers=headers, **more)
-
-    def seen(self, bot_id: UUID) -> tuple[str, str]:
-        """The image that a bot runs on, and what it knows."""
-        image = self.bots.inspect(bot_id)["Config"]["Labels"][LABEL_IMAGE]
-        return image, self.bots.inside(bot_id, READ).stdout.strip()
-
-    def has_copy(self, bot_id: UUID) -> bool:
-        """Whether there is a copy of what it knew in its first generation."""
-        name = copy_name(BotId(bot_id), 1)
-        return self.bots.engine.docker("volume", "inspect", name, check=False).returncode == 0
 
 
 @asynccontextmanager
@@ -142,14 +39,8 @@ async def gateway(chat: Callable[[web.Request], Awaitable[web.StreamResponse]]) 
 
 @pytest.fixture
 async def place(bots: Containers, db: Database, tmp_path: Path) -> AsyncIterator[Place]:
-    async with AsyncExitStack() as stack:
-        settings = bots.settings(wopr_home=tmp_path, wopr_installation=bots.engine.run_id)
-        http = await stack.enter_async_context(httpx.AsyncClient())
-        made = Place(bots, Platform(settings, db, SystemClock(), http, Notifier(db)), stack)
-        await made.process()
+    async with opened(bots, db, tmp_path) as made:
         yield made
-        for process in made.processes:
-            await process.close()
 
 
 @pytest.fixture(scope="module")
@@ -256,10 +147,10 @@ async def test_whoever_dies_while_a_bot_returns_leaves_it_to_the_next(place: Pla
 
 
 async def test_whoever_dies_after_each_step_leaves_the_next_one_to_the_next(
-    place: Place, derived: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    place: Place, bots: Containers, derived: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bot_id = await place.bot("all of it", channel="canary")
-    engine = place.bots.engine
+    engine = bots.engine
     await place.want("canary", derived["good"])
     assert (await place.roll_out())["begun"] == 1
     monkeypatch.setattr(reconcile, "STEPS_MAX", 1)
@@ -267,7 +158,7 @@ async def test_whoever_dies_after_each_step_leaves_the_next_one_to_the_next(
     async with asyncio.timeout(WAIT_SECONDS):
         while not stages or stages[-1] != "kept":
             stages.append(await place.sql("SELECT stage FROM bot_updates"))
-            if stages[-1] == "copying" and place.bots.living(bot_id) == 0:
+            if stages[-1] == "copying" and bots.living(bot_id) == 0:
                 # Another one was killed while it copied: its copier is there, with another errand's work half done.
                 engine.docker("rm", "--force", copier_name(BotId(bot_id)), check=False)
                 volume = copy_name(BotId(bot_id), 1)
@@ -279,6 +170,6 @@ async def test_whoever_dies_after_each_step_leaves_the_next_one_to_the_next(
             await (await place.process()).settle()
     assert set(stages) == {"waiting", "copying", "trying", "kept"}
     assert place.seen(bot_id) == (derived["good"], "all of it")
-    assert place.bots.living(bot_id) == 1
+    assert bots.living(bot_id) == 1
     left = place.platform.clock.now() + timedelta(hours=place.platform.settings.bot_copy_hours)
     assert abs(await place.sql("SELECT kept_until FROM bot_updates") - left) < timedelta(minutes=5)

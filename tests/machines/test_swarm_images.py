@@ -1,56 +1,20 @@
 """Images on a Swarm come from a registry behind a password, and are on the bot's machine before anything of it ends."""
 
-import secrets
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from tests.machines.fleet import answering, spec
-from tests.machines.registry import Registry, serving
+from tests.machines.registry import Registry
 from tests.machines.swarm import Node, Swarm
-from tests.machines.swarmfleet import Services
+from tests.machines.swarmfleet import Publish, Services, login
 
 from wopr.fleet.runtimes.protocol import Instance, RuntimeFailed
 
-Publish = Callable[[], str]
 REMEDIES = {
     "wrong": ({"registry_password": "wrong"}, "refused the credentials of robot", "REGISTRY_PASSWORD"),
     "missing": ({"registry_password": None}, "none are set", "REGISTRY_USERNAME and REGISTRY_PASSWORD"),
     "of another registry": ({"registry_server": "ghcr.io"}, "ours are for ghcr.io", "REGISTRY_SERVER"),
 }
-
-
-@pytest.fixture(scope="module")
-def private(swarm: Swarm) -> Iterator[Registry]:
-    """A registry behind a password that the machines reach."""
-    with serving(swarm.manager.engine, host=swarm.gateway) as running:
-        yield running
-
-
-@pytest.fixture
-def publish(swarm: Swarm, private: Registry, bot_image: str) -> Iterator[Publish]:
-    """Puts a new image of bots into the registry that no machine has; its reference by digest."""
-    made: list[str] = []
-
-    def new() -> str:
-        engine, tag = swarm.manager.engine, f"wopr-test/fresh:{secrets.token_hex(6)}"
-        engine.docker("build", "--tag", tag, "-", input=f"FROM {bot_image}\nLABEL wopr.fresh={tag}\n")
-        made.append(private.push(tag, "wopr/wopr-bot:latest"))
-        engine.docker("rmi", "--force", tag, made[-1])
-        return made[-1]
-
-    yield new
-    for node in swarm.nodes:
-        node.engine.docker("rmi", "--force", *made, check=False)
-
-
-def login(registry: Registry) -> dict[str, Any]:
-    """The settings for a registry."""
-    return {
-        "registry_server": registry.server,
-        "registry_username": registry.username,
-        "registry_password": registry.password,
-    }
 
 
 def has(node: Node, image: str) -> bool:

@@ -81,7 +81,8 @@ class Caretaker:
             return False
         if last["ID"] not in self._ready:
             lines = await enginelog.tail(self._engine, last["ID"], 5, "tasks")
-            if any(line.text == node_agent.UP for line in lines):
+            # It complains on the other stream; what it says on this one, it says once it is up.
+            if any(line.stream == "stdout" for line in lines):
                 self._ready.add(str(last["ID"]))
         return last["ID"] in self._ready
 

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any  # the engine's JSON
@@ -113,13 +113,17 @@ class Errands:
         await self._delete(f"services/{name}")
         await self._delete(f"secrets/{name}")
 
-    async def sweep(self) -> int:
-        """Forget those that are done, and what processes that died left behind; how many."""
+    async def sweep(self, machines: Container[str]) -> int:
+        """Forget those that are done, and what nobody waits for or can do any more; how many.
+
+        Left behind by processes that died, or for machines that are not in the Swarm any more.
+        """
         now, done = datetime.now(UTC), 0
         for task in await self._engine.call("GET", "tasks", query={"filters": self._ours}):
             left = (task["Spec"].get("RestartPolicy") or {}).get("Condition") == AGAIN
             state, at = task["Status"]["State"], parse_time(task["Status"]["Timestamp"])
-            if (state == COMPLETE) if left else (state in OVER and now - at > ABANDONED_AFTER):
+            over = (state == COMPLETE) if left else (state in OVER and now - at > ABANDONED_AFTER)
+            if over or _label(task, LABEL_NODE) not in machines:
                 done += 1
                 await self._delete(f"services/{task['ServiceID']}")
         for secret in await self._engine.call("GET", "secrets", query={"filters": self._ours}):
@@ -136,7 +140,7 @@ class Errands:
         """Have its service. One that has ended, or is on another errand, gives way."""
         tasks = await self._tasks(errand.name)
         if tasks is not None:
-            if all(_work(task) == errand.work and task["Status"]["State"] not in OVER for task in tasks):
+            if all(_label(task, LABEL_WORK) == errand.work and task["Status"]["State"] not in OVER for task in tasks):
                 return
             await self.forget(errand.name)
         description = self._describe(errand)
@@ -230,5 +234,5 @@ class Errands:
         return True
 
 
-def _work(task: Json) -> str:
-    return str((task["Spec"]["ContainerSpec"].get("Labels") or {}).get(LABEL_WORK, ""))
+def _label(task: Json, name: str) -> str:
+    return str((task["Spec"]["ContainerSpec"].get("Labels") or {}).get(name, ""))

@@ -75,6 +75,17 @@ class Manager:
             )
         return found
 
+    async def running_on(self, service: str, node_id: str) -> str | None:
+        """The id of the task of a service of ours that runs on a machine."""
+        filters = json.dumps({"service": [service], "node": [node_id], "desired-state": ["running"]})
+        try:
+            listed = await self._engine.call("GET", "tasks", query={"filters": filters})
+        except EngineRefused as error:
+            if error.http_status != NOT_FOUND:
+                raise
+            return None
+        return next((str(task["ID"]) for task in listed if task["Status"]["State"] == "running"), None)
+
     async def create(self, description: Json, auth: Mapping[str, str] | None) -> None:
         """Make a service. Raises `RuntimeFailed` when another process was quicker."""
         try:

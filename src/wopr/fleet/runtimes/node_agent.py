@@ -32,7 +32,8 @@ POLL_SECONDS = 0.1
 OK_MAX, NOT_MODIFIED, NOT_FOUND, CONFLICT = 299, 304, 404, 409
 # Above those of the fence's own script.
 NO_PROTECTION, NOT_PULLED, COPY_GONE, NO_COPIER = 21, 22, 23, 24
-UP = "up"
+# What it says of itself, and of a volume that holds too much, or no longer does.
+UP, FULL, FITS = "up", "full", "fits"
 
 
 class Refused(Exception):
@@ -72,13 +73,14 @@ def watch(told: dict[str, Any]) -> None:
     """Keep everything in place; ends only by an error."""
     require_protection()
     said = False
+    full: dict[str, int] = {}
     while True:
         if told["fence"]:
             put_up(told["fence"])
         if not said:
             say(UP)
             said = True
-        end_too_large(told["installation"])
+        full = end_too_large(told["installation"], full)
         time.sleep(ROUND_SECONDS)
 
 
@@ -197,21 +199,36 @@ def put_up(command: list[str]) -> None:
         raise Refused(done.returncode, done.stdout.strip() or "the fence can't be put up")
 
 
-def end_too_large(installation: str) -> None:
-    """End the bots whose volumes hold more than their labels allow; whether they start again is decided elsewhere."""
-    label = f"wopr.installation={installation}"
+def end_too_large(installation: str, full: dict[str, int]) -> dict[str, int]:
+    """End the bots whose volumes hold more than their labels allow; whether they start again is decided elsewhere.
+
+    `full` are the volumes that held too much at the last look, with their limits; those of this look are returned.
+    """
     taken = {
-        volume["Name"]: volume["UsageData"]["Size"]
+        volume["Name"]: int(volume["UsageData"]["Size"])
         for volume in (ask("GET", "/system/df")[1].get("Volumes") or [])
         if (volume.get("Labels") or {}).get("wopr.installation") == installation and volume.get("UsageData")
     }
-    filters = urllib.parse.quote(json.dumps({"label": [label, "wopr.data-bytes"]}))
-    for container in ask("GET", f"/containers/json?filters={filters}")[1]:
-        limit = int(container["Labels"]["wopr.data-bytes"])
-        for mount in container["Mounts"]:
-            if taken.get(mount.get("Name"), 0) > limit:
-                say(f"{mount['Name']} holds more than {limit} bytes: stopped")
-                ask("POST", f"/containers/{container['Id']}/stop?t=10")
+    newest = newest_containers(installation)
+    limits = full | {name: int(container["Labels"]["wopr.data-bytes"]) for name, container in newest.items()}
+    found = {name: limit for name, limit in limits.items() if taken.get(name, 0) > limit}
+    for name in full.keys() - found.keys():
+        say(f"{FITS} {name}")
+    for name, limit in found.items():
+        runs = name in newest and newest[name]["State"] == "running"
+        if runs or name not in full:
+            say(f"{FULL} {name} {taken[name]} {limit}")  # before its end, as everybody asks why then
+        if runs:
+            ask("POST", f"/containers/{newest[name]['Id']}/stop?t=10")
+    return found
+
+
+def newest_containers(installation: str) -> dict[str, dict[str, Any]]:
+    """The newest container of each bot, running or not, by the volume that it has."""
+    filters = urllib.parse.quote(json.dumps({"label": [f"wopr.installation={installation}", "wopr.data-bytes"]}))
+    listed = ask("GET", f"/containers/json?all=true&filters={filters}")[1]
+    ordered = sorted(listed, key=lambda container: int(container["Created"]))
+    return {mount["Name"]: container for container in ordered for mount in container["Mounts"] if mount.get("Name")}
 
 
 def say(text: str, where: TextIO = sys.stdout) -> None:

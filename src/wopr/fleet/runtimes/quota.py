@@ -58,19 +58,28 @@ class Quotas:
             labels = container.get("Labels") or {}
             bot_id, limit = _bot_of(labels), int(labels.get(LABEL_DATA, 0))
             if bot_id is not None and limit and taken.get(bot_id, 0) > limit:
-                reason = f"it was stopped, as {_explain(taken[bot_id], limit)}"
+                reason = stopped(taken[bot_id], limit)
                 log.warning("bot.data_full", bot_id=str(bot_id), bytes=taken[bot_id], limit=limit)
                 found.append(Excess(str(container["Id"]), bot_id, reason))
         return found
 
     def refuse(self, spec: BotSpec) -> None:
         """Raises `OverQuota` when the bot was too large at the last look."""
-        size = self._taken.get(spec.bot_id, 0)
-        if size > spec.limits.data_bytes:
-            raise OverQuota(
-                f"It is not started, as {_explain(size, spec.limits.data_bytes)}.",
-                remedy="Choose a larger size in the bot's settings.",
-            )
+        require_fits(self._taken.get(spec.bot_id, 0), spec)
+
+
+def require_fits(size: int, spec: BotSpec) -> None:
+    """Raises `OverQuota` when data of this size, in bytes, is too large for the bot."""
+    if size > spec.limits.data_bytes:
+        raise OverQuota(
+            f"It is not started, as {_explain(size, spec.limits.data_bytes)}.",
+            remedy="Choose a larger size in the bot's settings.",
+        )
+
+
+def stopped(size: int, limit: int) -> str:
+    """Why a bot with data of this size was ended, as the beginning of a sentence."""
+    return f"it was stopped, as {_explain(size, limit)}"
 
 
 def _bot_of(labels: Mapping[str, str]) -> BotId | None:

@@ -25,6 +25,7 @@ from wopr.fleet.runtimes.images import PullFailed, explain, registry_of
 from wopr.fleet.runtimes.manager import Manager, home_of
 from wopr.fleet.runtimes.nodecopies import NodeCopies
 from wopr.fleet.runtimes.nodeimages import IMAGE_ID, NodeImages
+from wopr.fleet.runtimes.nodequota import NodeQuotas
 from wopr.fleet.runtimes.nodes import Node, NoRoom, choose, require_works, why_away
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance, LogLine, RuntimeFailed
 from wopr.fleet.runtimes.services import SwarmPlace, Task, generation_of, instance_of
@@ -70,7 +71,8 @@ class SwarmRuntime:
         self._errands = Errands(engine, charge)
         self._images = NodeImages(self._errands, charge.installation, charge.credentials)
         self.copies = NodeCopies(self._manager, self._errands, charge.installation)
-        self._watch = TaskWatch(engine, self._manager, installation.tokens)
+        self._quotas = NodeQuotas(engine, self._manager, charge.agents)
+        self._watch = TaskWatch(engine, self._manager, installation.tokens, self._quotas)
         self._homes: dict[BotId, str] = {}
         self._placing = asyncio.Lock()
         self._place = SwarmPlace(
@@ -130,6 +132,7 @@ class SwarmRuntime:
         else:
             node = require_works(nodes.get(home_of(service)))
             await self._caretaker.require(node)
+            await self._quotas.refuse(spec, node)
             image = self._image(spec)
             if image != services.image_of(service):
                 await self._images.ensure(node, image)
@@ -172,8 +175,9 @@ class SwarmRuntime:
         """Looks after the machines and tells which are away; forgets what was done on them."""
         nodes = await self._look_at_nodes()
         if not await self._manager.services():
-            return await self._errands.sweep()
-        done = int(await self._caretaker.ensure(nodes)) + await self._errands.sweep()
+            return await self._errands.sweep(nodes)
+        done = int(await self._caretaker.ensure(nodes)) + await self._errands.sweep(nodes)
+        await self._quotas.read(nodes.values())
         await asyncio.to_thread(self._installation.report, await self._away(nodes))
         return done
 

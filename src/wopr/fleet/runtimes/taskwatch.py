@@ -15,12 +15,14 @@ import structlog
 from wopr.core.ids import BotId
 from wopr.core.vault import Vault
 from wopr.fleet.runtimes import enginelog
-from wopr.fleet.runtimes.containers import parse_time, reason_of
+from wopr.fleet.runtimes.containers import LABEL_DATA, parse_time, reason_of
 from wopr.fleet.runtimes.ends import TEXT_CHARACTERS_MAX
 from wopr.fleet.runtimes.engine import Engine
 from wopr.fleet.runtimes.manager import Manager
+from wopr.fleet.runtimes.nodequota import NodeQuotas
 from wopr.fleet.runtimes.nodes import Node, why_away
 from wopr.fleet.runtimes.protocol import Ended, Instance, RuntimeFailed
+from wopr.fleet.runtimes.quota import stopped
 from wopr.fleet.runtimes.services import BY_ITSELF, Task, instance_of
 
 LOOK_SECONDS = 1.0
@@ -34,12 +36,13 @@ log = structlog.get_logger(__name__)
 class TaskWatch:
     """Knows what lives, and tells `on_end` of what ended without anybody's wish."""
 
-    def __init__(self, engine: Engine, manager: Manager, tokens: Vault) -> None:
+    def __init__(self, engine: Engine, manager: Manager, tokens: Vault, quotas: NodeQuotas) -> None:
         self.on_end: Callable[[Ended], None] | None = None
         self.nodes: Mapping[str, Node] = {}
         self._engine = engine
         self._manager = manager
         self._tokens = tokens
+        self._quotas = quotas
         self._living: dict[BotId, tuple[Instance, str]] = {}
         self._expected: dict[UUID, None] = {}
         self._looked_at = float("-inf")
@@ -132,6 +135,10 @@ class TaskWatch:
             self.on_end(Ended(instance.bot_id, instance.id, at, await self._explain(tasks[-1])))
 
     async def _explain(self, task: Task) -> str:
+        allowed = int(task.listed["Spec"]["ContainerSpec"]["Labels"].get(LABEL_DATA, 0))
+        size = await self._quotas.size(task.bot_id, task.node_id)
+        if allowed and size > allowed:
+            return stopped(size, allowed)
         limits = task.listed["Spec"].get("Resources", {}).get("Limits") or {}
         reason = reason_of(task.exit_code, False, int(limits.get("MemoryBytes") or 0))
         lines = await enginelog.tail(self._engine, task.id, 50, "tasks")

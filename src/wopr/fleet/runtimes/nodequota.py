@@ -1,0 +1,65 @@
+"""What the agents of a Swarm say of bots whose data outgrew their size: they measure, and end them; others ask why.
+
+An agent tells it in its log, which the manager brings from any machine. What is on a machine that is away is as it was.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from wopr.core.ids import BotId
+from wopr.fleet.runtimes import enginelog, node_agent
+from wopr.fleet.runtimes.containers import volume_name
+from wopr.fleet.runtimes.engine import Engine, EngineRefused
+from wopr.fleet.runtimes.manager import Manager
+from wopr.fleet.runtimes.nodes import Node
+from wopr.fleet.runtimes.protocol import BotSpec
+from wopr.fleet.runtimes.quota import require_fits
+
+LINES_MAX = 2_000
+
+
+class NodeQuotas:
+    """The volumes that hold too much, by machine, as told when it was asked last."""
+
+    def __init__(self, engine: Engine, manager: Manager, agents: str) -> None:
+        self._engine = engine
+        self._manager = manager
+        self._agents = agents
+        self._full: dict[str, Mapping[str, int]] = {}
+
+    async def read(self, nodes: Iterable[Node]) -> None:
+        """Ask the agents of these machines."""
+        await asyncio.gather(*(self._read(node.id) for node in nodes if node.works))
+
+    async def size(self, bot_id: BotId, node_id: str) -> int:
+        """The bytes that a bot's data takes, if it is too large for how it ran last; else 0. Asks afresh."""
+        await self._read(node_id)
+        return self._full.get(node_id, {}).get(volume_name(bot_id), 0)
+
+    async def refuse(self, spec: BotSpec, node: Node) -> None:
+        """Raises `OverQuota` when the bot was too large at the last look."""
+        if node.id not in self._full:
+            await self._read(node.id)
+        require_fits(self._full.get(node.id, {}).get(volume_name(spec.bot_id), 0), spec)
+
+    async def _read(self, node_id: str) -> None:
+        task = await self._manager.running_on(self._agents, node_id)
+        if task is None:
+            return
+        try:
+            lines = await enginelog.tail(self._engine, task, LINES_MAX, "tasks")
+        except EngineRefused:
+            return  # it was replaced in this moment
+        self._full[node_id] = parse(line.text for line in lines)
+
+
+def parse(lines: Iterable[str]) -> dict[str, int]:
+    """The volumes that hold too much after these lines of an agent, with their bytes. Pure."""
+    full: dict[str, int] = {}
+    for line in lines:
+        match line.split():
+            case [node_agent.FULL, volume, size, _limit] if size.isdecimal():
+                full[volume] = int(size)
+            case [node_agent.FITS, volume]:
+                full.pop(volume, None)
+    return full

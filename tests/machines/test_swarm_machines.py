@@ -1,0 +1,148 @@
+"""Machines of a Swarm by themselves: end bots that keep too much, remove what was deleted while they were away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from tests.machines.fleet import answering, spec, until
+from tests.machines.moving import Place, opened
+from tests.machines.registry import Registry
+from tests.machines.swarm import Node, Swarm
+from tests.machines.swarmfleet import Publish, Services, login
+
+from wopr.core.db import Database
+from wopr.fleet.runtimes.protocol import BotSpec, Ended
+from wopr.fleet.runtimes.quota import OverQuota
+
+WAIT_SECONDS = 90.0
+MIB = 2**20
+FILL = "open('/data/filled', 'wb').write(bytes(4 * 2**20))"
+EMPTY = "import os; os.remove('/data/filled')"
+
+
+@pytest.fixture
+async def place(services: Services, private: Registry, db: Database, tmp_path: Path) -> AsyncIterator[Place]:
+    async with opened(services, db, tmp_path, **login(private)) as made:
+        yield made
+
+
+def small(mib: int, bot: BotSpec | None = None) -> BotSpec:
+    """A bot that may keep so little."""
+    made = bot or spec()
+    return replace(made, limits=replace(made.limits, data_bytes=mib * MIB))
+
+
+async def eventually(true: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not await true():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.2)
+
+
+def left(node: Node, bot_id: UUID) -> list[str]:
+    """What a machine has of a bot: volumes, and containers whether they run or not."""
+    chosen = ("--filter", f"label=wopr.bot={bot_id}", "--quiet")
+    return [
+        *node.engine.docker("volume", "ls", *chosen).stdout.split(),
+        *node.engine.docker("ps", "--all", *chosen).stdout.split(),
+    ]
+
+
+async def test_a_bot_that_keeps_too_much_is_ended_and_told_and_fits_a_larger_size(services: Services) -> None:
+    ended: asyncio.Queue[Ended] = asyncio.Queue()
+    runtime = services.make()
+    runtime.watch(ended.put_nowait)
+    wanted = small(2)
+    neighbour = await runtime.start(small(2))
+    await answering(await runtime.start(wanted))
+    assert services.inside(wanted.bot_id, FILL).returncode == 0
+    end = await asyncio.wait_for(ended.get(), WAIT_SECONDS)
+    assert end.bot_id == wanted.bot_id
+    assert "it was stopped, as its data takes 4 MiB of the 2 MiB that its size allows" in end.reason
+    heir = services.make()
+    for process in (runtime, heir):
+        with pytest.raises(OverQuota, match="4 MiB of the 2 MiB") as refused:
+            await process.start(wanted)
+        assert "larger size" in refused.value.remedy
+    larger = small(64, spec(wanted.bot_id, 2))
+    instance = await heir.start(larger)
+    assert (await answering(instance)).status_code == 200
+    # What it cleans up is seen, too: it may be small again.
+    assert services.inside(wanted.bot_id, EMPTY).returncode == 0
+
+    async def fits() -> bool:
+        await heir.tend()
+        try:
+            await heir.start(small(2, spec(wanted.bot_id, 3)))
+        except OverQuota:
+            return False
+        return True
+
+    await eventually(fits)
+    assert (await answering(neighbour)).status_code == 200
+    assert ended.empty()
+
+
+async def test_a_machine_whose_agent_had_much_to_tell_still_takes_bots(services: Services, swarm: Swarm) -> None:
+    for node in swarm.nodes[1:]:
+        swarm.label(node, "wopr.bots", "no")
+    try:
+        runtime = services.make()
+        bots = [small(2) for _ in range(6)]
+        for bot in bots:
+            await answering(await runtime.start(bot))
+            assert services.inside(bot.bot_id, FILL).returncode == 0
+        await eventually(lambda: _none(services, bots))
+        assert (await answering(await services.make().start(spec()))).status_code == 200
+    finally:
+        for node in swarm.nodes[1:]:
+            swarm.label(node, "wopr.bots", "")
+
+
+async def _none(services: Services, bots: list[BotSpec]) -> bool:
+    return not any(services.containers(bot.bot_id) for bot in bots)
+
+
+async def test_bots_that_are_deleted_while_their_machine_is_lost_leave_nothing_once_it_is_back(
+    place: Place, services: Services, swarm: Swarm, publish: Publish
+) -> None:
+    for node in swarm.nodes[:2]:
+        swarm.label(node, "wopr.bots", "no")
+    try:
+        moved, plain, stays = [await place.bot(f"memory {number}") for number in range(3)]
+    finally:
+        for node in swarm.nodes[:2]:
+            swarm.label(node, "wopr.bots", "")
+    home = swarm.nodes[2]
+    await place.sql(
+        "UPDATE bots SET channel = 'pinned', pinned_image = :image WHERE id = :bot", image=publish(), bot=moved
+    )
+    assert (await place.roll_out())["begun"] == 1
+    await place.settle(lambda: place.is_so("SELECT stage = 'kept' FROM bot_updates", moved))
+    assert place.has_copy(moved)
+    home.kill()
+    try:
+        await until(lambda: swarm.state(home) == "down")
+        await place.sql("UPDATE bots SET desired = 'deleted' WHERE id IN (:one, :two)", one=moved, two=plain)
+
+        async def deleted() -> bool:
+            return bool(await place.sql("SELECT count(*) = 2 FROM bots WHERE deleted_at IS NOT NULL"))
+
+        await place.settle(deleted)
+        # The copy of the one that was moved went with it; nobody will ask for it any more.
+        assert await place.sql("SELECT count(*) FROM bot_updates") == 0
+    finally:
+        home.start()
+        swarm.ready()
+    await place.settle(lambda: place.is_so("SELECT state = 'running' FROM bot_observed", stays))
+    assert place.seen(stays)[1] == "memory 2"
+
+    async def swept() -> bool:
+        await place.runtime.tend()
+        return not swarm.services("wopr.errand")
+
+    await eventually(swept)
+    assert (left(home, moved), left(home, plain)) == ([], [])
+    assert services.volumes(stays) == [home.name]
