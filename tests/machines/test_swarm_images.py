@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
+from tests.machines import building
 from tests.machines.fleet import answering, spec
 from tests.machines.registry import Registry
 from tests.machines.swarm import Node, Swarm
 from tests.machines.swarmfleet import Publish, Services, login
 
+from wopr.fleet.runtimes.caretaker import NodeUnfit
 from wopr.fleet.runtimes.protocol import Instance, RuntimeFailed
 
 REMEDIES = {
@@ -135,3 +137,31 @@ async def test_a_fetch_that_a_process_left_behind_is_finished_by_the_next(
     assert has(home, image)
     assert services.swarm.services("wopr.errand") == []
     assert services.manager.docker("secret", "ls", "--quiet").stdout == ""
+
+
+async def test_the_image_that_looks_after_machines_comes_from_the_same_registry(
+    services: Services, swarm: Swarm, private: Registry
+) -> None:
+    instance, _ = await running(services)
+    image = private.push(building.RECIPES["node-agent"].tags[0], "wopr/wopr-platform:latest")
+    swarm.manager.engine.docker("rmi", image)
+    # Without a fence, which would stay on machines that other tests use.
+    other = {
+        "wopr_installation": f"{services.manager.run_id[:18]}-x",
+        "bot_firewall_image": image,
+        "bot_firewall": "off",
+    }
+    try:
+        runtime = services.make(**(login(private) | other | {"registry_password": "wrong"}))
+        wanted = spec()
+        with pytest.raises(NodeUnfit, match="refused the credentials of robot") as refused:
+            await runtime.start(wanted)
+        assert "REGISTRY_PASSWORD" in refused.value.remedy
+        assert (await answering(instance)).status_code == 200
+        mended = services.make(**login(private), **other)
+        assert (await answering(await mended.start(wanted))).status_code == 200
+        await mended.remove(wanted.bot_id)
+    finally:
+        swarm.manager.engine.docker("service", "rm", f"wopr-bots-{other['wopr_installation']}-agent", check=False)
+        for node in swarm.nodes:
+            node.engine.docker("rmi", "--force", image, check=False)

@@ -1,6 +1,7 @@
 """Bots of a Swarm move to other images where they are: what they know stays; bad images, lost machines do no harm."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,31 @@ async def test_an_image_that_its_machine_cant_get_leaves_the_bot_running_and_bla
     await place.roll_out()
     await place.settle(lambda: place.is_so("SELECT stage = 'kept' FROM bot_updates", bot_id))
     assert place.seen(bot_id) == (image, "all of it")
+
+
+async def test_a_bot_from_before_channels_keeps_its_image_when_bot_image_cant_be_had(
+    place: Place, services: Services, publish: Publish
+) -> None:
+    bot_id = await place.bot("all of it")
+    before = services.image_of(bot_id)
+    away = f"{publish().partition('@')[0]}@sha256:{'0' * 64}"
+    place.settings = {**place.settings, "bot_image": away}
+    home = place.platform.settings.wopr_home
+    place.platform = replace(place.platform, settings=services.settings(wopr_home=home, **place.settings))
+    await place.process()
+    await place.sql("UPDATE bots SET image = NULL, generation = generation + 1")
+
+    async def restarted() -> bool:
+        seen = await place.runtime.locate(BotId(bot_id))
+        return seen is not None and seen.generation == 2 and await place.is_so(READY, bot_id)
+
+    await place.settle(restarted)
+    assert place.seen(bot_id) == (before, "all of it")
+    running = services.containers(bot_id)
+    assert (await place.roll_out())["begun"] == 1
+    await place.settle(lambda: place.is_so("SELECT stage = 'returned' FROM bot_updates", bot_id))
+    assert f"has no image {away}" in await place.sql("SELECT error FROM bot_updates")
+    assert services.containers(bot_id) == running
 
 
 async def test_a_machine_lost_while_a_bot_tries_an_image_does_not_speak_against_it(

@@ -276,6 +276,9 @@ class Reconciler:
             sight = self._timed(Sight(*rows, instance, held=self._runtime.held(BotId(bot_id))))
             crashed = await look.record_end(session, sight, self._ended.pop(BotId(bot_id), None))
             allowed = await standing(session, sight.bot.tenant_id, self._platform.settings, now)
+            if sight.bot.image is None and instance is not None and instance.image:
+                # It ran before bots had images of their own: it goes on with this one until an update moves it.
+                sight.bot.image = instance.image
             step = plan(sight.facts.wanted, sight.real, allowed, now)
             before = State(sight.observed.state)
             if not sight.settled(step):

@@ -16,6 +16,7 @@ from wopr.fleet.runtimes import agents, enginelog, firewall, node_agent, nodes
 from wopr.fleet.runtimes.agents import Charge
 from wopr.fleet.runtimes.containers import ours
 from wopr.fleet.runtimes.engine import CONFLICT, NOT_FOUND, Engine, EngineRefused, Json
+from wopr.fleet.runtimes.images import PullFailed, ask_registry
 from wopr.fleet.runtimes.nodes import NANO, Node
 from wopr.fleet.runtimes.protocol import RuntimeFailed
 
@@ -109,6 +110,12 @@ class Caretaker:
             what, remedy = firewall.explain(code, text)
         else:
             what, remedy = text, "BOT_FIREWALL_IMAGE must be an image with Python and iptables, within its reach."
+            if "image" in text.lower():
+                try:
+                    # The machine keeps to itself why it did not get it.
+                    await ask_registry(self._engine, self._charge.means.image, self._charge.credentials)
+                except PullFailed as failure:
+                    what, remedy = failure.message.rstrip("."), failure.remedy
         return NodeUnfit(f"The machine {node.name} is not ready for bots: {what}.", remedy=remedy)
 
     def _agents(self, known: Mapping[str, Node]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from wopr.fleet.runtimes.protocol import RuntimeFailed
 
 FAILURE_SECONDS = 10.0
 DEFAULT_REGISTRY = "docker.io"
+IMAGE_ID = "sha256:"  # how an engine's own name of an image begins
 REFUSALS = ("unauthorized", "authentication required", "denied", "no basic auth", "forbidden")
 UNKNOWN = ("manifest unknown", "not found", "no such image", "does not exist", "name unknown")
 AWAY = (
@@ -99,6 +100,16 @@ class Images:
             log.error("image.pull_failed", image=reference, error=failure.message, remedy=failure.remedy)
             raise failure from error
         log.info("image.pulled", image=reference, seconds=round(monotonic() - began, 1))
+
+
+async def ask_registry(engine: Engine, reference: str, credentials: Credentials) -> None:
+    """Whether the image's registry would give it out; an engine's own id names none. Raises `PullFailed`."""
+    if reference.startswith(IMAGE_ID):
+        return
+    try:
+        await engine.call("GET", f"distribution/{reference}/json", auth=credentials.auth_for(reference))
+    except EngineRefused as error:
+        raise explain(reference, error.reason, credentials) from error
 
 
 def registry_of(reference: str) -> str:

@@ -111,10 +111,6 @@ class Manager:
             if error.http_status != NOT_FOUND:
                 raise
 
-    async def access(self, image: str, auth: Mapping[str, str] | None) -> None:
-        """Ask the image's registry about it. The reason of a refusal is in `EngineRefused.reason`."""
-        await self._engine.call("GET", f"distribution/{image}/json", auth=auth)
-
     def _labels(self) -> list[str]:
         return [f"{LABEL_INSTALLATION}={self._installation}", LABEL_BOT]
 

@@ -14,12 +14,11 @@ import structlog
 from wopr.fleet.runtimes import node_agent
 from wopr.fleet.runtimes.engine import PULL_SECONDS_MAX
 from wopr.fleet.runtimes.errands import Errand, Errands, Result
-from wopr.fleet.runtimes.images import FAILURE_SECONDS, Credentials, PullFailed, explain
+from wopr.fleet.runtimes.images import FAILURE_SECONDS, IMAGE_ID, Credentials, PullFailed, explain
 from wopr.fleet.runtimes.nodes import Node
 
 # Bots that move one after the other, and a bot that ends what it is saying, don't have it looked at each time.
 PRESENT_SECONDS = 60.0
-IMAGE_ID = "sha256:"
 Key = tuple[str, str]
 
 log = structlog.get_logger(__name__)

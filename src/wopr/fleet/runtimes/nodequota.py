@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from wopr.core.ids import BotId
 from wopr.fleet.runtimes import enginelog, node_agent
 from wopr.fleet.runtimes.containers import volume_name
-from wopr.fleet.runtimes.engine import Engine, EngineRefused
+from wopr.fleet.runtimes.engine import Engine
 from wopr.fleet.runtimes.manager import Manager
 from wopr.fleet.runtimes.nodes import Node
-from wopr.fleet.runtimes.protocol import BotSpec
+from wopr.fleet.runtimes.protocol import BotSpec, RuntimeFailed
 from wopr.fleet.runtimes.quota import require_fits
 
 LINES_MAX = 2_000
+READ_SECONDS_MAX = 5.0
 
 
 class NodeQuotas:
@@ -47,9 +48,11 @@ class NodeQuotas:
         if task is None:
             return
         try:
-            lines = await enginelog.tail(self._engine, task, LINES_MAX, "tasks")
-        except EngineRefused:
-            return  # it was replaced in this moment
+            # A manager waits for the log of a machine that it has not missed yet.
+            async with asyncio.timeout(READ_SECONDS_MAX):
+                lines = await enginelog.tail(self._engine, task, LINES_MAX, "tasks")
+        except (TimeoutError, RuntimeFailed):
+            return  # what was told before stands
         self._full[node_id] = parse(line.text for line in lines)
 
 

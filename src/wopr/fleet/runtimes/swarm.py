@@ -21,10 +21,10 @@ from wopr.fleet.runtimes.containers import Start, copier_name, parse_time
 from wopr.fleet.runtimes.docker import GRACE_SECONDS, NOWHERE
 from wopr.fleet.runtimes.engine import NOT_FOUND, Engine, EngineRefused, Json
 from wopr.fleet.runtimes.errands import Errand, Errands
-from wopr.fleet.runtimes.images import PullFailed, explain, registry_of
+from wopr.fleet.runtimes.images import PullFailed, ask_registry, registry_of
 from wopr.fleet.runtimes.manager import Manager, home_of
 from wopr.fleet.runtimes.nodecopies import NodeCopies
-from wopr.fleet.runtimes.nodeimages import IMAGE_ID, NodeImages
+from wopr.fleet.runtimes.nodeimages import NodeImages
 from wopr.fleet.runtimes.nodequota import NodeQuotas
 from wopr.fleet.runtimes.nodes import Node, NoRoom, choose, require_works, why_away
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance, LogLine, RuntimeFailed
@@ -111,7 +111,7 @@ class SwarmRuntime:
         image = image or self._installation.image
         service = await self._manager.service(bot_id)
         if service is None:
-            await self._ask_registry(image)
+            await ask_registry(self._engine, image, self._credentials)
             return
         node = require_works((await self._look_at_nodes()).get(home_of(service)))
         await self._images.ensure(node, image)
@@ -295,22 +295,13 @@ class SwarmRuntime:
                 remedy="Look at that machine's engine.",
             )
         try:
-            await self._ask_registry(image)
+            await ask_registry(self._engine, image, self._credentials)
         except PullFailed as failure:
             return failure
         return PullFailed(
             f"Its machine could not get the image {image} from {registry_of(image)}: {task.error}",
             remedy="Look at that machine's network, and whether the image is made for its processor.",
         )
-
-    async def _ask_registry(self, image: str) -> None:
-        """Whether it would give the image out. Raises `PullFailed`."""
-        if image.startswith(IMAGE_ID):
-            return
-        try:
-            await self._manager.access(image, self._credentials.auth_for(image))
-        except EngineRefused as error:
-            raise explain(image, error.reason, self._credentials) from error
 
     async def _withdraw(self, bot_id: BotId) -> None:
         """Have nothing wait in the Swarm that starts by itself one day."""
