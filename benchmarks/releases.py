@@ -1,82 +1,138 @@
 """Goals D3, D5, D6 and D7: releases under load, back, bad releases, and deployers killed at every step.
 
 D3 is measured beside two other ways of changing a release, in the same run and under the same load: stopping the old
-container first, as `docker compose up` does, and pointing the proxy at the new one by a reload of its configuration.
+containers first, and pointing the proxy at the new ones by a reload of its configuration. Both have the proxy that such
+an installation has: one upstream, no readiness check.
 
-    benchmarks/releases.py [SWAPS]      100 is the goal's number; each takes some seconds
+    benchmarks/releases.py                     everything
+    benchmarks/releases.py swaps --swaps 100   one part: swaps, rollbacks, bad or kills
 """
 
-import json
+import argparse
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
-from report import median, percentile, table
+from report import median, percentile, run, say, table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.machines import building, engine
+from tests.machines import building, engine, registry
+from tests.machines import test_releases_streams as streams
 from tests.machines.installation import Installation, Load, installed
-from tests.machines.test_releases import BUT_THE_API
+from tests.machines.test_releases import BUT_THE_API, migration, other_architecture, whole
 from tests.machines.test_releases_kills import AFTER_SECONDS, kill_at, steps_of
 
 from wopr.delivery import commands
 from wopr.delivery.commands import PLUGIN, STANDALONE
 from wopr.delivery.place import Place, Slot, other
 
-SWAPS = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-OTHER_SWAPS = max(1, SWAPS // 5)
-ROLLBACKS = max(2, SWAPS // 10)
+SWAPS, ROLLBACKS = 50, 6
+PEERS_SHARE = 6  # of as many swaps the peers do one
+ROLLBACK_KILLS = ("started", "committed", "drained", "files restored")
 RELEASE = ("--observe", "0", "--ready", "60")
+PAUSE_SECONDS = 0.02  # two cores are shared by load, platform and deployer
+STREAM_PIECES = 20  # two seconds each
+READY_SECONDS = 120.0
+UPSTREAMS = {"api": 3100, "ui": 3000}
 
 
 def main() -> None:
-    with running() as (site, _):
-        swaps(site)
-        rollbacks(site)
-        bad_releases(site)
-        kills(site)
+    parts: dict[str, Callable[[Installation, argparse.Namespace], None]]
+    parts = {"swaps": swaps, "rollbacks": rollbacks, "bad": bad_releases, "kills": kills}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
+    parser.add_argument("--swaps", type=int, default=SWAPS, help="of D3; the peers do a sixth of them each")
+    parser.add_argument("--rollbacks", type=int, default=ROLLBACKS, help="of D5")
+    parser.add_argument("--kills", type=int, default=0, help="of D7; 0: at every step")
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(parts):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    with running() as site:
+        for name in given.parts or parts:
+            parts[name](site, given)
 
 
 @contextmanager
-def running() -> Iterator[tuple[Installation, engine.Engine]]:
+def running() -> Iterator[Installation]:
     """An installation on this machine's engine."""
+    say("images, and a first release")
     with engine.running() as docker:
         for name in building.THIRD_PARTIES:
             building.ensure(docker, name)
         with installed(docker, building.ours(docker, "platform")) as site:
-            yield site, docker
+            yield site
 
 
-def swaps(site: Installation) -> None:
-    """D3: requests that failed in so many changes of the release, in three ways."""
+def swaps(site: Installation, given: argparse.Namespace) -> None:
+    """D3: requests that failed and streams that were cut in so many changes of the release, in three ways."""
+    streams.PIECES = STREAM_PIECES
     images = [site.derive(), site.derive()]
-    rows = [
-        _swapped(
-            site, "wopr deploy: two slots, readiness, drain", SWAPS, lambda n: site.release(images[n % 2], *RELEASE)
-        ),
-        _swapped(site, "peer: the old one is stopped first", OTHER_SWAPS, lambda _: stop_first(site)),
-        _swapped(site, "peer: the proxy is reloaded", OTHER_SWAPS, lambda _: reload_proxy(site)),
-    ]
-    table("Releases under load (D3)", ("way", "swaps", "requests", "failed", "share", "goal"), rows)
-    site.deploy("", "--observe", "0")
+    few = max(1, given.swaps // PEERS_SHARE)
+    with streams.talker(site) as talk:
+        ours = _swapped(talk, "wopr deploy", given.swaps, lambda n: site.release(images[n % 2], *RELEASE))
+        with plain_proxy(site):
+            stopped = _swapped(talk, "peer: the old one is stopped first", few, lambda _: stop_first(site))
+            reloaded = _swapped(talk, "peer: the proxy is reloaded", few, lambda _: reload_proxy(site))
+    headers = ("way", "swaps", "requests", "failed", "slowest", "streams", "cut or refused", "a swap takes", "goal")
+    rows = [(*ours, "0; 0"), (*stopped, "–"), (*reloaded, "–")]
+    table("Releases under load (D3)", headers, rows)
 
 
-def _swapped(site: Installation, way: str, count: int, swap: Callable[[int], object]) -> tuple[object, ...]:
-    with Load(site) as load:
+def _swapped(talk: streams.Talk, way: str, count: int, swap: Callable[[int], object]) -> tuple[object, ...]:
+    talking, took = streams.Talk(talk.site, talk.key), []
+    with talking, Load(talk.site, pause_seconds=PAUSE_SECONDS) as load:
         for number in range(count):
+            began = time.monotonic()
             swap(number)
-    failed = len(load.failures)
-    goal = "0" if "wopr" in way else "–"
-    return (way, count, load.answered, failed, f"{failed / max(1, load.answered):.2%}", goal)
+            took.append(time.monotonic() - began)
+            say(f"{way}: {number + 1} of {count} in {took[-1]:.1f} s, {len(load.failures)} requests failed so far")
+    for failure in [*load.failures[:2], *talking.failures[:2]]:
+        say(f"  such as {failure[-160:]!r}")
+    failed, told = len(load.failures), talking.whole + len(talking.failures)
+    share = f"{failed} ({failed / max(1, load.answered):.1%})" if failed else "0"
+    slowest, usual = f"{load.slowest_seconds:.1f} s", f"{median(took):.1f} s"
+    return (way, count, load.answered, share, slowest, told, len(talking.failures), usual)
+
+
+@contextmanager
+def plain_proxy(site: Installation) -> Iterator[None]:
+    """Caddy with one upstream and without our checks, and afterwards as a release had it, with that release alone."""
+    point_at(site, serving_slot(site))
+    try:
+        yield
+    finally:
+        live = ("exec", f"{site.name}-caddy", "caddy", "reload", "--config", "/etc/caddy/Caddyfile")
+        site.engine.docker(*live, "--adapter", "caddyfile", check=False)
+        site.deploy("", *RELEASE)
+
+
+def point_at(site: Installation, slot: Slot) -> None:
+    """Make a slot the only upstream."""
+    text = Path(Place(str(site.folder)).caddy_live).read_text()
+    head, _, rest = text.partition("(slots) {\n")
+    text = head + "(slots) {\n}" + rest.partition("\n}")[2]
+    for role, port in UPSTREAMS.items():
+        text = text.replace(f"{role}-blue:{port} {role}-green:{port}", f"{role}-{slot}:{port}")
+    load = ("exec", "-i", f"{site.name}-caddy", "caddy", "reload", "--adapter", "caddyfile", "--config", "/dev/stdin")
+    site.engine.docker(*load, input=text)
+
+
+def serving_slot(site: Installation) -> Slot:
+    """The slot whose API runs."""
+    slot: Slot = site.state()["active"]["slot"]
+    return slot if site.containers()[f"api-{slot}"]["State"]["Running"] else other(slot)
 
 
 def stop_first(site: Installation) -> None:
     """As compose replaces a container: stop, then start."""
-    slot = site.state()["active"]["slot"]
-    names = [f"{site.name}-{role}-{slot}" for role in ("api", "ui")]
+    slot = serving_slot(site)
+    names = [f"{site.name}-{role}-{slot}" for role in UPSTREAMS]
     site.engine.docker("stop", "--time", "25", *names)
     site.engine.docker("start", *names)
     _ready(site, slot)
@@ -84,97 +140,122 @@ def stop_first(site: Installation) -> None:
 
 def reload_proxy(site: Installation) -> None:
     """Start the other slot, let the proxy know only that one, stop the first one."""
-    state, place = site.state(), Place(str(site.folder), site.name)
-    release, old = state["active"]["release"], state["active"]["slot"]
-    serving = old if site.engine.state(f"{site.name}-api-{old}") == "running" else other(old)
-    new: Slot = other(serving)
-    compose = (
-        PLUGIN if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0 else STANDALONE
-    )
-    file = place.snapshot(release, "compose.yaml")
-    subprocess.run(commands.up_slot(compose, place, file, new), check=True, capture_output=True, env=site.variables())
+    place, old = Place(str(site.folder), site.name), serving_slot(site)
+    new = other(old)
+    shutil.copy(place.slot_env(old), place.slot_env(new))
+    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
+    file = place.snapshot(site.state()["active"]["release"], "compose.yaml")
+    up = commands.up_slot(PLUGIN if plugin else STANDALONE, place, file, new)
+    subprocess.run(up, check=True, capture_output=True, env=site.variables())
     _ready(site, new)
-    one = Path(place.caddy_live).read_text().replace(f"api-{serving}:3100", "").replace(f"ui-{serving}:3000", "")
-    load = ("exec", "-i", f"{site.name}-caddy", "caddy", "reload", "--adapter", "caddyfile", "--config", "/dev/stdin")
-    site.engine.docker(*load, input=one)
-    site.engine.docker("rm", "--force", *place.slot_containers(serving))
+    point_at(site, new)
+    site.engine.docker("stop", "--time", "25", *place.slot_containers(old))
 
 
-def rollbacks(site: Installation) -> None:
+def rollbacks(site: Installation, given: argparse.Namespace) -> None:
     """D5: from the command to the older release serving, and to the end of the command. No registry is there."""
-    serving, whole = [], []
-    for _ in range(ROLLBACKS):
-        site.settle()
+    serving, whole_command = [], []
+    for number in range(given.rollbacks):
         site.release(site.derive(), *RELEASE)
         known, began, at = len(site.journal()), time.monotonic(), time.time()
-        done = site.wopr("rollback", "--json")
+        done = site.wopr("rollback", "--json", "--ready", "60")
         assert done.returncode == 0, done.stderr
-        whole.append(time.monotonic() - began)
+        whole_command.append(time.monotonic() - began)
         said = [e for e in site.journal()[known:] if e["name"] == "rollback" and e["data"].get("step") == "serving"]
-        serving.append(_instant(said[0]["at"]) - at)
+        serving.append(datetime.fromisoformat(said[0]["at"]).timestamp() - at)
+        say(f"rollback {number + 1} of {given.rollbacks}: serves after {serving[-1]:.1f} s")
     rows = [
         ("the older release serves", f"{median(serving):.1f} s", f"{percentile(serving, 0.95):.1f} s", "3 s"),
-        ("the command ends, the other one drained", f"{median(whole):.1f} s", f"{percentile(whole, 0.95):.1f} s", "–"),
+        (
+            "the command ends, the other one drained",
+            f"{median(whole_command):.1f} s",
+            f"{percentile(whole_command, 0.95):.1f} s",
+            "–",
+        ),
     ]
-    table(f"Rollback, {ROLLBACKS} times (D5)", ("what", "median", "p95", "goal"), rows)
+    table(f"Rollback, {given.rollbacks} times (D5)", ("what", "median", "p95", "goal"), rows)
 
 
-def bad_releases(site: Installation) -> None:
+def bad_releases(site: Installation, _given: argparse.Namespace) -> None:
     """D6: how soon a bad release is known to be bad, and what customers met meanwhile."""
-    kinds = {
-        "crashes": BUT_THE_API.format("exit 3"),
-        "never ready": BUT_THE_API.format("exec sleep 600"),
-        "another program": 'ENTRYPOINT ["/bin/sleep", "600"]',
-    }
+    site.settle()
     rows = []
-    for kind, line in kinds.items():
-        site.settle()
-        image = site.derive(line)
-        with Load(site, threads=2) as load:
+    for kind, words in bad_ones(site):
+        slot = site.state()["active"]["slot"]
+        before = site.containers()[f"api-{slot}"]["Id"]
+        with Load(site, threads=2, pause_seconds=PAUSE_SECONDS) as load:
             began = time.monotonic()
-            done = site.wopr("deploy", image, "--json", "--yes", "--observe", "0")
+            done = site.wopr("deploy", *words, "--json", "--yes", "--observe", "0")
             took = time.monotonic() - began
-        assert json.loads(done.stdout)["verdict"] == "bad", done.stdout + done.stderr
-        rows.append((kind, f"{took:.1f} s", len(load.failures), "10 s; 0"))
-    table("Bad releases (D6)", ("release", "verdict after", "failed requests", "goal"), rows)
+        assert done.returncode == 1, done.stdout + done.stderr
+        untouched = site.containers()[f"api-{slot}"]["Id"] == before
+        rows.append((kind, f"{took:.1f} s", "yes" if untouched else "no", len(load.failures), "10 s; yes; 0"))
+        say(f"{kind}: {took:.1f} s")
+    table("Bad releases (D6)", ("release", "verdict after", "the old one went on", "failed requests", "goal"), rows)
 
 
-def kills(site: Installation) -> None:
+def bad_ones(site: Installation) -> Iterator[tuple[str, Sequence[str]]]:
+    """Each kind of bad release, and the words with which it is released."""
+    yield "crashes", (site.derive(BUT_THE_API.format("exit 3")),)
+    yield "never ready", (site.derive(BUT_THE_API.format("exec sleep 600")),)
+    yield "another program", (site.derive('ENTRYPOINT ["/bin/sleep", "600"]'),)
+    with tempfile.TemporaryDirectory() as folder:
+        yield "another architecture", (other_architecture(site, Path(folder)),)
+    with registry.serving(site.engine) as hub:
+        yield "no access to the registry", (hub.push(site.derive(), "wopr-platform:latest"),)
+    head = site.psql("SELECT version_num FROM alembic_version")
+    failing = migration(f"{head}_x", head, "CREATE TABLE twice (id int); SELECT 1/0")
+    yield "a migration fails", (site.derive(failing), "--allow-destructive")
+    site.set_env("DATABASE_POOL_SIZE", "many")
+    yield "a wrong setting", ()
+    site.set_env("DATABASE_POOL_SIZE", "")
+
+
+def kills(site: Installation, given: argparse.Namespace) -> None:
     """D7: a deployer killed at every step, and how long the next run takes until all is in order."""
     site.settle()
-    site.release(site.derive())
-    points = [(step, after) for step in steps_of(site, "deploy") for after in AFTER_SECONDS]
-    took, left, failed = [], 0, 0
-    for step, after in points:
-        words = ("deploy", site.derive(), "--yes", "--json", "--observe", "0", "--ready", "60")
-        with Load(site, threads=2) as load:
-            kill_at(site, words, "deploy", step, after)
+    site.release(site.derive(), *RELEASE)
+    points = [("deploy", step, after) for step in steps_of(site, "deploy") for after in AFTER_SECONDS]
+    points += [("rollback", step, 0.0) for step in ROLLBACK_KILLS]
+    points = points[:: max(1, len(points) // given.kills)] if given.kills else points
+    took, order, failed = [], 0, 0
+    for number, (command, step, after) in enumerate(points):
+        words = [command, "--json", *RELEASE]
+        if command == "deploy":
+            words += [site.derive(), "--yes"]
+        else:
+            site.release(site.derive(), *RELEASE)
+        with Load(site, threads=2, pause_seconds=PAUSE_SECONDS) as load:
+            kill_at(site, words, command, step, after)
             began = time.monotonic()
-            site.deploy("", "--observe", "0")
+            mended = site.deploy("", *RELEASE)
             took.append(time.monotonic() - began)
         failed += len(load.failures)
-        slots = {name for name in site.containers() if name.startswith(("api-", "ui-"))}
-        left += len(slots) - 2
-    rows = [(len(points), f"{median(took):.1f} s", f"{max(took):.1f} s", left, failed, "10 s; 0; 0")]
-    headers = ("kills", "in order again, median", "slowest", "containers left over", "failed requests", "goal")
+        order += mended.returncode == 0 and in_order(site)
+        say(f"kill {number + 1} of {len(points)}, {command} at {step!r}: in order again after {took[-1]:.1f} s")
+    rows = [(len(points), order, f"{median(took):.1f} s", f"{max(took):.1f} s", failed, "all; 10 s; 0")]
+    headers = ("kills", "in order again by the next run", "median", "slowest", "failed requests", "goal")
     table("Killed deployers (D7)", headers, rows)
 
 
+def in_order(site: Installation) -> bool:
+    """One release serves, whole, nothing is left of any other, and each has its verdict."""
+    try:
+        whole(site)
+    except AssertionError as error:
+        say(f"not in order: {error}")
+        return False
+    return True
+
+
 def _ready(site: Installation, slot: str) -> None:
-    deadline = time.monotonic() + 60
-    names = [f"{site.name}-{role}-{slot}" for role in ("api", "ui")]
-    while time.monotonic() < deadline:
-        asked = [site.engine.docker("exec", name, "wopr-probe", "/ready", check=False) for name in names]
-        if all(one.returncode == 0 for one in asked):
-            return
+    deadline = time.monotonic() + READY_SECONDS
+    names = [f"{site.name}-{role}-{slot}" for role in UPSTREAMS]
+    while any(site.engine.docker("exec", name, "wopr-probe", "/ready", check=False).returncode for name in names):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{slot} was not ready within {READY_SECONDS:.0f} s")
         time.sleep(0.1)
 
 
-def _instant(text: str) -> float:
-    from datetime import datetime
-
-    return datetime.fromisoformat(text).timestamp()
-
-
 if __name__ == "__main__":
-    main()
+    run(main)

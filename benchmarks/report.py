@@ -1,15 +1,18 @@
-"""How every benchmark prints: one table in Markdown, with the machine and the date above it."""
+"""How every benchmark prints: one table in Markdown, with the machine and the date above it; and how it is ended."""
 
 import os
 import platform
+import signal
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+INTERRUPTED = 130
 
 
 def machine() -> str:
@@ -45,3 +48,25 @@ def percentile(values: Sequence[float], part: float) -> float:
 
 def median(values: Sequence[float]) -> float:
     return statistics.median(values)
+
+
+def say(text: str) -> None:
+    """How far it is, on stderr."""
+    print(f"  {datetime.now(UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a benchmark. Ctrl-C and SIGTERM end it after it has cleaned up."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        say("stopped; cleaning up (once more Ctrl-C leaves everything as it is)")
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

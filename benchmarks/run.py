@@ -1,11 +1,13 @@
 """Run the benchmarks one after another; names as arguments choose some: `python benchmarks/run.py gateway up`."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
 NOT_BENCHMARKS = {"run", "report", "common"}
+INTERRUPTED = 130
 
 
 def main() -> int:
@@ -18,8 +20,23 @@ def main() -> int:
     failed = 0
     for name in chosen:
         print(f"→ {name}", file=sys.stderr, flush=True)
-        failed += subprocess.run([sys.executable, str(FOLDER / f"{name}.py")], check=False).returncode != 0
+        code = one(name)
+        if code == INTERRUPTED:
+            return code
+        failed += code != 0
     return min(failed, 1)
+
+
+def one(name: str) -> int:
+    """Run one to its end; its exit code. Ctrl-C reaches it as well, and it is waited for while it cleans up."""
+    script = subprocess.Popen([sys.executable, str(FOLDER / f"{name}.py")])
+    signal.signal(signal.SIGTERM, lambda _number, _frame: script.terminate())
+    while True:
+        try:
+            code = script.wait()
+            return INTERRUPTED if code == -signal.SIGINT else code
+        except KeyboardInterrupt:
+            continue
 
 
 if __name__ == "__main__":

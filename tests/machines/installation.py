@@ -26,6 +26,7 @@ PROJECT = "com.docker.compose.project"
 OURS = re.compile(r"^wt(\d+)[0-9a-f]{4}$")
 READY_SECONDS = "180"  # a machine that does many things at once is slow
 COMMAND_SECONDS = 600.0
+LEFT_SECONDS = "60"
 PLATFORM_NAME = "wopr-test/release"
 
 
@@ -129,7 +130,10 @@ class Installation:
         return self.engine.docker("exec", f"{self.name}-postgres", *command).stdout.strip()
 
     def remove(self) -> None:
-        """Nothing is left: containers, volumes, network, images, folder."""
+        """Nothing is left: containers, volumes, network, images, folder. A command that outlived its deployer is
+        waited for, or it would go on making what is being removed."""
+        if (busy := self.folder / ".lock.busy").exists():
+            subprocess.run(("flock", "-x", "-w", LEFT_SECONDS, str(busy), "true"))
         self.engine.sweep(f"{PROJECT}={self.name}")
         images = self.engine.docker("image", "ls", "-q", "--filter", f"label={self.engine.label}", PLATFORM_NAME)
         for image in set(images.stdout.split()):
@@ -166,7 +170,9 @@ class Load:
     installation: Installation
     path: str = "/health"
     threads: int = 4
+    pause_seconds: float = 0.005
     answered: int = 0
+    slowest_seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
     slots: set[str] = field(default_factory=set)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -191,15 +197,17 @@ class Load:
         headers = {"host": "api.localhost", **({"connection": "close"} if fresh else {})}
         with httpx.Client(timeout=60, trust_env=False) as http:
             while not self._stop.is_set():
+                asked = time.monotonic()
                 try:
                     status, text = (answer := http.get(url, headers=headers)).status_code, answer.text
                 except httpx.HTTPError as error:
                     status, text = 0, f"{type(error).__name__}: {error}"
                 with self._lock:
                     self.answered += 1
+                    self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - asked)
                     if status != 200:
                         self.failures.append(f"{time.time():.3f} {status} {text[:200]}")
-                time.sleep(0.005)
+                time.sleep(self.pause_seconds)
 
 
 def _port() -> int:

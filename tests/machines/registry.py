@@ -30,6 +30,7 @@ class Registry:
     password: str = field(repr=False)
     process: "subprocess.Popen[bytes]" = field(repr=False)
     command: Sequence[str] = field(repr=False)
+    pushed_at: float = 0.0  # when the last push had ended, by time.monotonic()
 
     @property
     def url(self) -> str:
@@ -41,6 +42,7 @@ class Registry:
         self.engine.docker("tag", local_tag, remote)
         with self.logged_in() as config:
             self.engine.docker("--config", str(config), "push", "--quiet", remote)
+            self.pushed_at = time.monotonic()
         found = self.engine.docker("image", "inspect", "--format", "{{json .RepoDigests}}", remote).stdout
         repository = remote.rpartition(":")[0]
         self.engine.docker("rmi", remote, check=False)

@@ -129,20 +129,25 @@ def site(engine: Engine, platform_image: str, third_party_images: object) -> Ite
         yield made
 
 
-def test_no_stream_is_cut_by_releases(site: Installation, engine: Engine) -> None:
-    network = json.loads(engine.docker("network", "inspect", f"{site.name}-platform").stdout)[0]
-    gateway = network["IPAM"]["Config"][0]["Gateway"]
-    with model(gateway) as port:
-        key = customer(site, gateway, port)
-        talk = Talk(site, key)
-        wait_for(lambda: talk.ask() == "", "the model to be reached through the gateway", 60)
-        with talk, Load(site, threads=2) as load:
-            wait_for(lambda: talk.whole >= 1, "streams to run", 60)
-            for _ in range(2):
-                site.release(site.derive())
+def test_no_stream_is_cut_by_releases(site: Installation) -> None:
+    with talker(site) as talk, talk, Load(site, threads=2) as load:
+        wait_for(lambda: talk.whole >= 1, "streams to run", 60)
+        for _ in range(2):
+            site.release(site.derive())
     assert talk.failures == []
     assert load.failures == []
     assert talk.whole >= TALKERS
+
+
+@contextmanager
+def talker(site: Installation) -> Iterator[Talk]:
+    """A customer whose streams come from a slow model behind the platform."""
+    network = json.loads(site.engine.docker("network", "inspect", f"{site.name}-platform").stdout)[0]
+    gateway = network["IPAM"]["Config"][0]["Gateway"]
+    with model(gateway) as port:
+        talk = Talk(site, customer(site, gateway, port))
+        wait_for(lambda: talk.ask() == "", "the model to be reached through the gateway", 60)
+        yield talk
 
 
 def customer(site: Installation, host: str, port: int) -> str:
