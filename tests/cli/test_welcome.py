@@ -15,9 +15,7 @@ LINK = "http://localhost:8000/welcome?token=secret"
 
 
 @pytest.fixture
-def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("WOPR_HOME", raising=False)
+def started(tmp_path: Path) -> Iterator[Started]:
     yield Started(tmp_path / ".wopr", "http://localhost:8000", LINK, 7.251, mails_port=4102, payments_port=4101)
     output.progress(ProgressKind.TTY)
 
@@ -66,15 +64,13 @@ def test_json_on_stdout_is_as_it_was(started: Started, capsys: pytest.CaptureFix
 
 
 def test_commands_for_another_shell_name_a_folder_that_it_would_not_find(
-    started: Started, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    started: Started, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = Path("/srv/my wopr")
-    elsewhere = Started(home, started.ui_url, LINK, 1.0, welcome.prefix_of(home))
+    elsewhere = Started(home, started.ui_url, LINK, 1.0, welcome.prefix_of(home, started.home))
     assert "administrator: WOPR_HOME='/srv/my wopr' wopr admin link" in told(ProgressKind.QUIET, elsewhere, capsys)[0]
     assert "WOPR_HOME='/srv/my wopr' wopr status" in told(ProgressKind.PLAIN, elsewhere, capsys)[1]
-    assert welcome.prefix_of(started.home) == ""
-    monkeypatch.setenv("WOPR_HOME", "/srv/my wopr")
-    assert welcome.prefix_of(home) == ""
+    assert welcome.prefix_of(home, home) == ""
 
 
 @pytest.mark.parametrize("kind", [ProgressKind.JSON, ProgressKind.QUIET, ProgressKind.PLAIN])

@@ -59,7 +59,7 @@ def up(
     """Run everything on this machine: database, engines, stand-ins, API, UI and bots. Ctrl-C stops it all."""
     from wopr.cli.supervisor import RunFile
 
-    folder = (home or Path(os.environ.get("WOPR_HOME", ".wopr"))).expanduser().resolve()
+    folder = (home or _default_home()).expanduser().resolve()
     ports = Ports(
         api=api_port,
         ui=ui_port,
@@ -259,7 +259,13 @@ def _wipe(folder: Path, *, yes: bool) -> bool:
 
 def _plan(folder: Path, ports: Ports, stages: "Progress", as_json: bool) -> Plan:
     stripe, resend = (not _given(folder, name) for name in ("STRIPE_SECRET_KEY", "RESEND_API_KEY"))
-    return Plan(folder, ports, stripe, resend, stages, as_json, prefix_of(folder))
+    return Plan(
+        folder, ports, stripe, resend, stages, as_json, prefix_of(folder, _default_home().expanduser().resolve())
+    )
+
+
+def _default_home() -> Path:
+    return Path(os.environ.get("WOPR_HOME", ".wopr"))
 
 
 def _given(folder: Path, name: str) -> bool:

@@ -3,7 +3,6 @@
 Each kind of `--progress` gets it in its own form; only quiet leaves the link itself out, since nobody reads it there.
 """
 
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,8 @@ class Started:
     payments_port: int | None = None
 
 
-def prefix_of(home: Path) -> str:
+def prefix_of(home: Path, default: Path) -> str:
     """What a command in another shell needs in front to find this folder; nothing where it is the default there."""
-    default = Path(os.environ.get("WOPR_HOME", ".wopr")).expanduser().resolve()
     return "" if home == default else f"WOPR_HOME={shlex.quote(str(home))} "
 
 
