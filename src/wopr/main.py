@@ -9,7 +9,7 @@ import asyncpg
 import structlog
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -21,13 +21,14 @@ from wopr.accounts import loops as accounts_loops
 from wopr.accounts.guard import PlatformAdmin
 from wopr.billing import api as billing_api
 from wopr.billing import loops as billing_loops
+from wopr.core import reference
 from wopr.core.edge import INTERNAL_ERROR, Edge
 from wopr.core.errors import Invalid, WoprError
 from wopr.core.log import configure_logs
 from wopr.core.loops import Loop, LoopLease, LoopRunner
 from wopr.core.metrics import BUILD, exposition
 from wopr.core.platform import Platform, build_platform
-from wopr.core.routing import PlatformDep
+from wopr.core.routing import ErrorAnswer, PlatformDep
 from wopr.core.settings import Settings
 from wopr.fleet import api as fleet_api
 from wopr.fleet import loops as fleet_loops
@@ -96,8 +97,9 @@ def build_api(settings: Settings, head_revision: str) -> Api:
         version=VERSION,
         lifespan=lambda app: _running(app, platform, gateway),
         description="Accounts, billing, bots and nodes. The OpenAI-compatible gateway is under `/v1`.",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
+        responses={"default": {"model": ErrorAnswer, "description": "What went wrong, and who can do what about it."}},
     )
     routes.state.platform = platform
     routes.state.fleet = SharedFleet(platform)
@@ -172,8 +174,13 @@ async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:
 
 async def _framework_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    body = {"error": {"code": codes.get(error.status_code, "http_error"), "message": str(error.detail), "remedy": ""}}
+    codes = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
+    remedies = {400: "Send JSON, with content-type application/json."}
+    code, remedy = (
+        codes.get(error.status_code, "http_error"),
+        remedies.get(error.status_code, "See /docs for the routes."),
+    )
+    body = {"error": {"code": code, "message": f"{error.detail}.", "remedy": remedy}}
     return JSONResponse(body, error.status_code, error.headers)
 
 
@@ -239,6 +246,12 @@ async def _database_reasons(platform: Platform, head: str) -> list[str]:
 async def metrics() -> Response:
     """Every metric in Prometheus' format."""
     return PlainTextResponse(exposition(), media_type="text/plain; version=0.0.4")
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """What this API takes and answers, for people."""
+    return HTMLResponse(reference.render(request.app.openapi()), headers=reference.HEADERS)
 
 
 @router.get("/api/status", operation_id="status", tags=["operations"])

@@ -14,6 +14,20 @@ class ApiModel(BaseModel):
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 
 
+class ErrorBody(ApiModel):
+    """What went wrong: a stable code for programs, a sentence for people, and what to do about it."""
+
+    code: str
+    message: str
+    remedy: str
+
+
+class ErrorAnswer(ApiModel):
+    """The body of every answer from status 400 on."""
+
+    error: ErrorBody
+
+
 def platform_of(request: Request) -> Platform:
     """The platform that the composition root put on the application."""
     platform: Platform = request.app.state.platform
