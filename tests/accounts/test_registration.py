@@ -138,6 +138,15 @@ async def test_the_link_is_sent_again_only_to_those_who_wait_for_it(world) -> No
     assert await world.mails("unknown@example.com") == []
 
 
+async def test_weak_passwords_do_not_use_up_the_mails_of_the_address(world) -> None:
+    client = await world.client()
+    for _ in range(8):
+        weak = await client.post("/api/auth/sign-up", json={"email": "ada@example.com", "password": "too short"})
+        assert weak.status_code == 422, weak.text
+    answer = await client.post("/api/auth/sign-up", json={"email": "ada@example.com", "password": PASSWORD})
+    assert answer.status_code == 202
+
+
 async def test_a_weak_password_is_refused_with_what_to_do(world) -> None:
     client = await world.client()
     for password in ("short", "password1234", "x" * 300):

@@ -80,8 +80,8 @@ async def sign_up(body: SignUp, platform: PlatformDep, address: AddressDep) -> S
     """Ask for an account; the answer is the same whether or not the address has one."""
     email = addresses.normalise(body.email)
     await _limit(platform, limits.SIGN_UP_BY_ADDRESS, limits.by_address(address))
-    await _limit(platform, limits.MAIL_BY_ACCOUNT, email)
     passwords.check_strength(body.password, email)
+    await _limit(platform, limits.MAIL_BY_ACCOUNT, email)
     async with even(platform.clock):
         applicant = Applicant(email, body.name, await passwords.hash_password(body.password))
         async with platform.db.begin() as session:
@@ -201,8 +201,8 @@ async def update_account(body: AccountChange, platform: PlatformDep, person: Per
 async def change_password(body: PasswordChange, platform: PlatformDep, person: Person) -> None:
     """Change the password, proving the present one; other sessions end."""
     assert person.session_id is not None
-    await _limit(platform, limits.PASSWORD_BY_ACCOUNT, str(person.user_id))
     passwords.check_strength(body.new, person.email)
+    await _limit(platform, limits.PASSWORD_BY_ACCOUNT, str(person.user_id))
     try:
         proven = await signin.prove(platform, person.email, body.current)
     except Unauthenticated as error:
