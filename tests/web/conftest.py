@@ -13,10 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_api import build_fake_api
 from fake_data import Store, full_store
+from stage import chromium, stage
 
 from wopr.core.settings import Settings
 from wopr.web import build_web
 
+__all__ = ["browser", "chromium", "stage", "store"]
 UI = "http://localhost:3000"
 
 
