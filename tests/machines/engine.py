@@ -7,6 +7,7 @@ Whatever a test makes carries the label `wopr.test=<run>`, and is removed at the
 beginning of the next one. `<run>` names the process, so that runs that live beside each other leave each other alone.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -115,19 +116,16 @@ def available() -> bool:
 @contextmanager
 def running() -> Iterator[Engine]:
     """The engine that runs already, else one of our own that ends with the block."""
-    socket = _socket()
-    daemon = None if _answers(socket) else _start(socket)
-    engine = Engine(socket, _run_id())
-    try:
-        _sweep_dead_runs(engine)
-        yield engine
-    finally:
+    with contextlib.ExitStack() as stack:
+        if not _answers(socket := _socket()):
+            stack.enter_context(_daemon(socket))
+        engine = Engine(socket, _run_id())
         try:
+            _sweep_dead_runs(engine)
+            yield engine
+        finally:
             engine.sweep(engine.label)
             engine.sweep(f"{INSTALLATION}={engine.run_id}")
-        finally:
-            if daemon:
-                _stop(daemon)
 
 
 def _socket() -> str:
@@ -144,7 +142,8 @@ def _answers(socket: str) -> bool:
     return asked.returncode == 0 and bool(asked.stdout.strip())
 
 
-def _start(socket: str) -> "subprocess.Popen[bytes]":
+@contextmanager
+def _daemon(socket: str) -> Iterator[None]:
     log = Path(tempfile.gettempdir()) / f"wopr-test-dockerd-{os.getpid()}.log"
     # The run's own, and short: sockets are in there, whose paths have 108 characters at most.
     state = Path(tempfile.mkdtemp(prefix="wopr-dockerd-", dir="/run"))
@@ -153,13 +152,17 @@ def _start(socket: str) -> "subprocess.Popen[bytes]":
     with log.open("wb") as out:
         # A session of its own: Ctrl-C at the terminal is for the tests, which then stop the daemon in order.
         daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and daemon.poll() is None:
-        if _answers(socket):
-            return daemon
-        time.sleep(0.1)
-    _stop(daemon)
-    raise EngineError(f"dockerd did not start; the end of {log}:\n{log.read_text(errors='replace')[-3000:]}")
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(socket):
+            if time.monotonic() > deadline or daemon.poll() is not None:
+                end = log.read_text(errors="replace")[-3000:]
+                raise EngineError(f"dockerd did not start; the end of {log}:\n{end}")
+            time.sleep(0.1)
+        yield
+    finally:
+        _stop(daemon)
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def _stop(daemon: "subprocess.Popen[bytes]") -> None:
