@@ -5,6 +5,7 @@ import { Recorder } from "./voice.js";
 
 export class Voice {
   constructor(chat) {
+    this.chat = chat;
     this.base = chat.base;
     this.field = chat.field;
     this.note = chat.note;
@@ -82,22 +83,39 @@ export class Voice {
     this.note.textContent = words;
   }
 
+  // The button that begins it ends it: a phone has no Esc.
+  press(turn) {
+    if (this.speaking === turn) this.silence();
+    else this.speak(turn);
+  }
+
   async speak(turn) {
     this.silence();
+    this.mark(turn);
     this.audio.src = `${this.base}/turns/${turn}/audio`;
-    this.note.textContent = "Reading aloud · Esc silences";
-    this.audio.onended = () => (this.note.textContent = "");
+    this.note.textContent = matchMedia("(hover: none)").matches ? "Reading aloud" : "Reading aloud · Esc silences";
+    this.audio.onended = () => this.silence();
     try {
       await this.audio.play();
     } catch (problem) {
-      if (problem.name !== "AbortError") this.note.textContent = "It can't be read aloud at the moment.";
+      if (problem.name === "AbortError") return; // Silenced before it began.
+      this.silence();
+      this.note.textContent = "It can't be read aloud at the moment.";
     }
   }
 
   silence() {
-    if (this.audio.paused && !this.audio.src) return;
+    if (!this.speaking) return;
     this.audio.pause();
     this.audio.removeAttribute("src");
     this.note.textContent = "";
+    this.mark(null);
+  }
+
+  mark(turn) {
+    this.speaking = turn;
+    for (const button of this.chat.querySelectorAll("[data-act=speak]")) {
+      button.querySelector("span").textContent = button.dataset.turn === turn ? "Silence" : "Listen";
+    }
   }
 }

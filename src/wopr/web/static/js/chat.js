@@ -107,6 +107,10 @@ class Chat extends HTMLElement {
     link.href = address;
     link.setAttribute("aria-current", "page");
     link.textContent = words;
+    const moment = document.createElement("time");
+    moment.dateTime = new Date().toISOString();
+    moment.textContent = "just now";
+    link.append(moment);
     const item = document.createElement("li");
     item.append(link);
     list.querySelector("li.muted")?.remove();
@@ -127,7 +131,11 @@ class Chat extends HTMLElement {
   async stop() {
     if (!this.busy) return;
     this.note.textContent = "Stopping…";
-    await fetch(`${this.base}/turns/${this.busy}/cancel`, { method: "POST", headers: { accept: "application/json" } });
+    try {
+      await this.post(`/turns/${this.busy}/cancel`);
+    } catch {
+      this.note.textContent = "It could not be stopped. Try again.";
+    }
   }
 
   // --- receiving
@@ -306,18 +314,24 @@ class Chat extends HTMLElement {
 
   setBusy(turn) {
     this.busy = turn;
+    // A button that goes away under the keyboard's focus hands it to the field.
+    const send = this.querySelector("[data-send]");
+    if ((turn ? send : this.stopButton).matches(":focus-visible")) this.field.focus();
     this.stopButton.hidden = !turn;
-    this.querySelector("[data-send]").disabled = Boolean(turn);
+    send.disabled = Boolean(turn);
   }
 
   clicked(event) {
     const say = event.target.closest("[data-say]");
-    if (say) return this.send(say.dataset.say);
+    if (say) {
+      if (say.matches(":focus-visible")) this.field.focus();
+      return this.send(say.dataset.say);
+    }
     const act = event.target.closest("[data-act]");
     if (act?.dataset.act === "copy") {
       return copyText(act.closest(".message").querySelector(".prose").innerText, act);
     }
-    if (act?.dataset.act === "speak") return this.voice.speak(act.dataset.turn);
+    if (act?.dataset.act === "speak") return this.voice.press(act.dataset.turn);
     return undefined;
   }
 
