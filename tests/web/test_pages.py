@@ -137,6 +137,16 @@ async def test_a_new_account_is_told_what_to_do_first(browser: httpx.AsyncClient
     assert "First steps" in page
     assert "No bot yet" in page
     assert "No credit yet" in page or "used up" in page
+    assert "See the plan" in page
+    assert "Open the chat" not in page, "there is no bot to talk to"
+    assert "Make your first bot" not in page, "credit comes first"
+
+
+async def test_a_bot_that_failed_can_be_started_where_it_was_found(browser: httpx.AsyncClient, store: Store) -> None:
+    path = f"/bots/{store.bots[3]['id']}"
+    assert f'action="{path}/restart"' in (await browser.get(path)).text
+    answer = await browser.post(f"{path}/restart", data={"back": path})
+    assert answer.headers["location"].startswith(f"{path}?")
 
 
 async def test_a_finished_account_sees_no_first_steps(browser: httpx.AsyncClient) -> None:

@@ -1,4 +1,7 @@
-"""Spend of thirty days as a drawing: pure arithmetic here, the SVG in a template, the numbers in a table below it."""
+"""Spend of thirty days as a drawing: pure arithmetic here, the SVG in a template, the numbers in a table below it.
+
+Across, the units are percent of the drawing's width, so that it fits a phone without shrinking its letters; up, pixels.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,20 @@ from decimal import Decimal
 
 from wopr.client.billing import DaySpend
 
-WIDTH, HEIGHT = 720, 180
-LEFT, RIGHT, TOP, BOTTOM = 52, 0, 10, 22
+HEIGHT, TOP, BOTTOM = 180, 10, 22
 STEPS = (Decimal(1), Decimal(2), Decimal("2.5"), Decimal(5), Decimal(10))
 LABELS_EVERY = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One day: two stacked boxes in the drawing's units."""
+    """One day: two stacked boxes in the middle of its slot. `slot` and `slot_width`, `x` and `width` are in percent.
 
+    `between` is true of every second label, which a narrow screen has no room for.
+    """
+
+    slot: float
+    slot_width: float
     x: float
     width: float
     inference_y: float
@@ -25,6 +32,7 @@ class Bar:
     runtime_y: float
     runtime_height: float
     label: str
+    between: bool
     spend: DaySpend
 
 
@@ -40,9 +48,7 @@ class Line:
 class Chart:
     """What the template draws."""
 
-    width: int
     height: int
-    left: int
     base_y: float
     bars: tuple[Bar, ...]
     lines: tuple[Line, ...]
@@ -56,28 +62,32 @@ def spend_chart(days: Sequence[DaySpend]) -> Chart:
     top = nice_top(highest.total_usd if highest else Decimal(0))
     inner = HEIGHT - TOP - BOTTOM
     base = float(HEIGHT - BOTTOM)
-    slot = (WIDTH - LEFT - RIGHT) / max(len(days), 1)
+    slot = 100 / max(len(days), 1)
     bars = []
     for index, one in enumerate(days):
         runtime = _height(one.runtime_usd, top, inner)
         inference = _height(one.inference_usd, top, inner)
-        label = f"{one.date.day} {one.date:%b}" if (len(days) - 1 - index) % LABELS_EVERY == 0 else ""
+        before_last = len(days) - 1 - index
+        label = f"{one.date.day} {one.date:%b}" if before_last % LABELS_EVERY == 0 else ""
         bars.append(
             Bar(
-                x=round(LEFT + index * slot + slot * 0.14, 2),
+                slot=round(index * slot, 2),
+                slot_width=round(slot, 2),
+                x=round(index * slot + slot * 0.14, 2),
                 width=round(slot * 0.72, 2),
                 runtime_y=round(base - runtime, 2),
                 runtime_height=runtime,
                 inference_y=round(base - runtime - inference, 2),
                 inference_height=inference,
                 label=label,
+                between=before_last % (2 * LABELS_EVERY) != 0,
                 spend=one,
             )
         )
     lines = tuple(Line(round(base - inner * part / 2, 2), _axis(top * part / 2)) for part in (0, 1, 2))
     total = sum((one.total_usd for one in days), Decimal(0))
     shown = highest if highest and highest.total_usd > 0 else None
-    return Chart(WIDTH, HEIGHT, LEFT, base, tuple(bars), lines, total, shown)
+    return Chart(HEIGHT, base, tuple(bars), lines, total, shown)
 
 
 def nice_top(highest: Decimal) -> Decimal:

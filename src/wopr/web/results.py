@@ -28,7 +28,7 @@ RESULTS = {
     "resent": Result(
         "page", "good", "A new link is on its way.", "If the address is waiting to be confirmed, check its inbox."
     ),
-    "bot-created": Result("page", "good", "Your bot is being started.", "It answers within a few seconds. Say hello."),
+    "bot-created": Result("page", "good", "Your bot is made.", "It answers within a few seconds. Say hello."),
     "bot-deleted": Result("page", "good", "The bot and its memory are deleted.", "It no longer costs anything."),
     "bot-saved": Result(
         "settings", "good", "Saved.", "The bot restarts with the new settings by itself if they need it."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
@@ -36,13 +36,14 @@ class BotPage:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One of the first steps."""
+    """One of the first steps. Only the next one leads anywhere: those after it would lead to a refusal."""
 
     title: str
     text: str
     done: bool
-    path: str
-    action: str
+    path: str = ""
+    action: str = ""
+    next: bool = False
 
 
 @router.get("/dashboard")
@@ -86,14 +87,15 @@ def first_steps(visit: Visit, bots: Sequence[Bot], talked: bool) -> list[Step]:
     """What is left to do until the first answer; empty once everything is done."""
     paid = _has_paid(visit.billing)
     verified = visit.identity is not None and visit.identity.user.email_verified
-    talk = f"/bots/{bots[0].id}" if bots else "/bots/new"
+    talk = f"/bots/{bots[0].id}" if bots else ""
     steps = [
-        Step("Confirm your address", "We sent you a link.", verified, "/account", "See your address"),
+        Step("Confirm your address", "Follow the link in the mail that we sent you.", verified),
         Step("Add credit", "A month of one bot, with talk.", paid, "/billing", "See the plan"),
         Step("Make a bot", "Pick a character and a name.", bool(bots), "/bots/new", "New bot"),
         Step("Say hello", "By text or by voice.", talked, talk, "Open the chat"),
     ]
-    return [] if all(step.done for step in steps) else steps
+    following = next((step for step in steps if step.path and not step.done), None)
+    return [] if all(step.done for step in steps) else [replace(one, next=one is following) for one in steps]
 
 
 def _has_paid(billing: Billing | None) -> bool:

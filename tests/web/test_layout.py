@@ -1,0 +1,139 @@
+"""On phones and with names at their longest nothing hides, overlaps or breaks; the keyboard keeps its place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from stage import MARKS, Stage, say, streamed, until
+
+if TYPE_CHECKING:
+    from fake_data import Store
+
+pytestmark = MARKS
+PHONE = {"width": 390, "height": 800}
+NARROWEST = {"width": 320, "height": 700}
+LONG_WORD = "Wolfeschlegelsteinhausenbergerdorffsupercalifragilisticexpia"
+LONG_PATH = "/a/long/path" * 15
+
+# Boxes whose content is cut off at a side, except for code and tables in answers, which may be scrolled sideways.
+CUT = """[document.documentElement, ...document.querySelectorAll("main, main *, dialog, dialog *")].filter((one) =>
+  one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 1 && !one.closest("pre, .prose table, svg") &&
+  (one === document.documentElement || ["auto", "scroll"].includes(getComputedStyle(one).overflowX))
+).map((one) => `${one.tagName}.${one.className}: ${one.scrollWidth} in ${one.clientWidth}`)"""
+OVERLAPPING = """[...document.querySelectorAll(".chart text")].map((one) => one.getBoundingClientRect())
+  .filter((one) => one.width).some((one, at, all) => all.slice(at + 1).some((other) =>
+    one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom))"""
+
+
+def with_long_names(store: Store) -> tuple[str, str]:
+    """The longest that people may type, in every place; a bot that runs and one that failed with such names."""
+    failed = store.add_bot(
+        name=LONG_WORD, state="failed", last_error=f"It ended 5 times: {LONG_PATH}", persona="x" * 600
+    )
+    running = store.add_bot(name="A name with many words that goes on and on until sixty")
+    store.add_key(LONG_WORD, "write", 90)
+    store.conversations[0]["title"] = LONG_WORD * 3
+    store.messages["c1"][0]["text"] = LONG_WORD * 20
+    store.messages["c1"][1]["text"] = (
+        f"{LONG_WORD * 9}\n\n```\n{'code ' * 90}\n```\n\n[{LONG_WORD}](https://example.com/{LONG_PATH})"
+    )
+    return f"/bots/{running['id']}", f"/bots/{failed['id']}"
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+async def test_names_at_their_longest_break_no_page(stage: Stage, width: int) -> None:
+    running, failed = with_long_names(stage.store)
+    page = await stage.page("/dashboard", viewport={"width": width, "height": 700})
+    paths = ["/dashboard", f"{running}?c=c1", failed, f"{failed}/settings", f"{failed}/logs", "/keys", "/admin/bots"]
+    for path in paths:
+        await page.goto(stage.url + path)
+        assert await page.evaluate(CUT) == [], path
+    await page.goto(f"{stage.url}{failed}/settings")
+    await page.click("[data-opens=delete-bot]")
+    assert await page.evaluate(CUT) == []
+
+
+async def test_bots_are_told_apart_by_the_ends_of_their_names(stage: Stage) -> None:
+    for number in range(12):
+        stage.store.add_bot(name=f"Bot number {number}", state="suspended")
+    page = await stage.page("/dashboard", viewport={"width": 1280, "height": 900})
+    cut = (
+        "[...document.querySelectorAll('.bot-card h3')].filter((one) => one.scrollHeight > one.clientHeight + 1).length"
+    )
+    assert await page.evaluate(cut) == 0
+
+
+async def test_on_a_phone_a_banner_gives_its_words_the_line(stage: Stage) -> None:
+    stage.store.verified = False
+    stage.store.bots, stage.store.available_usd, stage.store.plan = [], "0", {"status": "none"}
+    page = await stage.page("/dashboard", viewport=NARROWEST)
+    widths = "[...document.querySelectorAll('.banner > .grow, .checklist .grow')].map((one) => one.clientWidth)"
+    assert min(await page.evaluate(widths)) >= 180
+    assert await page.evaluate(CUT) == []
+
+
+async def test_on_a_phone_every_tab_of_the_administration_is_in_sight(stage: Stage) -> None:
+    page = await stage.page("/admin", viewport=PHONE)
+    for tab in await page.locator(".tabs a").all():
+        box = await tab.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= PHONE["width"]
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+async def test_the_chart_can_be_read_at_every_width(stage: Stage, width: int) -> None:
+    page = await stage.page("/dashboard", viewport={"width": width, "height": 800})
+    heights = "[...document.querySelectorAll('.chart text')].map((one) => one.getBoundingClientRect().height)"
+    assert min(height for height in await page.evaluate(heights) if height) >= 11
+    assert not await page.evaluate(OVERLAPPING)
+    bars = "document.querySelector('.chart rect.inference').closest('svg').getBoundingClientRect().height"
+    assert await page.evaluate(bars) >= 150
+
+
+async def test_the_button_that_copies_covers_no_code(stage: Stage) -> None:
+    page = await stage.page("/keys", viewport=NARROWEST)
+    for block in await page.locator(".code").all():
+        code, button = await block.locator("pre").bounding_box(), await block.locator("button").bounding_box()
+        assert code is not None
+        assert button is not None
+        assert code["x"] + code["width"] <= button["x"]
+
+
+async def test_the_button_that_reads_aloud_silences_too(stage: Stage) -> None:
+    page = await stage.page(f"{stage.bot}?c=c1", viewport=PHONE)
+    # A sound that goes on until it is silenced.
+    await page.evaluate("HTMLMediaElement.prototype.play = async () => undefined")
+    button = page.locator("[data-act=speak]").last
+    await button.click()
+    assert await button.inner_text() == "Silence"
+    assert "Reading aloud" in await page.locator("[data-note]").inner_text()
+    await button.click()
+    assert await button.inner_text() == "Listen"
+    assert await page.locator("[data-note]").inner_text() == ""
+
+
+async def test_with_the_keyboard_focus_goes_to_the_field_when_its_button_goes_away(stage: Stage) -> None:
+    stage.store.gated = True
+    page = await stage.page(stage.bot + "?c=new")
+    await page.fill("#say", "From the keyboard")
+    await page.focus("[data-send]")
+    await page.keyboard.press("Enter")
+    await streamed(page)
+    assert await page.evaluate("document.activeElement.id") == "say"
+    assert await page.locator(".thread-list a[aria-current] time").inner_text() == "just now"
+    await page.keyboard.press("Shift+Tab")
+    await page.focus("[data-stop]")
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector("[data-answer] .banner:has-text('Stopped.')")
+    assert await page.evaluate("document.activeElement.id") == "say"
+
+
+async def test_an_answer_that_could_not_be_stopped_says_so(stage: Stage) -> None:
+    stage.store.gated = True
+    page = await stage.page(f"{stage.bot}?c=c1")
+    await say(page, "Go on")
+    await streamed(page)
+    await page.route("**/cancel", lambda route: route.abort())
+    await page.click("[data-stop]")
+    await until(page, "document.querySelector('[data-note]').textContent.startsWith('It could not be stopped')")
