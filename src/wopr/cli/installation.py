@@ -50,6 +50,26 @@ class Where:
         return Path(self.dir).expanduser().resolve()
 
 
+def whole_journal(home: Path) -> "Journal":
+    """The journal in a folder of this machine; where releases are in it, with what their API journalled apart."""
+    import asyncio
+
+    from wopr.delivery.place import Place
+    from wopr.ops.journal import Journal
+
+    journal = Journal(home)
+    if Path(Place(str(home)).state).exists():
+        asyncio.run(_take_in(Where(str(home)), journal))
+    return journal
+
+
+async def _take_in(where: Where, journal: "Journal") -> None:
+    from wopr.delivery.api_journal import take_in
+
+    host = where.machine()
+    await take_in(host, await where.place(host), journal)
+
+
 def teller(progress: "Progress", machine: str) -> "Tell":
     """Each step of an operation as an ended stage."""
 

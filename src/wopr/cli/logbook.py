@@ -43,11 +43,11 @@ ToOption = Annotated[
 
 
 def journal_in(folder: Path | None) -> "Journal":
-    """The journal of the installation in `folder`, by default under WOPR_HOME."""
+    """The journal of the installation in `folder`, by default under WOPR_HOME, with what its API journalled apart."""
+    from wopr.cli.installation import whole_journal
     from wopr.core.settings import load_settings
-    from wopr.ops.journal import Journal
 
-    return Journal(folder.expanduser().resolve() if folder else load_settings().wopr_home)
+    return whole_journal(folder.expanduser().resolve() if folder else load_settings().wopr_home)
 
 
 @dataclass(frozen=True)

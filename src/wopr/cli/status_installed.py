@@ -77,6 +77,7 @@ def document(sight: Sight) -> dict[str, Any]:
 
 async def _look(where: Where, *, watch: bool) -> Sight:
     """Look; with `watch` show it and look again until Ctrl-C, over one connection."""
+    from wopr.delivery.api_journal import take_in
     from wopr.delivery.glance import glance
 
     host = where.machine()
@@ -84,6 +85,7 @@ async def _look(where: Where, *, watch: bool) -> Sight:
         place = await where.place(host)
         while True:
             started = time.perf_counter()
+            await take_in(host, place, where.journal())
             (deploys, incidents), seen = await asyncio.gather(asyncio.to_thread(_late, where), glance(host, place))
             sight = Sight(place, host.describe(), seen, deploys, incidents, time.perf_counter() - started)
             if not watch:

@@ -7,7 +7,7 @@ joined, with the values as arguments, never inside the script.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wopr.delivery.place import ROLES, Place, Slot
+from wopr.delivery.place import ROLES, SLOTS, Place, Slot
 
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
@@ -32,6 +32,8 @@ WHICH_COMPOSE_SCRIPT = (
     "docker compose version >/dev/null 2>&1 && echo plugin && exit 0;"
     " command -v docker-compose >/dev/null && echo standalone; true"
 )
+# Of a container that is stopped as well; which of the two slots it is does not matter, they share the volume.
+COPY_SCRIPT = 'docker cp "$1:$3" - 2>/dev/null || docker cp "$2:$3" -'
 FREE_SCRIPT = "df -Pk \"$1\" | awk 'NR == 2 { print $4 }'"
 
 Command = tuple[str, ...]
@@ -122,6 +124,11 @@ def caddy_load(place: Place) -> Command:
     """Make the Caddyfile that the container sees the one in force; requests that run go on."""
     load = ("caddy", "reload", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile")
     return ("docker", "exec", place.container("caddy"), *load)
+
+
+def copy_from_api(place: Place, path: str) -> Command:
+    """A file of the API's volume, as an archive on standard output."""
+    return ("sh", "-c", COPY_SCRIPT, "copy", *(place.container(f"api-{slot}") for slot in SLOTS), path)
 
 
 def pull(image: str, config: str = "") -> Command:

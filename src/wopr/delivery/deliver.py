@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from posixpath import join
 
+from wopr.delivery.api_journal import take_in
 from wopr.delivery.context import Tell
 from wopr.delivery.cutover import Limits
 from wopr.delivery.deliver_handover import ALIVE_FILE, Handover, sign_of_life
@@ -25,6 +26,7 @@ from wopr.ops.journal import Journal
 
 MEMORY_FILE = "deliver.json"
 TRIGGER = "deliver"
+TAKE_IN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class RealWorld:
     report: Callable[[Event], None]
     step: Tell
     by: str
+    _took_in_at: float = float("-inf")
     _registries: dict[str, Registry] = field(default_factory=dict)
 
     async def digest(self, image: Reference) -> str:
@@ -109,6 +112,9 @@ class RealWorld:
 
     async def alive(self) -> None:
         await self.host.write(join(self.place.dir, ALIVE_FILE), sign_of_life())
+        if self.monotonic() - self._took_in_at >= TAKE_IN_SECONDS:
+            self._took_in_at = self.monotonic()
+            await take_in(self.host, self.place, self.journal)
 
     async def settled(self) -> None:
         """Nothing is left to release: let the own image follow the one that serves."""

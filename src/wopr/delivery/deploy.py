@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from wopr.core.errors import WoprError
 from wopr.delivery import commands, images_on_host, quarantine, setup
+from wopr.delivery.api_journal import take_in
 from wopr.delivery.commands import PLUGIN, STANDALONE, Compose
 from wopr.delivery.context import Context, Tell
 from wopr.delivery.cutover import Failed, Incoming, Limits, Verdict, condemn, cut_over, services, write_environment
@@ -75,9 +76,10 @@ async def deploy(host: Host, place: Place, journal: Journal, request: Request, t
                 verdict = await _deploy(ctx, request)
                 if not verdict.good:
                     raise _Bad(verdict)
-                return verdict
         except _Bad as bad:
-            return bad.verdict
+            verdict = bad.verdict
+    await take_in(host, place, journal)
+    return verdict
 
 
 async def _deploy(ctx: Context, request: Request) -> Verdict:

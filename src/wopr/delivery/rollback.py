@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from wopr.delivery import commands, quarantine
+from wopr.delivery.api_journal import take_in
 from wopr.delivery.classify import Kind
 from wopr.delivery.context import Context, Tell
 from wopr.delivery.cutover import Incoming, Limits, Verdict, cut_over
@@ -103,7 +104,8 @@ async def rollback(host: Host, place: Place, journal: Journal, back: Back, tell:
                     f"The rollback failed and release {verdict.serving} still serves: {verdict.reason}",
                     remedy="wopr releases; wopr rollback --to N",
                 )
-            return verdict
+    await take_in(host, place, journal)
+    return verdict
 
 
 async def _rollback(ctx: Context, back: Back) -> Verdict:

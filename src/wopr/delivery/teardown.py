@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from wopr.core.settings import Settings
 from wopr.delivery import commands, setup
+from wopr.delivery.api_journal import take_in
 from wopr.delivery.commands import PROJECT_LABEL, Command
 from wopr.delivery.context import Tell
 from wopr.delivery.errors import HostFailed
@@ -87,6 +88,7 @@ async def teardown(host: Host, place: Place, journal: Journal, *, wipe: bool, te
         with journal.operation("teardown", host=host.describe(), folder=place.dir, wipe=wipe) as operation:
             found = await survey(host, place)
             down = _Down(fence, operation, tell)
+            await take_in(host, place, journal)  # later nobody could
             await down.containers(found)
             await down.networks(found)
             await down.fence_of_bots(await installation_name(host, place))

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 JOURNAL_FILE = "journal.jsonl"
+# In the data of an entry that was taken from another journal: its hash there.
+ORIGIN = "origin"
 GENESIS = "0" * 64
 FIELDS = ("at", "operation", "name", "phase", "actor", "data", "previous", "hash")
 
@@ -60,14 +62,24 @@ def parse(line: str) -> Entry:
 def lines_of(home: Path) -> Sequence[str]:
     """The whole lines of the journal under `home`; a last one torn by a crash is left out."""
     path = home / JOURNAL_FILE
+    return lines_in(path.read_bytes()) if path.exists() else []
+
+
+def lines_in(content: bytes) -> Sequence[str]:
+    """The whole lines of a journal's content."""
     # Only a newline ends a line: the other separators of Unicode stand in entries as themselves.
-    return path.read_bytes().decode("utf-8", "replace").split("\n")[:-1] if path.exists() else []
+    return content.decode("utf-8", "replace").split("\n")[:-1]
 
 
 def read_entries(home: Path) -> Sequence[Entry]:
     """Every entry in order; lines that are none are left out, and `verify` names them."""
+    return entries_in(lines_of(home))
+
+
+def entries_in(lines: Sequence[str]) -> Sequence[Entry]:
+    """The entries that these lines hold."""
     entries = []
-    for line in lines_of(home):
+    for line in lines:
         try:
             entries.append(parse(line))
         except ValueError:

@@ -19,7 +19,18 @@ from typing import Any
 from uuid import UUID
 
 from wopr.core.ids import new_id
-from wopr.ops.entry import GENESIS, JOURNAL_FILE, Damage, Entry, chain_damages, lines_of, parse, read_entries, sealed
+from wopr.ops.entry import (
+    GENESIS,
+    JOURNAL_FILE,
+    ORIGIN,
+    Damage,
+    Entry,
+    chain_damages,
+    lines_of,
+    parse,
+    read_entries,
+    sealed,
+)
 from wopr.ops.head import HEAD_FILE, Head, read_head, write_head
 from wopr.ops.logbook import history
 from wopr.ops.redaction import Known, redacted
@@ -62,10 +73,18 @@ class Held:
 
     def append(self, operation: str, name: str, phase: str, data: Mapping[str, Any]) -> Entry:
         """Write one entry durably."""
-        count, previous = self._end()
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        words = redacted([operation, name, _actor()], self.secrets)
-        entry = sealed(Entry(at, words[0], words[1], phase, words[2], redacted(data, self.secrets), previous, ""))
+        return self._write(Entry(at, operation, name, phase, _actor(), data, "", ""))
+
+    def adopt(self, foreign: Entry) -> Entry:
+        """Write an entry of another journal durably, as of when it was written there, by whom it was."""
+        return self._write(replace(foreign, data={**foreign.data, ORIGIN: foreign.hash}))
+
+    def _write(self, wanted: Entry) -> Entry:
+        count, previous = self._end()
+        words = redacted([wanted.operation, wanted.name, wanted.actor], self.secrets)
+        data = redacted(wanted.data, self.secrets)
+        entry = sealed(Entry(wanted.at, words[0], words[1], wanted.phase, words[2], data, previous, ""))
         write_head(self.home, Head(count, previous, entry.hash), durable=True)
         _write(self.descriptor, (entry.line() + "\n").encode())
         write_head(self.home, Head(count + 1, entry.hash), durable=False)

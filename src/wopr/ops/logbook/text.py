@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from wopr.ops.entry import ORIGIN
+
 Row = TypeVar("Row")
 HEADER = "> Rendered from the journal by `wopr logbook render`. Never edit by hand.\n"
 CELL_CHARACTERS_MAX = 300
@@ -95,7 +97,7 @@ def short_digest(reference: object) -> str:
 
 def facts(data: Mapping[str, Any], leave_out: Iterable[str] = ()) -> str:
     """What is known beside the fields that a page shows by name, as one line a fact; empty values are left out."""
-    out = set(leave_out)
+    out = {*leave_out, ORIGIN}
     return "".join(
         f"- {plain(key).replace('_', ' ')}: {_value(value)}\n"
         for key, value in sorted(data.items())
