@@ -22,8 +22,8 @@ from wopr.fleet.runtimes.protocol import BotSpec
 
 DIGEST = "sha256:" + "401403" * 10 + "abcd"
 VAULT = Vault("a platform secret", "wopr bots tokens")
-PLACE = Place("wopr", "wopr-bots", (IPv4Address("1.1.1.1"),), 2.0, VAULT)
-NETWORK = BotNetwork("wopr-bots", "wopr-bots", "WOPR-BOTS", IPv4Network("10.203.64.0/21"))
+PLACE = Place("wopr", "wopr-platform-bots", (IPv4Address("1.1.1.1"),), 2.0, VAULT)
+NETWORK = BotNetwork("wopr-platform-bots", "wopr-bots", "WOPR-BOTS", IPv4Network("10.203.64.0/21"))
 
 
 def made(size: str = "standard") -> tuple[BotSpec, Start, dict[str, Any]]:
@@ -38,7 +38,7 @@ def listed(described: dict[str, Any], address: str = "10.203.68.9") -> dict[str,
         "Id": "c0ffee",
         "Created": 1_790_000_000,
         "Labels": described["Labels"],
-        "NetworkSettings": {"Networks": {"wopr-bots": {"IPAddress": address}}},
+        "NetworkSettings": {"Networks": {"wopr-platform-bots": {"IPAddress": address}}},
     }
 
 
@@ -92,7 +92,7 @@ def test_every_size_is_limited_in_everything(size: str) -> None:
 
 def test_a_machine_with_fewer_processors_than_a_size_wants_still_takes_the_bot() -> None:
     bot, start, _ = made("large")
-    small = Place("wopr", "wopr-bots", (), 1.0, VAULT)
+    small = Place("wopr", "wopr-platform-bots", (), 1.0, VAULT)
     assert describe(bot, start, small, "bot")["HostConfig"]["NanoCpus"] == 1_000_000_000
 
 

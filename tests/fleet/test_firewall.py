@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from wopr.core.errors import NotConfigured
 from wopr.core.settings import Settings
+from wopr.delivery.place import Place
 from wopr.fleet.runtimes import firewall
 from wopr.fleet.runtimes.addresses import Gateway, bot_network, gateway, gateway_url, listen_addresses
 from wopr.fleet.runtimes.firewall import Policy
 
 HOME = Path("/var/lib/wopr")
-NAMES = st.from_regex(r"[a-z0-9_-]{1,63}", fullmatch=True)
+NAMES = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True)
 
 
 def settings(**values: object) -> Settings:
@@ -31,7 +32,7 @@ def policy(**values: object) -> Policy:
 
 def test_the_network_has_the_names_and_addresses_of_the_handbook() -> None:
     network = bot_network(settings())
-    assert (network.name, network.bridge, network.chain) == ("wopr-bots", "wopr-bots", "WOPR-BOTS")
+    assert (network.name, network.bridge, network.chain) == ("wopr-platform-bots", "wopr-bots", "WOPR-BOTS")
     assert network.subnet == IPv4Network("10.203.64.0/21")
     assert network.host == IPv4Address("10.203.64.1")
     assert (network.platform, network.bots) == (IPv4Network("10.203.64.0/22"), IPv4Network("10.203.68.0/22"))
@@ -40,6 +41,7 @@ def test_the_network_has_the_names_and_addresses_of_the_handbook() -> None:
 @given(NAMES)
 def test_every_installation_has_names_that_the_kernel_takes_and_a_network_of_its_own(name: str) -> None:
     network = bot_network(settings(wopr_installation=name))
+    assert network.name > Place(name=name).network, "the proxy's ports stay where they are when it is attached"
     assert len(network.bridge) <= 15
     assert len(f"{network.chain}-HOST") <= 28
     assert network.subnet.subnet_of(IPv4Network("10.128.0.0/9"))

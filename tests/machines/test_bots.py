@@ -116,7 +116,7 @@ async def test_what_another_installation_runs_is_neither_seen_nor_touched(bots: 
             await stranger.start(wanted)
         assert f"WOPR_INSTALLATION={bots.engine.run_id}" in refused.value.remedy
     finally:
-        bots.engine.docker("network", "rm", f"wopr-bots-{bots.engine.run_id[:18]}-x", check=False)
+        bots.engine.docker("network", "rm", f"{bots.engine.run_id[:18]}-x-platform-bots", check=False)
     assert (await answering(instance)).status_code == 200
 
 

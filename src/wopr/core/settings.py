@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     )
     wopr_installation: str = Field(
         default="",
-        pattern=r"^[a-z0-9_-]{0,63}$",
+        pattern=r"^([a-z0-9][a-z0-9_-]{0,62})?$",
         description="Name that marks our containers; empty: made from WOPR_HOME, so that two on one machine differ.",
     )
     bot_subnet: str = Field(

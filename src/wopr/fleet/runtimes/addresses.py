@@ -73,13 +73,18 @@ class Gateway:
 
 
 def bot_network(settings: Settings) -> BotNetwork:
-    """The network of these settings; NotConfigured when BOT_SUBNET is none."""
+    """The network of these settings; NotConfigured when BOT_SUBNET is none.
+
+    Its name comes after `wopr-platform` in the alphabet: the engine takes a container's first network for its way out,
+    and whoever attached the proxy to an earlier one would move its published ports and cut everybody's connections.
+    """
     installation = settings.installation
+    name = f"{installation}-platform-bots"
     subnet = _parse(settings.bot_subnet) if settings.bot_subnet else _made_from(installation)
     if installation == MAIN_INSTALLATION:
-        return BotNetwork("wopr-bots", "wopr-bots", "WOPR-BOTS", subnet)
+        return BotNetwork(name, "wopr-bots", "WOPR-BOTS", subnet)
     short = hashlib.sha256(installation.encode()).hexdigest()[:8]
-    return BotNetwork(f"wopr-bots-{installation}", f"wopr-{short}", f"WOPR-BOTS-{short}", subnet)
+    return BotNetwork(name, f"wopr-{short}", f"WOPR-BOTS-{short}", subnet)
 
 
 def shared_bridge(settings: Settings) -> SharedBridge:
