@@ -12,10 +12,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -30,11 +30,28 @@ PASSWORD = "marmot lantern seventeen quilts"
 T = TypeVar("T")
 
 
+class Place(Protocol):
+    """Where people are: a `wopr up`, or an installation with the stand-ins beside it."""
+
+    @property
+    def api(self) -> str: ...
+
+    @property
+    def ui(self) -> str: ...
+
+    @property
+    def mail(self) -> str: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What a request to the API needs besides, such as the name that a proxy goes by."""
+
+
 @dataclass(frozen=True)
 class Person:
     """Somebody with a session. `http` sends it with every request, and the Origin that changes need."""
 
-    stack: Stack
+    stack: Place
     email: str
     tenant_id: str
     http: httpx.Client
@@ -139,7 +156,7 @@ def administrator(live: Stack) -> Iterator[Person]:
         yield person
 
 
-def sign_up(stack: Stack, name: str = "Somebody") -> Person:
+def sign_up(stack: Place, name: str = "Somebody") -> Person:
     """A new customer with a confirmed address and no credit, with a network address of their own."""
     email = f"{secrets.token_hex(6)}@example.com"
     with visitor(stack) as http:
@@ -157,14 +174,14 @@ def as_administrator(stack: Stack) -> Person:
     return _signed_in(stack, "/api/auth/one-time", token)
 
 
-def visitor(stack: Stack) -> httpx.Client:
+def visitor(stack: Place) -> httpx.Client:
     """A client of the API with an address of its own, since limits go by address."""
     address = ".".join(["10", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
-    headers = {"origin": stack.ui, "x-forwarded-for": address}
+    headers = {"origin": stack.ui, "x-forwarded-for": address, **stack.headers}
     return httpx.Client(base_url=stack.api, headers=headers, timeout=30, trust_env=False)
 
 
-def mailed_token(stack: Stack, email: str, page: str) -> str:
+def mailed_token(stack: Place, email: str, page: str) -> str:
     """The token of the link to a page in the latest mail to an address."""
 
     def look() -> str | None:
@@ -185,7 +202,7 @@ def wait_for(look: Callable[[], T | None], what: str, seconds: float = WAIT_SECO
     raise AssertionError(f"waited {seconds:.0f} s for {what} in vain")
 
 
-def _signed_in(stack: Stack, path: str, token: str) -> Person:
+def _signed_in(stack: Place, path: str, token: str) -> Person:
     http = visitor(stack)
     try:
         who = _read(http.post(path, json={"token": token}))

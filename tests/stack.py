@@ -41,6 +41,10 @@ class Stack:
         return f"http://localhost:{self.ports['ui']}"
 
     @property
+    def headers(self) -> Mapping[str, str]:
+        return {}
+
+    @property
     def mail(self) -> str:
         return f"http://localhost:{self.ports['resend']}"
 

@@ -134,6 +134,19 @@ async def test_an_empty_folder_gets_the_stack_and_secrets_of_its_own(fence: Fenc
     assert again.complete, "a second look finds nothing to do"
 
 
+async def test_bots_of_a_new_installation_are_containers_unless_the_operator_says_otherwise(fence: Fence) -> None:
+    place = fence.place
+    chosen = await setup.look(fence, place, {"BOT_RUNTIME": "process"})
+    assert parsed_env(chosen.env)["BOT_RUNTIME"] == "process"
+    await fence.write(place.env, b"BOT_RUNTIME=swarm\n")
+    assert parsed_env((await setup.look(fence, place, {})).env)["BOT_RUNTIME"] == "swarm"
+    await fence.write(place.env, b"LOG_LEVEL=info\n")
+    assert parsed_env((await setup.look(fence, place, {})).env)["BOT_RUNTIME"] == "docker"
+    await write_state(fence, State(active=Part(1, "blue")))
+    later = parsed_env((await setup.look(fence, place, {})).env)
+    assert "BOT_RUNTIME" not in later, "bots that ran as processes are not moved away from what they know"
+
+
 async def test_what_the_operator_edited_stays_and_what_we_shipped_is_renewed(fence: Fence) -> None:
     await setup.complete(fence, await setup.look(fence, fence.place, {}))
     compose, caddyfile = Path(fence.place.compose), Path(fence.place.caddyfile)

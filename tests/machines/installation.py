@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.machines.engine import Engine
+from tests.machines.engine import INSTALLATION, Engine
 from tests.stack import clean_environment
 
 PROJECT = "com.docker.compose.project"
@@ -67,6 +67,11 @@ class Installation:
         return (
             clean_environment() | {"DOCKER_HOST": self.engine.socket, "WOPR_HOME": str(self.folder)} | self.environment
         )
+
+    def chosen(self, *settings: str) -> list[str]:
+        """The words of a command line that set these, and the ports that this run took."""
+        ours = (f"HTTP_PORT={self.port}", f"HTTPS_PORT={self.tls_port}")
+        return [word for setting in (*ours, *settings) for word in ("--set", setting)]
 
     def deploy(self, image: str = "", *options: str) -> "subprocess.CompletedProcess[str]":
         """Release, with patience, for the machine may be slow; nobody watches longer than a second."""
@@ -125,6 +130,13 @@ class Installation:
             )
         return tag
 
+    def left(self, kind: str) -> list[str]:
+        """What of it is on the engine, its bots included: containers, networks or volumes."""
+        words = ("ps", "-aq") if kind == "container" else (kind, "ls", "-q")
+        labels = (f"{PROJECT}={self.name}", f"{INSTALLATION}={self.name}")
+        found = [self.engine.docker(*words, "--filter", f"label={label}").stdout.split() for label in labels]
+        return sorted(name for names in found for name in names)
+
     def psql(self, sql: str) -> str:
         command = ("psql", "-U", "wopr", "-d", "wopr_platform", "-tAc", sql)
         return self.engine.docker("exec", f"{self.name}-postgres", *command).stdout.strip()
@@ -135,6 +147,7 @@ class Installation:
         if (busy := self.folder / ".lock.busy").exists():
             subprocess.run(("flock", "-x", "-w", LEFT_SECONDS, str(busy), "true"))
         self.engine.sweep(f"{PROJECT}={self.name}")
+        self.engine.sweep(f"{INSTALLATION}={self.name}")
         images = self.engine.docker("image", "ls", "-q", "--filter", f"label={self.engine.label}", PLATFORM_NAME)
         for image in set(images.stdout.split()):
             self.engine.docker("image", "rm", "-f", image, check=False)
@@ -143,11 +156,10 @@ class Installation:
 
 @contextmanager
 def installed(engine: Engine, platform: str) -> Iterator[Installation]:
-    """A first release in an empty folder, removed with everything at the end."""
+    """A first release in an empty folder, removed with everything at the end. It needs no image for bots."""
     made = fresh(engine, platform)
     try:
-        settings = (f"HTTP_PORT={made.port}", f"HTTPS_PORT={made.tls_port}", "DRAIN_SECONDS=10", "LOG_LEVEL=warning")
-        made.release(platform, *(word for setting in settings for word in ("--set", setting)))
+        made.release(platform, *made.chosen("DRAIN_SECONDS=10", "LOG_LEVEL=warning", "BOT_RUNTIME=process"))
         yield made
     finally:
         made.remove()
@@ -159,6 +171,7 @@ def fresh(engine: Engine, platform: str) -> Installation:
     for left in set(engine.docker("ps", "--all", "--format", form).stdout.split()):
         if (named := OURS.match(left)) and not Path("/proc", named[1]).exists():
             engine.sweep(f"{PROJECT}={left}")
+            engine.sweep(f"{INSTALLATION}={left}")
     folder = Path(tempfile.mkdtemp(prefix="wopr-installation-")) / "wopr-platform"
     return Installation(engine, folder, f"wt{os.getpid()}{secrets.token_hex(2)}", _port(), _port(), platform)
 

@@ -55,8 +55,7 @@ def site(engine: Engine, platform_image: str, third_party_images: object, tmp_pa
 
 
 def test_a_platform_is_made_and_released_on_another_machine(site: Installation, tmp_path: Path) -> None:
-    settings = (f"HTTP_PORT={site.port}", f"HTTPS_PORT={site.tls_port}", "DRAIN_SECONDS=5")
-    first = site.release(site.platform, *(word for setting in settings for word in ("--set", setting)))
+    first = site.release(site.platform, *site.chosen("DRAIN_SECONDS=5", "BOT_RUNTIME=process"))
     assert (site.folder / ".env").stat().st_mode & 0o777 == 0o600
     with Load(site, threads=2) as load:
         second = site.release(site.derive())

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.machines.engine import Engine
-from tests.machines.installation import PROJECT, Installation, fresh
+from tests.machines.installation import Installation, fresh
 
 DOMAIN = "wopr.test"
 SHIPPED = Path(__file__).parents[2] / "deploy" / "Caddyfile"
@@ -39,13 +39,7 @@ def site(engine: Engine, platform_image: str, third_party_images: object) -> Ite
             "{\n\t# One JSON", "{\n\tlocal_certs\n\tskip_install_trust\n\t# One JSON", 1
         )
         (made.folder / "Caddyfile").write_text(edited)
-        settings = (
-            f"WOPR_DOMAIN={DOMAIN}",
-            f"HTTP_PORT={made.port}",
-            f"HTTPS_PORT={made.tls_port}",
-            "LOG_LEVEL=warning",
-        )
-        made.release(platform_image, *(word for setting in settings for word in ("--set", setting)))
+        made.release(platform_image, *made.chosen(f"WOPR_DOMAIN={DOMAIN}", "LOG_LEVEL=warning", "BOT_RUNTIME=process"))
         yield made
     finally:
         made.remove()
@@ -234,15 +228,6 @@ def test_the_secrets_are_told_by_name_and_age_and_never_by_value(site: Installat
     assert not rows["STRIPE_SECRET_KEY"]["set"]
 
 
-def left(site: Installation, kind: str) -> list[str]:
-    """What of an installation is on the engine, its bots included."""
-    words = ("ps", "-aq") if kind == "container" else (kind, "ls", "-q")
-    found = []
-    for label in (f"{PROJECT}={site.name}", f"wopr.installation={site.name}"):
-        found += site.engine.docker(*words, "--filter", f"label={label}").stdout.split()
-    return found
-
-
 def a_bot(site: Installation) -> None:
     """A container and a volume as a bot has them."""
     name, label = f"{site.name}-a-bot", f"wopr.installation={site.name}"
@@ -258,12 +243,12 @@ def test_a_teardown_keeps_the_data_and_a_deploy_brings_everything_back(site: Ins
     dry = json.loads(site.wopr("teardown", "--dry-run", "--json").stdout)
     assert f"{site.name}-api-blue" in dry["found"]["containers"]
     assert dry["found"]["bots"] == [f"{site.name}-a-bot"]
-    volumes = sorted(left(site, "volume"))
+    volumes = site.left("volume")
     done = site.wopr("teardown", "--yes", "--json")
     assert done.returncode == 0, done.stderr
-    assert left(site, "container") == []
-    assert left(site, "network") == []
-    assert sorted(left(site, "volume")) == volumes
+    assert site.left("container") == []
+    assert site.left("network") == []
+    assert site.left("volume") == volumes
     assert site.wopr("status").returncode == 1
     assert site.wopr("teardown", "--yes", "--exit-code").returncode == 4
     assert site.release()["verdict"] == "unchanged"
@@ -279,7 +264,7 @@ def test_a_wipe_leaves_nothing_but_the_settings_and_what_was_done(site: Installa
     done = site.wopr("teardown", "--wipe", "--yes")
     assert done.returncode == 0, done.stderr
     for kind in ("container", "network", "volume"):
-        assert left(site, kind) == []
+        assert site.left(kind) == []
     assert {path.name for path in site.folder.iterdir()} <= KEPT | {"Caddyfile"}, "the operator edited that file"
     assert (site.folder / "Caddyfile").exists()
     ended = [entry for entry in site.journal() if entry["name"] == "teardown" and entry["phase"] == "end"]

@@ -1,12 +1,14 @@
-"""Checks of an installation's `.env`, for `wopr check`: each kind of fault is a line with its remedy."""
+"""Checks of an installation for `wopr check`: of `.env`, each kind of fault with its remedy, and of the bots' image."""
 
 from collections.abc import Callable, Sequence
 
+from wopr.delivery import commands
 from wopr.delivery.env_file import Fault
 from wopr.delivery.env_look import IN_GIT, EnvLook, look_env
 from wopr.delivery.env_rules import lacking
 from wopr.delivery.hosts import Host
 from wopr.delivery.place import Place
+from wopr.delivery.release import read_release, read_state
 from wopr.ops.checks import Check, Finding, failed, ok, skipped, warning
 
 OWNER_ONLY = "600"
@@ -15,7 +17,7 @@ Judge = Callable[[EnvLook], Finding]
 
 
 def checks(host: Host, place: Place) -> Sequence[Check]:
-    """Every check of the `.env` in a folder; the file is looked at anew by each."""
+    """Every check of the installation in a folder; `.env` is looked at anew by each."""
 
     def check(name: str, proves: str, judge: Judge) -> Check:
         async def look() -> Finding:
@@ -24,13 +26,29 @@ def checks(host: Host, place: Place) -> Sequence[Check]:
 
         return Check(name, proves, look)
 
+    async def image() -> Finding:
+        return await bots_image(host, place)
+
     return [
         check("env.readable", "every reader of .env takes it for the same", readable),
         check("env.settings", "paths, addresses and secrets in .env are whole and fit together", settings),
         check("env.features", "what .env leaves out is known", features),
         check("env.mode", ".env is readable by its owner only", mode),
         check("env.git", ".env is not and was never in version control", in_git),
+        Check("bots.image", "the image from which bots' containers are made is on the host", image),
     ]
+
+
+async def bots_image(host: Host, place: Place) -> Finding:
+    """Whether new bots could start with the registry away. On a Swarm each machine has images of its own."""
+    runtime = (await look_env(host, place)).file.values.get("BOT_RUNTIME", "")
+    active = (await read_state(host, place)).active
+    if runtime != "docker" or active is None:
+        return skipped(f"BOT_RUNTIME={runtime}" if active else "nothing is released")
+    image = (await read_release(host, place, active.release)).bot
+    if (await host.run(commands.inspect_image(image))).ok:
+        return ok(image)
+    return failed(f"{image} is not on {host.describe()}", "wopr deploy fetches it; another: wopr deploy --bot IMAGE")
 
 
 def readable(looked: EnvLook) -> Finding:

@@ -154,8 +154,7 @@ async def _release(ctx: Context, request: Request, snapshot: Snapshot, serving: 
     ctx.step("pulled", platform=platform)
     bot = request.bot or ctx.settings.get("BOT_IMAGE", "") or (serving.bot if serving else BOT_IMAGE)
     if request.bot or ctx.settings.get("BOT_RUNTIME") in CONTAINER_RUNTIMES:
-        bot = await images_on_host.fetch(ctx, bot)
-        ctx.step("pulled", bot=bot)
+        bot = await _bot_image(ctx, bot)
     numbers = [one.number for one in await read_releases(ctx.host, ctx.place)]
     return Release(
         number=max(numbers, default=0) + 1,
@@ -168,6 +167,21 @@ async def _release(ctx: Context, request: Request, snapshot: Snapshot, serving: 
         created_by=request.by,
         trigger=request.trigger,
     )
+
+
+async def _bot_image(ctx: Context, image: str) -> str:
+    """The bots' image on the host, by digest. Without one that fits no bot would ever start, so nothing is changed."""
+    try:
+        bot = await images_on_host.fetch(ctx, image)
+    except HostFailed as error:
+        raise HostFailed(
+            f"Bots run in containers, and their image is missing: {error.message}",
+            remedy=f"{error.remedy} Another one: BOT_IMAGE=… in .env, or --bot; bots without one: BOT_RUNTIME=process.",
+        ) from error
+    if reason := await images_on_host.unfit(ctx, bot, images_on_host.BOT_PROGRAM):
+        raise Refused(f"{bot} is no image for bots: {reason}.", remedy="Correct BOT_IMAGE in .env, or --bot.")
+    ctx.step("pulled", bot=bot)
+    return bot
 
 
 async def _not_quarantined(ctx: Context, release: Release, request: Request) -> None:

@@ -16,7 +16,7 @@ RELEASES_KEPT = 5
 REFERENCE = re.compile(r"^(sha256:[0-9a-f]{64}|[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?)$")
 NO_ACCESS = re.compile(r"unauthorized|denied|no basic auth|authentication required|forbidden|401|403", re.IGNORECASE)
 PUBLIC_REGISTRY = "docker.io"
-PROGRAM = "wopr"
+PLATFORM_PROGRAM, BOT_PROGRAM = "wopr", "wopr.bot"
 
 
 async def fetch(ctx: Context, image: str) -> str:
@@ -37,8 +37,8 @@ async def fetch(ctx: Context, image: str) -> str:
     return image if pinned else _pinned(image, described)
 
 
-async def unfit(ctx: Context, image: str) -> str:
-    """Why an image can't run here as the platform; nothing when it can."""
+async def unfit(ctx: Context, image: str, program: str = PLATFORM_PROGRAM) -> str:
+    """Why an image can't run this program here; nothing when it can."""
     described = await _described(ctx, image)
     if described is None:
         return "it is not on the host"
@@ -46,7 +46,7 @@ async def unfit(ctx: Context, image: str) -> str:
     if engine.ok and described.get("Architecture") != engine.text:
         return f"it is built for {described.get('Architecture')}, and this host is {engine.text}"
     entry = " ".join((described.get("Config") or {}).get("Entrypoint") or ())
-    return "" if PROGRAM in entry else f"it does not start {PROGRAM} (its entrypoint is {entry or 'empty'})"
+    return "" if program in entry else f"it does not start {program} (its entrypoint is {entry or 'empty'})"
 
 
 async def give_back(ctx: Context, releases: Sequence[Release]) -> None:

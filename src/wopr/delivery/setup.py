@@ -14,6 +14,8 @@ from wopr.delivery.lock import Fence
 from wopr.delivery.place import Place
 from wopr.delivery.release import digest_of
 
+# In containers bots outlive the release that started them; as processes they would end with its slot.
+BOT_RUNTIME = "docker"
 SECRET_BYTES = 32
 GENERATED = (*OWN_SECRETS, "POSTGRES_PASSWORD")
 SHIPPED = ("compose.yaml", "Caddyfile")
@@ -55,7 +57,10 @@ async def look(host: Host, place: Place, chosen: Mapping[str, str]) -> Setup:
     raw = (await host.read(place.env) or b"").decode("utf-8", "replace")
     present = parsed_env(raw)
     generated = tuple(name for name in GENERATED if not present.get(name) and not chosen.get(name))
-    wanted = {**_addresses(present, chosen), **chosen, **{name: secrets.token_hex(SECRET_BYTES) for name in generated}}
+    first = await host.read(place.state) is None  # later, another way to run bots would leave behind what they know
+    bots = {"BOT_RUNTIME": BOT_RUNTIME} if first and not present.get("BOT_RUNTIME") else {}
+    made = {name: secrets.token_hex(SECRET_BYTES) for name in generated}
+    wanted = {**_addresses(present, chosen), **bots, **chosen, **made}
     env = with_settings(raw, {name: value for name, value in wanted.items() if present.get(name) != value})
     before = parsed_env((await host.read(f"{place.dir}/.{SHIPPED_RECORD}") or b"").decode())
     files, kept = {}, []
