@@ -29,6 +29,11 @@ async def test_an_amount_that_is_not_sold_and_a_foreign_address_are_refused(shop
             await start_checkout(shop.platform, shop.payer, Wish("payment", 500, path))
 
 
+async def test_a_plan_has_no_amount_so_that_it_can_not_be_asked_for_as_two_wishes(shop: Shop) -> None:
+    with pytest.raises(Invalid):
+        await start_checkout(shop.platform, shop.payer, Wish("subscription", 500))
+
+
 async def test_a_customer_that_stripe_forgot_is_made_anew(shop: Shop) -> None:
     await shop.buy("payment", 500)
     async with shop.platform.db.begin() as session:

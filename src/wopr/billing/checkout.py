@@ -63,6 +63,8 @@ async def start_checkout(platform: Platform, payer: Payer, wish: Wish) -> str:
     settings = platform.settings
     price_id = ""
     if wish.mode == "subscription":
+        if wish.amount_cents is not None:
+            raise Invalid("The plan has one price.", code="amount", remedy="Leave amount_cents out.")
         price_id = settings.require("stripe_default_price_id", "The subscription")
         await _refuse_second_subscription(platform, payer.tenant_id)
     else:
