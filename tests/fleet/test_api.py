@@ -190,6 +190,24 @@ async def test_history_survives_a_killed_bot(world: World) -> None:
     assert (await customer.http.get(f"{base}/conversations")).json() == {"conversations": []}
 
 
+async def test_the_same_message_again_starts_nothing_with_a_turn_id_or_an_idempotency_key(world: World) -> None:
+    customer = await world.customer()
+    await world.work()
+    bot = await customer.create()
+    path = f"/fleet/bots/{bot['id']}/turns"
+    for more, headers in (({"turn_id": str(uuid4())}, {}), ({}, {"idempotency-key": "hello-of-monday"})):
+        said = {"text": "hello", **more}
+        first, again = [await customer.http.post(path, json=said, headers=headers) for _ in range(2)]
+        assert (first.status_code, again.status_code) == (202, 202), again.text
+        for name in ("turn_id", "conversation_id"):
+            assert again.json()[name] == first.json()[name]
+        other = await customer.http.post(path, json=said | {"text": "something else"}, headers=headers)
+        assert other.status_code == 409
+        assert other.json()["error"]["code"] == ("idempotency_key_reused" if headers else "conflict")
+    unkeyed = [(await customer.http.post(path, json={"text": "hello"})).json()["turn_id"] for _ in range(2)]
+    assert len(set(unkeyed)) == 2
+
+
 async def test_refusals_of_the_bot_reach_the_caller_as_they_are(world: World) -> None:
     customer = await world.customer()
     await world.work()

@@ -183,11 +183,7 @@ class Idempotency:
             return None
         known: Row[tuple[bytes, bytes | None]] = (await session.execute(KNOWN, asked.names())).one()
         if known.request_hash != wanted["request"]:
-            raise Conflict(
-                "This Idempotency-Key was used for another request within the last day.",
-                code="idempotency_key_reused",
-                remedy="Use a new key for a new request, and the same one only to repeat the very same request.",
-            )
+            raise key_reused()
         return known
 
     async def _keep(self, session: AsyncSession, asked: Asked, vault: Vault, answer: BaseModel) -> None:
@@ -220,6 +216,15 @@ async def purge(db: Database, now: datetime) -> int:
         total += count
         if count < PURGE_ROWS_MAX:
             return total
+
+
+def key_reused() -> Conflict:
+    """The key stands for something else already."""
+    return Conflict(
+        "This Idempotency-Key was used for another request within the last day.",
+        code="idempotency_key_reused",
+        remedy="Use a new key for a new request, and the same one only to repeat the very same request.",
+    )
 
 
 def _in_progress() -> Conflict:

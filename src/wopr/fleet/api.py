@@ -3,18 +3,19 @@
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.accounts.guard import Once, PlatformAdmin, Reader, Writer
+from wopr.accounts.guard import KeyHeader, Once, PlatformAdmin, Reader, Writer
 from wopr.accounts.principal import Principal
 from wopr.accounts.tenants import tenant_names
 from wopr.billing.statements import UsageFilter, list_usage, usage_total
 from wopr.bot import contract
 from wopr.core.errors import BadRequest
+from wopr.core.idempotency import key_reused
 from wopr.core.ids import BotId, new_id
 from wopr.core.money import to_usd_string
 from wopr.core.platform import Platform
@@ -28,6 +29,7 @@ from wopr.fleet.templates import TEMPLATES
 ADMIN_PAGE = 100
 GONE = "–"  # a customer whose account no longer exists
 RECEIPT_LINES_MAX = 200
+DIFFERENT_TURN = 409  # what a bot answers to a turn's id that it knows from another message
 
 router = APIRouter()
 SSE_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -171,21 +173,26 @@ async def read_logs(
 
 
 @router.post("/fleet/bots/{bot_id}/turns", operation_id="turns_create", tags=["turns"], status_code=202)
-async def create_turn(visit: Writing, bot_id: UUID, said: bodies.NewTurn) -> Response:
+async def create_turn(visit: Writing, bot_id: UUID, said: bodies.NewTurn, key: KeyHeader = None) -> Response:
     """Say something; the turn goes on without a listener. Its events are under `…/turns/{turn_id}/events`."""
     line = visit.line(bot_id)
     async with visit.platform.db.begin() as session:
         bot = await bots.get(session, visit.platform.settings, line.tenant_id, bot_id)
         talk.refuse_unreachable(bot)
         await require_credit(session, line.tenant_id, visit.platform.settings, visit.platform.clock.now())
+    # The bot itself does a turn once, by its id: the same message again must get the same ids.
+    turn_id = str(said.turn_id or (uuid5(bot_id, key) if key else new_id()))
     request = contract.TurnRequest(
-        turn_id=str(said.turn_id or new_id()),
-        conversation_id=said.conversation_id or str(new_id()),
+        turn_id=turn_id,
+        conversation_id=said.conversation_id or turn_id,
         text=said.text,
         audio_base64=said.audio_base64,
         speak=said.speak,
     )
-    return _passed(await talk.call(line, talk.Message("POST", contract.ROUTE_TURNS, json=request.to_json())))
+    answer = await talk.call(line, talk.Message("POST", contract.ROUTE_TURNS, json=request.to_json()))
+    if answer.status == DIFFERENT_TURN and said.turn_id is None:
+        raise key_reused()
+    return _passed(answer)
 
 
 @router.get("/fleet/bots/{bot_id}/turns/{turn_id}", operation_id="turns_get", tags=["turns"], responses=ANY_JSON)
