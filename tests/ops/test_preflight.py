@@ -53,6 +53,17 @@ def test_a_planted_fault_is_named_with_its_remedy(tmp_path: Path, rule: Any, cha
     assert finding.remedy
 
 
+def test_no_cookie_domain_is_proposed_where_the_hosts_share_none(tmp_path: Path) -> None:
+    apart = {"api_url": "https://api.b.com", "ui_url": "https://a.example.com"}
+    for domain in ("", ".wopr.bot"):
+        finding = preflight.cookie_domain(settings(tmp_path, cookie_domain=domain, **apart))
+        assert finding.verdict is Verdict.FAILED
+        assert ".com." not in finding.remedy
+        assert "UI_URL" in finding.remedy
+    shared = preflight.cookie_domain(settings(tmp_path, cookie_domain=".example.com"))
+    assert ".wopr.bot" in shared.remedy
+
+
 async def test_a_sound_production_raises_no_alarm(tmp_path: Path) -> None:
     ensure_own_secrets(tmp_path)
     outcomes = await run_checks(preflight.checks(settings(tmp_path)))

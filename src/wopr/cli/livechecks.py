@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING
 from wopr.ops.checks import Check, Finding, failed, ok, skipped, warning
 
 if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
+
     from wopr.core.db import Database
     from wopr.core.settings import Settings
 
 START = "wopr up"
+NAMED = "Is the server that DATABASE_URL names running, and are user, password and database in it right?"
+# Some loop passes every second; their passes are written down every few seconds.
+LOOPS_QUIET_SECONDS_MAX = 120.0
+# PostgreSQL's classes of errors about the connection, not about what was asked: away, login, no such database, full.
+NO_CONNECTION = ("08", "28", "3D", "53", "57P")
 
 
 class LiveChecks:
@@ -51,7 +58,7 @@ class LiveChecks:
             except (OSError, Unavailable):
                 return skipped("needs the database")
             except DBAPIError as error:
-                if error.connection_invalidated:
+                if _is_no_connection(error):
                     return skipped("needs the database")
                 raise
 
@@ -67,14 +74,18 @@ class LiveChecks:
 
     async def _reachable(self) -> Finding:
         from sqlalchemy import text
+        from sqlalchemy.exc import DBAPIError
 
         from wopr.core.errors import Unavailable
 
+        remedy = NAMED if self._settings.database_url else START
         try:
             async with self._database().begin() as session:
                 version = await session.scalar(text("SHOW server_version"))
         except (OSError, Unavailable) as error:
-            return failed(str(error), START)
+            return failed(str(error), remedy)
+        except DBAPIError as error:
+            return failed(str(error.orig).rpartition(">: ")[2], remedy)
         return ok(f"PostgreSQL {version}")
 
     async def _migrated(self) -> Finding:
@@ -117,14 +128,17 @@ class LiveChecks:
         return ok("all four services")
 
     async def _loops(self) -> Finding:
-        from sqlalchemy import select
+        from sqlalchemy import func, select
 
         from wopr.core.loops import LoopLease
 
         async with self._database().begin() as session:
             errors = {lease.name: lease.last_error for lease in await session.scalars(select(LoopLease))}
-        if not errors:
+            since = await session.scalar(select(func.now() - func.max(LoopLease.last_finished_at)))
+        if not errors or since is None:
             return skipped("no loop has run yet")
+        if since.total_seconds() > LOOPS_QUIET_SECONDS_MAX:
+            return failed(f"no loop has passed for {since.total_seconds():.0f} s", "Does an API run? wopr status")
         bad = {name: error for name, error in errors.items() if error}
         if bad:
             name, error = next(iter(bad.items()))
@@ -158,3 +172,8 @@ class LiveChecks:
             except ValueError:
                 return failed(f"{url}/health is not ours", "Is another program on this port?")
         return ok(f"{url} {health.status}") if health.status == "ok" else failed(health.status, START)
+
+
+def _is_no_connection(error: "DBAPIError") -> bool:
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or state.startswith(NO_CONNECTION)

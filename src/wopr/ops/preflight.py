@@ -78,14 +78,10 @@ def cookie_domain(settings: Settings) -> Finding:
     if not domain:
         if hosts[0] == hosts[1]:
             return ok("host only; API and UI share one host")
-        return failed(
-            f"COOKIE_DOMAIN is empty but the hosts differ: {', '.join(hosts)}", "Set it to their common domain."
-        )
+        return failed(f"COOKIE_DOMAIN is empty but the hosts differ: {', '.join(hosts)}", _one_domain(hosts))
     outside = [host for host in hosts if host != domain and not host.endswith("." + domain)]
     if outside:
-        return failed(
-            f"COOKIE_DOMAIN {settings.cookie_domain} does not cover {', '.join(outside)}", f"Use .{common(hosts)}."
-        )
+        return failed(f"COOKIE_DOMAIN {settings.cookie_domain} does not cover {', '.join(outside)}", _one_domain(hosts))
     return ok(settings.cookie_domain)
 
 
@@ -248,6 +244,13 @@ def common(hosts: Sequence[str]) -> str:
             break
         shared.append(labels[0])
     return ".".join(reversed(shared))
+
+
+def _one_domain(hosts: Sequence[str]) -> str:
+    # No browser takes a cookie for a whole top-level domain.
+    if "." in (domain := common(hosts)):
+        return f"Use .{domain}."
+    return "Choose BETTER_AUTH_URL and UI_URL under one domain, such as https://api.wopr.bot and https://wopr.bot."
 
 
 def _given(settings: Settings, name: str) -> bool:
