@@ -11,7 +11,6 @@ from wopr.core.db import Database
 from wopr.core.settings import Settings
 from wopr.ops.checks import Finding, Verdict, run_checks
 
-
 LONG_AGO = text("INSERT INTO loop_leases (name, last_finished_at) VALUES (:name, now() - make_interval(secs => :ago))")
 
 
