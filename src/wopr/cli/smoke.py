@@ -42,6 +42,10 @@ def smoke(
     from wopr.ops.smoke import Target
 
     settings = load_settings()
+    if urlsplit(url or settings.api_url).scheme not in ("http", "https"):
+        raise typer.BadParameter(
+            f"{url or settings.api_url!r} is no address: write http://… or https://…", param_hint="--url"
+        )
     local = "localhost" in (url or settings.api_url) or "127.0.0.1" in (url or settings.api_url)
     if not key and not mail_url and not local:
         fail(

@@ -20,6 +20,8 @@ STEP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
 CARD = {"number": "4242424242424242", "expiry": "12/40", "cvc": "123", "name": "Smoke Test"}
 QUESTION = "What does a bot cost?"
+CLEAN_UP = "clean up"
+LOOK = "Look where it runs: wopr status, then wopr check."
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,10 @@ class Walk:
 
 
 async def walk(target: Target) -> AsyncIterator[Step]:
-    """Walk the path and yield each step as it ends; the first that fails is the last."""
+    """Walk the path and yield each step as it ends. The first that fails is the last, but for the bot's deletion.
+
+    A bot that was made is not left to a customer who would pay for it.
+    """
     email = f"smoke+{secrets.token_hex(5)}@example.com"
     async with ApiClient(target.url, key=target.key or None) as api:
         journey = Walk(api, target, email)
@@ -148,12 +153,14 @@ async def walk(target: Target) -> AsyncIterator[Step]:
             ("bot runs", journey.create_bot),
             ("bot answers", journey.answered),
             ("receipt", journey.receipt),
-            ("clean up", journey.clean_up),
+            (CLEAN_UP, journey.clean_up),
         ]
         for name, action in steps:
             step = await _walked(name, action)
             yield step
             if step.error:
+                if journey.bot_id and name != CLEAN_UP:
+                    yield await _walked(CLEAN_UP, journey.clean_up)
                 return
 
 
@@ -169,7 +176,7 @@ async def _walked(name: str, action: Callable[[], Awaitable[str]]) -> Step:
         error = str(seen) or type(seen).__name__
     except TimeoutError:
         error = f"not within {STEP_SECONDS_MAX:.0f} s"
-    return Step(name, time.monotonic() - started, detail, error, remedy)
+    return Step(name, time.monotonic() - started, detail, error, remedy or (LOOK if error else ""))
 
 
 async def _until(look: Callable[[], Awaitable[str | None]], what: str) -> str:
