@@ -77,6 +77,8 @@ async def test_what_a_bot_can_not_be_is_refused(world: World) -> None:
     for body, code in (
         ({"template": "none such"}, "unknown_template"),
         ({"size": "planet"}, "unknown_size"),
+        ({"model": "minilm"}, "wrong_model"),
+        ({"model": "tts-1"}, "wrong_model"),
         ({"persona": "x" * 4_001}, "invalid"),
         ({"instructions": "bell \u0007"}, "invalid"),
         ({"model": "a b"}, "invalid"),

@@ -288,15 +288,24 @@ def _from_template(wishes: Wishes, settings: Settings) -> Wishes:
 
 
 def _clean(wishes: Wishes, settings: Settings) -> dict[str, str]:
-    sizes = load_prices(settings.wopr_prices).bots
+    sheet = load_prices(settings.wopr_prices)
+    sizes = sheet.bots
     size = wishes.size or SIZE_DEFAULT
     if size not in sizes:
         raise Invalid(f"There is no size {size[:30]!r}.", code="unknown_size", remedy=f"Choose {', '.join(sizes)}.")
+    # Which models there are only the nodes know; that one is for something else the price sheet knows.
+    model = names.clean_token(wishes.model or "", "model", names.MODEL_CHARACTERS_MAX)
+    if (kind := sheet.model(model).kind) != "chat":
+        raise Invalid(
+            f"The model {model} can't converse: it is for {kind}.",
+            code="wrong_model",
+            remedy=f"Choose a model that answers, such as {settings.bot_model}.",
+        )
     return {
         "name": names.clean_name(wishes.name or ""),
         "persona": names.clean_text(wishes.persona or "", "persona", names.PERSONA_CHARACTERS_MAX),
         "instructions": names.clean_text(wishes.instructions or "", "instructions", names.INSTRUCTIONS_CHARACTERS_MAX),
-        "model": names.clean_token(wishes.model or "", "model", names.MODEL_CHARACTERS_MAX),
+        "model": model,
         "voice": names.clean_token(wishes.voice or "", "voice", names.VOICE_CHARACTERS_MAX),
         "size": size,
     }
