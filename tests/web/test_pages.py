@@ -105,21 +105,6 @@ async def test_a_wrong_password_says_so_above_the_form_and_keeps_the_address(bro
     assert 'value="ada@example.com"' in answer.text
 
 
-@pytest.mark.parametrize(
-    ("path", "first", "body"),
-    [("/sign-in", "email", {"email": "ada@example.com"}), ("/sign-up", "name", {"email": "ada@example.com"})],
-)
-async def test_the_cursor_stands_where_one_types_next(
-    browser: httpx.AsyncClient, path: str, first: str, body: dict[str, str]
-) -> None:
-    def focused(page: str) -> list[str]:
-        return re.findall(r'<input class="input" id="f-(\w+)"[^>]* autofocus', page)
-
-    assert focused((await browser.get(path)).text) == [first]
-    refused = await browser.post(path, data=body | {"password": "too short"})
-    assert focused(refused.text) == ["password"], "what was typed before is kept, the password is not"
-
-
 async def test_signing_in_never_leads_to_another_site(browser: httpx.AsyncClient) -> None:
     entry = {"email": "a@b.c", "password": "correct horse battery", "next": "//evil.example"}
     assert (await browser.post("/sign-in", data=entry)).headers["location"] == "/dashboard"

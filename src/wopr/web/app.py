@@ -17,7 +17,7 @@ from wopr.web.assets import load_assets
 from wopr.web.pages import account, admin, billing, bot, chat, dashboard, entry, keys, logs, new_bot, public, usage
 from wopr.web.prices import PriceBoard
 from wopr.web.shield import Shield
-from wopr.web.site import Site, origin_of, payment_origins
+from wopr.web.site import Site, mailbox, origin_of, payment_origins
 
 YEAR_SECONDS = 365 * 86400
 
@@ -30,6 +30,7 @@ def build_web(settings: Settings) -> FastAPI:
         ui_origin=origin_of(settings.ui_url),
         api_public_url=settings.api_url.rstrip("/"),
         payment_origins=payment_origins(settings),
+        mailbox=mailbox(settings),
         http=http,
         assets=load_assets(),
         prices=PriceBoard(http),

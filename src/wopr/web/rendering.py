@@ -65,6 +65,7 @@ def render(request: Request, name: str, values: Mapping[str, Any], status: int =
     shared = {
         "asset": site.assets.url,
         "request_path": request.url.path,
+        "mailbox": site.mailbox,
         "preferences": preferences_of(request),
         "result": result_of(request.query_params.get("done")),
         "identity": None,

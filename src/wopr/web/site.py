@@ -23,6 +23,7 @@ class Site:
     ui_origin: str
     api_public_url: str
     payment_origins: tuple[str, ...]
+    mailbox: str | None
     http: httpx.AsyncClient
     assets: Assets
     prices: PriceBoard
@@ -44,6 +45,12 @@ def payment_origins(settings: Settings) -> tuple[str, ...]:
         return STRIPE_PAGES
     # A stand-in on this machine may call itself by either name.
     return tuple(dict.fromkeys((base, base.replace("127.0.0.1", "localhost"), base.replace("localhost", "127.0.0.1"))))
+
+
+def mailbox(settings: Settings) -> str | None:
+    """Where mails can be read when a stand-in on this machine keeps them; None when they are really sent."""
+    base = origin_of(settings.resend_api_base)
+    return base if urlsplit(base).hostname in ("localhost", "127.0.0.1") else None
 
 
 def origin_of(url: str) -> str:

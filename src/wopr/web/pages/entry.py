@@ -37,12 +37,14 @@ async def sign_up(visit: Guest, email: Field = "", password: Field = "", name: F
 
 
 @router.post("/verify/resend")
-async def resend(visit: Guest, email: Field = "") -> Response:
-    """The confirmation again."""
+async def resend(visit: Guest, email: Field = "", back: Field = "") -> Response:
+    """The confirmation again; from a page behind the sign-in, back to it."""
     try:
         await visit.api.accounts.resend_verification(email.strip())
     except ApiError as error:
         return _again(visit, error, "pages/check_mail.html", email=email, why="verify")
+    if back:
+        return redirect(local_path(back), "resent")
     return visit.page("pages/check_mail.html", {"email": email.strip(), "why": "verify-again"})
 
 

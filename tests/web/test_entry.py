@@ -1,0 +1,53 @@
+"""Coming in: where the cursor stands, and where the mails are."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+from fake_api import build_fake_api
+from fake_data import Store
+
+from wopr.core.settings import Settings
+from wopr.web import build_web
+
+UI = "http://localhost:3000"
+
+
+@pytest.mark.parametrize(
+    ("path", "first", "body"),
+    [("/sign-in", "email", {"email": "ada@example.com"}), ("/sign-up", "name", {"email": "ada@example.com"})],
+)
+async def test_the_cursor_stands_where_one_types_next(
+    browser: httpx.AsyncClient, path: str, first: str, body: dict[str, str]
+) -> None:
+    def focused(page: str) -> list[str]:
+        return re.findall(r'<input class="input" id="f-(\w+)"[^>]* autofocus', page)
+
+    assert focused((await browser.get(path)).text) == [first]
+    refused = await browser.post(path, data=body | {"password": "too short"})
+    assert focused(refused.text) == ["password"], "what was typed before is kept, the password is not"
+
+
+async def test_the_link_is_sent_again_from_where_one_is(browser: httpx.AsyncClient, store: Store) -> None:
+    store.verified = False
+    assert 'name="back" value="/billing"' in (await browser.get("/billing")).text
+    answer = await browser.post("/verify/resend", data={"email": "ada@example.com", "back": "/billing"})
+    assert answer.headers["location"] == "/billing?done=resent"
+    assert "A new link is on its way." in (await browser.get("/billing?done=resent")).text
+    answer = await browser.post("/verify/resend", data={"email": "ada@example.com", "back": "https://evil.example"})
+    assert answer.headers["location"] == "/dashboard?done=resent"
+
+
+@pytest.mark.parametrize(
+    ("base", "where"),
+    [("http://localhost:4102", "http://localhost:4102/?to=ada%40"), ("https://api.resend.com", "spam")],
+)
+async def test_mails_that_stay_on_this_machine_are_pointed_at(store: Store, base: str, where: str) -> None:
+    app = build_web(Settings(api_url="http://api.test", ui_url=UI, resend_api_base=base))
+    app.state.site.http._transport = httpx.ASGITransport(build_fake_api(store))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=UI, headers={"origin": UI}) as browser:
+        page = await browser.post("/reset-request", data={"email": "ada@example.com"})
+    assert where in page.text
+    await app.state.site.http.aclose()
