@@ -109,6 +109,10 @@ async def test_the_whole_story_of_a_payment_through_the_routes(web: Web) -> None
     admin = await web.key(web.customer, Scope.ADMIN)
     made = await web.http.post("/api/billing/checkout", json={"mode": "subscription"}, headers=admin)
     assert made.status_code == 200, made.text
+    page = await web.platform.http.get(made.json()["url"])
+    assert 'href="http://ui.example/billing?done=payment-cancelled"' in page.text, (
+        "who turns back is told what happened"
+    )
     card = {"number": "4242424242424242", "expiry": "12/40", "cvc": "123", "name": "Ada", "email": "a@example.com"}
     paid = await web.platform.http.post(made.json()["url"], data=card)
     assert paid.headers["location"].startswith("http://ui.example/billing/return?session_id=cs_test_")

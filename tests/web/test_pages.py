@@ -260,6 +260,19 @@ async def test_the_finished_answer_is_a_part_with_its_receipt(browser: httpx.Asy
     assert "<html" not in receipt
 
 
+async def test_an_answer_stopped_before_its_first_word_offers_nothing_to_hear(
+    browser: httpx.AsyncClient, store: Store
+) -> None:
+    store.answer = ""
+    turn_id = store.start_turn({"text": "Hi", "conversation_id": "c1"})["turn_id"]
+    store.turns[turn_id].state = "cancelled"
+    part = (await browser.get(f"/bots/{bot_of(store)}/turns/{turn_id}/answer")).text
+    assert "Nothing had been said yet." in part
+    assert "Receipt" in part
+    assert 'data-act="speak"' not in part
+    assert 'data-act="copy"' not in part
+
+
 async def test_what_a_script_may_not_do_is_said_as_json(browser: httpx.AsyncClient) -> None:
     answer = await browser.post("/bots/none/turns", json={"text": "x"}, headers={"accept": "application/json"})
     assert answer.status_code in (404, 202)
@@ -342,6 +355,12 @@ async def test_the_account_changes_in_place(browser: httpx.AsyncClient, store: S
     assert "The current password is wrong." in wrong.text
     await browser.post("/account/sessions/s2/revoke")
     assert [one["id"] for one in store.sessions] == ["s1"]
+
+
+async def test_signing_out_everywhere_counts_right(browser: httpx.AsyncClient, store: Store) -> None:
+    assert "All 2 signed-in browsers have to sign in again" in (await browser.get("/account")).text
+    del store.sessions[1]
+    assert "This browser has to sign in again." in (await browser.get("/account")).text
 
 
 async def test_preferences_stay_in_this_browser(browser: httpx.AsyncClient) -> None:

@@ -262,7 +262,8 @@ def _addresses(ui_url: str, return_to: str | None) -> tuple[str, str]:
     success = f"{base}/billing/return?session_id={{CHECKOUT_SESSION_ID}}"
     if return_to:
         success += f"&return_to={quote(_path(return_to), safe='')}"
-    return success, base + _path(return_to)
+    back = _path(return_to)
+    return success, f"{base}{back}{'&' if '?' in back else '?'}done=payment-cancelled"
 
 
 def _path(return_to: str | None) -> str:
