@@ -1,6 +1,7 @@
 """Keys, sessions and the administrator's pages, as a person uses them."""
 
 import json
+import re
 from collections.abc import Callable
 
 import openai
@@ -72,8 +73,7 @@ def test_the_administrators_link_opens_every_admin_page_once(
     link = json.loads(live.wopr("admin", "link", "--json").stdout)["link"]
     page = window()
     page.goto(link, wait_until="commit")  # its form sends itself, maybe before the page is loaded
-    page.wait_for_url("**/dashboard*")
-    page.goto("/admin")
+    page.wait_for_url("**/admin")
     expect(page.get_by_role("heading", level=1)).to_have_text("Administration")
     for name in ADMIN_PAGES:
         page.goto(f"/admin/{name}")
@@ -85,6 +85,8 @@ def test_the_administrators_link_opens_every_admin_page_once(
     expect(page.locator("main")).to_contain_text("local")
     page.goto("/admin/loops")
     expect(page.locator("main")).to_contain_text("reconcile")
+    for why in page.locator("td:first-child .sub").all_inner_texts():
+        assert re.fullmatch(r"[A-Z].*\.", why), f"a sentence: {why}"
 
     watch.allow(400)
     again = window()

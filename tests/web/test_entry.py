@@ -51,3 +51,9 @@ async def test_mails_that_stay_on_this_machine_are_pointed_at(store: Store, base
         page = await browser.post("/reset-request", data={"email": "ada@example.com"})
     assert where in page.text
     await app.state.site.http.aclose()
+
+
+async def test_the_administrators_link_leads_to_the_administration(browser: httpx.AsyncClient, store: Store) -> None:
+    assert (await browser.post("/welcome", data={"token": "good"})).headers["location"] == "/admin"
+    store.admin = False
+    assert (await browser.post("/welcome", data={"token": "good"})).headers["location"] == "/dashboard"

@@ -82,6 +82,15 @@ async def test_on_a_phone_every_tab_of_the_administration_is_in_sight(stage: Sta
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
+async def test_no_label_of_a_choice_is_broken(stage: Stage, width: int) -> None:
+    page = await stage.page("/admin/inbox", viewport={"width": width, "height": 800})
+    for path in ("/admin/inbox", "/account", f"{stage.bot}/logs"):
+        await page.goto(stage.url + path)
+        heights = "[...document.querySelectorAll('.main .segmented > *')].map((one) => one.clientHeight)"
+        assert max(await page.evaluate(heights)) <= 40, path
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
 async def test_the_chart_can_be_read_at_every_width(stage: Stage, width: int) -> None:
     page = await stage.page("/dashboard", viewport={"width": width, "height": 800})
     heights = "[...document.querySelectorAll('.chart text')].map((one) => one.getBoundingClientRect().height)"

@@ -33,20 +33,20 @@ def loops(platform: Platform) -> list[Loop]:
         Loop(
             "apply_inbox",
             15,
-            "credits payments, takes back refunds; woken by the webhook",
+            "Credits payments and takes back refunds; woken by the webhook.",
             lambda: apply_due(platform),
             (inbox.INBOX_CHANNEL,),
         ),
-        Loop("missed_events", 300, "fetches Stripe's events that never reached us", lambda: fetch_missed(platform)),
-        Loop("expire_holds", 5, "frees credit lent to processes that are gone", lambda: expire_holds(platform)),
+        Loop("missed_events", 300, "Fetches Stripe's events that never reached us.", lambda: fetch_missed(platform)),
+        Loop("expire_holds", 5, "Frees credit lent to processes that are gone.", lambda: expire_holds(platform)),
         Loop(
             "entitlements",
             60,
-            "warns, stops bots and announces their end without credit; takes it all back with credit",
+            "Warns, stops bots and announces their end without credit; takes it all back with credit.",
             lambda: plan_entitlements(platform),
             (BALANCE_CHANNEL,),
         ),
-        Loop("invariants", 3600, "proves that the ledger's sums agree", lambda: check_ledger(platform)),
+        Loop("invariants", 3600, "Proves that the ledger's sums agree.", lambda: check_ledger(platform)),
     ]
 
 

@@ -74,10 +74,10 @@ async def welcome_form(visit: Guest, token: str = "") -> Response:
 async def welcome(visit: Guest, token: Field = "") -> Response:
     """Use the link up; signs in."""
     try:
-        await visit.api.accounts.one_time(token)
+        identity = await visit.api.accounts.one_time(token)
     except ApiError as error:
         return _again(visit, error, "pages/confirm_link.html", token="", kind="welcome")
-    return redirect("/dashboard")
+    return redirect("/admin" if identity.user.platform_admin else "/dashboard")
 
 
 @router.get("/sign-in")
