@@ -81,7 +81,12 @@ def test_settings_are_read_as_shells_write_them() -> None:
 
 def test_no_value_stands_inside_a_script() -> None:
     evil = Place("/srv/$(touch /tmp/x)", "a b;c")
-    for command in (commands.observe(evil), commands.remove_slot(evil, "blue"), commands.free_kilobytes(evil.dir)):
+    for command in (
+        commands.observe(evil),
+        commands.remove_slot(evil, "blue"),
+        commands.free_kilobytes(evil.dir),
+        commands.copy_from_api(evil, "/x"),
+    ):
         assert command[:2] == ("sh", "-c")
         assert "touch" not in command[2]
         assert "a b" not in command[2]

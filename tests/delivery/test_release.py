@@ -1,16 +1,17 @@
 """Releases and the state are files, each whole or absent; what failed is not tried again by itself."""
 # ruff: noqa: ASYNC240 - files of a test are small, and a lock is a block
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from wopr.delivery import quarantine, setup
+from wopr.delivery.checks import bots_image
 from wopr.delivery.commands import parsed_env
 from wopr.delivery.errors import HostFailed
-from wopr.delivery.hosts import LocalHost
+from wopr.delivery.hosts import LocalHost, Output
 from wopr.delivery.lock import Fence, hold
 from wopr.delivery.observe import Counts, counted, worse
 from wopr.delivery.place import Place
@@ -30,6 +31,7 @@ from wopr.delivery.release import (
     write_state,
 )
 from wopr.delivery.rollback import database_left
+from wopr.ops.checks import Verdict
 
 FILES = {"env": b"A=1\n", "compose.yaml": b"services: {}\n", "Caddyfile": b":80\n"}
 
@@ -145,6 +147,26 @@ async def test_bots_of_a_new_installation_are_containers_unless_the_operator_say
     await write_state(fence, State(active=Part(1, "blue")))
     later = parsed_env((await setup.look(fence, place, {})).env)
     assert "BOT_RUNTIME" not in later, "bots that ran as processes are not moved away from what they know"
+
+
+class WithoutImages(LocalHost):
+    """A machine whose engine has no image."""
+
+    async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Output:
+        return Output(1) if argv[0] == "docker" else await super().run(argv, input=input, timeout=timeout)
+
+
+async def test_an_image_for_bots_that_is_gone_is_told_with_what_brings_it_back(fence: Fence) -> None:
+    host, place = WithoutImages(), fence.place
+    assert (await bots_image(host, place)).verdict is Verdict.SKIPPED, "nothing is released"
+    await record(fence, release(1))
+    await write_state(fence, State(active=Part(1, "blue")))
+    await fence.write(place.env, b"BOT_RUNTIME=process\n")
+    assert (await bots_image(host, place)).verdict is Verdict.SKIPPED
+    await fence.write(place.env, b"BOT_RUNTIME=docker\n")
+    found = await bots_image(host, place)
+    assert found.verdict is Verdict.FAILED
+    assert "wopr deploy" in found.remedy
 
 
 async def test_what_the_operator_edited_stays_and_what_we_shipped_is_renewed(fence: Fence) -> None:
