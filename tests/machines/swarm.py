@@ -22,6 +22,7 @@ from tests.machines.engine import Engine, EngineError
 
 NODES = ("n1", "n2", "n3")
 START_SECONDS = 30.0
+LOST_SECONDS_MAX = 60.0
 NETWORK_TRIES_MAX = 20
 # What systemd or dockerd in a container needs. SYS_TIME and SYS_MODULE would reach the host's clock and kernel.
 MACHINE = (
@@ -94,6 +95,11 @@ class Swarm:
         """What the Swarm thinks of it: ready, down, unknown."""
         form = "{{.Status.State}}"
         return self.manager.engine.docker("node", "inspect", "--format", form, node.id).stdout.strip()
+
+    def lose(self, node: Node) -> None:
+        """Pull a machine's plug; returns when the others miss it."""
+        node.kill()
+        _until(lambda: self.state(node) == "down", lambda: f"nobody misses {node.name}", LOST_SECONDS_MAX)
 
     def services(self, label: str) -> list[str]:
         """Names of the services with a label."""

@@ -58,6 +58,14 @@ def test_bots_of_a_lost_machine_wait_for_it_and_come_back_with_their_memory(
         homes = {services.home_of(bot).name: bot for bot in bots}
         assert sorted(homes) == ["n1", "n2", "n3"]
         lost, others = homes["n2"], [homes["n1"], homes["n3"]]
+        for name in ("n1", "n3"):
+            swarm.label(swarm.node(name), "wopr.bots", "no")
+        try:
+            doomed = person.make_bot("Ada the last")
+        finally:
+            for name in ("n1", "n3"):
+                swarm.label(swarm.node(name), "wopr.bots", "")
+        assert services.volumes(doomed) == ["n2"]
         turn = person.ask(lost, "What does a bot cost?")
         assert (turn["state"], "month" in turn["text"]) == ("completed", True)
         before = {bot: services.containers(bot) for bot in others}
@@ -75,10 +83,13 @@ def test_bots_of_a_lost_machine_wait_for_it_and_come_back_with_their_memory(
         assert "n2 is lost" in bot["last_error"]
         live.wait_for(lambda: open_incidents(journal), "an incident", LOST_SECONDS_MAX)
         assert [incident.title for incident in open_incidents(journal)] == [
-            "The machine n2 is away, and 1 bot waits for it"
+            "The machine n2 is away, and 2 bots wait for it"
         ]
         assert {bot: services.containers(bot) for bot in others} == before
         assert all(person.get(f"/fleet/bots/{bot}")["restarts"] == 0 for bot in others)
+
+        assert person.http.delete(f"/fleet/bots/{doomed}").status_code == 204
+        live.wait_for(lambda: person.http.get(f"/fleet/bots/{doomed}").status_code == 404, "the deletion")
 
         began = time.monotonic()
         swarm.node("n2").start()
@@ -92,6 +103,7 @@ def test_bots_of_a_lost_machine_wait_for_it_and_come_back_with_their_memory(
         assert [entry["id"] for entry in conversation] == [turn["conversation_id"]]
         assert person.ask(lost, "And a large one?", turn["conversation_id"])["state"] == "completed"
         assert services.volumes(lost) == ["n2"]
+        live.wait_for(lambda: not services.volumes(doomed), "the deleted bot's data to go", LOST_SECONDS_MAX)
         live.wait_for(lambda: not open_incidents(journal), "the incident to be over", LOST_SECONDS_MAX)
         assert len(all_incidents(journal)) == 1
     with capsys.disabled():

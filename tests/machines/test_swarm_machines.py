@@ -7,19 +7,19 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from tests.machines.fleet import answering, spec, until
+from tests.machines.fleet import answering, spec
 from tests.machines.moving import Place, opened
 from tests.machines.registry import Registry
 from tests.machines.swarm import Node, Swarm
 from tests.machines.swarmfleet import Publish, Services, login
 
 from wopr.core.db import Database
-from wopr.fleet.runtimes.protocol import BotSpec, Ended
+from wopr.fleet.runtimes.protocol import BotSpec, Ended, RuntimeFailed
 from wopr.fleet.runtimes.quota import OverQuota
 
 WAIT_SECONDS = 90.0
 MIB = 2**20
-FILL = "open('/data/filled', 'wb').write(bytes(4 * 2**20))"
+FILL = "import os; open('/data/filled', 'wb').write(bytes(4 * 2**20)); os.sync()"
 EMPTY = "import os; os.remove('/data/filled')"
 
 
@@ -85,6 +85,39 @@ async def test_a_bot_that_keeps_too_much_is_ended_and_told_and_fits_a_larger_siz
     assert ended.empty()
 
 
+async def test_a_machine_that_comes_back_measures_again_and_its_full_bots_stay_ended(
+    services: Services, swarm: Swarm
+) -> None:
+    swarm.label(swarm.manager, "wopr.bots", "no")
+    runtime, wanted = services.make(), small(2)
+    try:
+        await answering(await runtime.start(wanted))
+    finally:
+        swarm.label(swarm.manager, "wopr.bots", "")
+    home = services.home_of(wanted.bot_id)
+    # It fills up in the moment in which the power goes: nobody has measured it.
+    assert services.inside(wanted.bot_id, FILL).returncode == 0
+    swarm.lose(home)
+    home.start()
+    swarm.ready()
+    heir = services.make()
+
+    async def refused() -> bool:
+        await heir.tend()
+        try:
+            await heir.start(wanted)
+        except OverQuota:
+            return True
+        except RuntimeFailed:
+            return False  # its agent is not up yet
+        return False
+
+    await eventually(refused)
+    assert services.containers(wanted.bot_id) == []
+    larger = await heir.start(small(64, spec(wanted.bot_id, 2)))
+    assert (await answering(larger)).status_code == 200
+
+
 async def test_a_machine_whose_agent_had_much_to_tell_still_takes_bots(services: Services, swarm: Swarm) -> None:
     for node in swarm.nodes[1:]:
         swarm.label(node, "wopr.bots", "no")
@@ -122,9 +155,8 @@ async def test_bots_that_are_deleted_while_their_machine_is_lost_leave_nothing_o
     assert (await place.roll_out())["begun"] == 1
     await place.settle(lambda: place.is_so("SELECT stage = 'kept' FROM bot_updates", moved))
     assert place.has_copy(moved)
-    home.kill()
+    swarm.lose(home)
     try:
-        await until(lambda: swarm.state(home) == "down")
         await place.sql("UPDATE bots SET desired = 'deleted' WHERE id IN (:one, :two)", one=moved, two=plain)
 
         async def deleted() -> bool:

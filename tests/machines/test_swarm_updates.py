@@ -13,7 +13,7 @@ from tests.machines.swarmfleet import Publish, Services, login
 
 from wopr.core.db import Database
 from wopr.core.ids import BotId
-from wopr.fleet import images, reconcile
+from wopr.fleet import images, reconcile, updates
 from wopr.fleet.runtimes.containers import copier_name, copy_name, labels_of
 from wopr.fleet.runtimes.volumes import CopyFailed
 from wopr.ops.incidents import open_incidents
@@ -128,13 +128,20 @@ async def test_a_machine_lost_while_a_bot_tries_an_image_does_not_speak_against_
     home, image = services.home_of(bot_id), publish()
     await place.want("stable", image)
     assert (await place.roll_out())["begun"] == 1
+
+    async def not_yet(*_: object) -> bool:
+        return False
+
+    async def tries() -> bool:
+        return await place.is_so("SELECT stage = 'trying' FROM bot_updates", bot_id) and bool(
+            services.containers(bot_id)
+        )
+
     with monkeypatch.context() as patched:
-        patched.setattr(reconcile, "STEPS_MAX", 1)
-        while not (await place.sql("SELECT stage FROM bot_updates") == "trying" and services.containers(bot_id)):
-            await place.processes[0].settle()
-    home.kill()
+        patched.setattr(updates, "accept", not_yet)
+        await place.settle(tries)
+    swarm.lose(home)
     try:
-        await until(lambda: swarm.state(home) == "down")
         await place.settle(lambda: place.is_so("SELECT state = 'failed' FROM bot_observed", bot_id))
         assert await place.sql("SELECT stage FROM bot_updates") == "trying"
         assert await place.sql("SELECT count(*) FROM bot_image_failures") == 0

@@ -19,6 +19,7 @@ WORDS = {
     "containers": "containers of the platform",
     "bots": "containers of bots",
     "services": "services of bots",
+    "secrets": "registry credentials on their way to a machine",
     "networks": "networks",
 }
 WIPED = {

@@ -39,6 +39,7 @@ class Found:
     containers: Sequence[str] = ()
     bots: Sequence[str] = ()
     services: Sequence[str] = ()
+    secrets: Sequence[str] = ()
     networks: Sequence[str] = ()
     volumes: Sequence[str] = ()
     bot_volumes: Sequence[str] = ()
@@ -46,12 +47,12 @@ class Found:
 
     def anything(self, *, wipe: bool) -> bool:
         """Whether there is something to do."""
-        running = (*self.containers, *self.bots, *self.services, *self.networks)
+        running = (*self.containers, *self.bots, *self.services, *self.secrets, *self.networks)
         return bool(running or (wipe and (*self.volumes, *self.bot_volumes, *self.files)))
 
 
 def listing(kind: str, *labels: str) -> Command:
-    """The names of all containers, services, networks or volumes with these labels."""
+    """The names of all containers, services, secrets, networks or volumes with these labels."""
     filters = tuple(word for label in labels for word in ("--filter", f"label={label}"))
     if kind == "container":
         return ("docker", "ps", "-a", *filters, "--format", LIST_FORM)
@@ -74,7 +75,8 @@ async def survey(host: Host, place: Place) -> Found:
     return Found(
         containers=containers,
         bots=bots,
-        services=await _names(host, listing("service", ours), may_fail=True),  # only a Swarm has services
+        services=await _names(host, listing("service", ours), may_fail=True),  # only a Swarm has services and secrets
+        secrets=await _names(host, listing("secret", ours), may_fail=True),
         networks=[*await _names(host, listing("network", project)), *await _names(host, listing("network", ours))],
         volumes=await _names(host, listing("volume", project)),
         bot_volumes=await _names(host, listing("volume", ours)),
@@ -114,6 +116,8 @@ class _Down:
             await self._stop(names, ", ".join(services))
         if found.services:
             await self.fence.must(("docker", "service", "rm", *found.services), timeout=STOP_SECONDS)
+        if found.secrets:
+            await self.fence.must(("docker", "secret", "rm", *found.secrets))
         await self._stop(found.bots, "bots")
         first = {place.container(service) for services in ORDER for service in services}
         await self._stop([name for name in found.containers if name not in first], "postgres and what is left")

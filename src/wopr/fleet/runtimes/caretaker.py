@@ -131,7 +131,9 @@ class Caretaker:
             "fence": [] if off else firewall.command(policy),
         }
         text = json.dumps(told, sort_keys=True)
-        version = hashlib.sha256(f"{text}\0{agents.SCRIPT}\0{charge.means.image}".encode()).hexdigest()[:16]
+        # Of the registry's credentials, too: the Swarm keeps those that it was given, for machines that come later.
+        parts = json.dumps([text, agents.SCRIPT, charge.means.image, charge.auth])
+        version = hashlib.sha256(parts.encode()).hexdigest()[:16]
         description = agents.describe(charge, self._name, {**ours(charge.installation), LABEL_AGENT: version})
         container = description["TaskTemplate"]["ContainerSpec"]
         container["Env"] = [f"{node_agent.VARIABLE}={text}"]
