@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from wopr.cli import output
+from wopr.cli.installation import Teller
 from wopr.cli.output import ProgressKind
 from wopr.cli.progress import FIRST_REMINDER_SECONDS, Progress
 from wopr.core.errors import Unavailable
@@ -158,3 +159,25 @@ def test_the_reason_of_a_known_error_is_its_message_alone(capsys: pytest.Capture
     with pytest.raises(Unavailable), progress.stage("vps-1", "pull"):
         raise Unavailable("The registry is away.", remedy="Wait.")
     assert capsys.readouterr().err == f"{NOW} vps-1  pull  FAILED  The registry is away.\n"
+
+
+def test_an_operations_steps_are_told_with_their_time_and_meanwhile_what_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    time = Time()
+    progress = made(ProgressKind.PLAIN, time)
+    tell = Teller(progress, "vps-1")
+    time.seconds += 0.5
+    tell("preflight", "")
+    time.seconds += FIRST_REMINDER_SECONDS
+    progress.tick()
+    time.seconds += 1
+    tell("pulled", "platform x")
+    tell.end()
+    time.seconds += FIRST_REMINDER_SECONDS
+    progress.tick()
+    assert capsys.readouterr().err.splitlines() == [
+        f"{NOW} vps-1  preflight  done in 0.5 s",
+        f"{NOW} vps-1  fetching images  still running after 10 s",
+        f"{NOW} vps-1  pulled  done in 11.0 s  platform x",
+    ]

@@ -1,5 +1,6 @@
 """The chain of migrations is linear, ends where the code says, and makes exactly the tables of the models."""
 
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import wopr.core.loops
 import wopr.fleet.models
 import wopr.inference.models
 import wopr.migrations
+from wopr.cli.root import run
 from wopr.core.db import Base, Database
 from wopr.core.errors import NotFound
 from wopr.migrations.head import head_revision
@@ -60,6 +62,12 @@ def test_the_sql_of_every_migration_is_known_without_a_database() -> None:
     document = sql_document("0004_inference")
     assert [entry["revision"] for entry in document["revisions"]] == known_revisions()[4:]
     assert sql_document(head_revision())["revisions"] == []
+
+
+def test_a_release_that_has_nothing_to_migrate_is_answered_as_by_alembic(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command knows it without loading Alembic."""
+    assert run(["migrate", "--sql", "--json", "--from", head_revision()]) == 0
+    assert json.loads(capsys.readouterr().out) == sql_document(head_revision())
 
 
 def test_a_database_ahead_of_the_code_has_nothing_pending_and_an_unknown_revision_is_an_error() -> None:

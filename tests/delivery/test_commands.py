@@ -101,3 +101,20 @@ def _interpolated(text: str) -> list[str]:
     import re
 
     return re.findall(r"\$\{([A-Z_]+)", text)
+
+
+@pytest.mark.parametrize(("answers", "code", "said"), [(("no", "no", "yes"), 0, ""), (("no",), 1, "still starting")])
+def test_a_container_that_starts_is_asked_until_it_answers(
+    tmp_path: Path, answers: tuple[str, ...], code: int, said: str
+) -> None:
+    """Each run of the probe takes a word away while there is more than one."""
+    words = tmp_path / "words"
+    words.write_text("\n".join(answers) + "\n")
+    probe = tmp_path / "wopr-probe"
+    script = f'[ "$1" = /ready ] || exit 9; read now < {words}; [ $(wc -l < {words}) = 1 ] || sed -i 1d {words}'
+    probe.write_text(f'#!/bin/sh\n{script}; [ $now = yes ] || {{ echo "still starting"; exit 1; }}\n')
+    probe.chmod(0o755)
+    _, _, container, *inside = commands.probe_patiently("acme-api-blue", "/ready")
+    assert container == "acme-api-blue"
+    done = subprocess.run(inside, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert (done.returncode, done.stdout.strip()) == (code, said)

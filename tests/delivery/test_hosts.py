@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.delivery.hosting import ssh_machine
 
+from wopr.core.errors import Invalid
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.hosts import Host, LocalHost, SshHost, host_of
 
@@ -89,3 +90,15 @@ def test_a_host_is_named_as_ssh_names_it() -> None:
     assert isinstance(named, SshHost)
     assert named.describe() == "ada@vps.example.com:2222"
     assert host_of("vps.example.com").describe() == "root@vps.example.com"
+
+
+@pytest.mark.parametrize("text", ["root@", "root@host:ssh", "root@host:0", "root@host:70000", "a@b@c", "ho st", "::1"])
+def test_what_is_no_address_is_not_taken_for_one(text: str) -> None:
+    with pytest.raises(Invalid, match="no user@name"):
+        host_of(text)
+
+
+def test_an_address_of_ipv6_stands_in_brackets() -> None:
+    host = host_of("ada@[2001:db8::7]:2222")
+    assert isinstance(host, SshHost)
+    assert (host.user, host.address, host.port) == ("ada", "2001:db8::7", 2222)

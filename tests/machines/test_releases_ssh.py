@@ -1,16 +1,24 @@
-"""The same release over SSH: an empty folder on another machine becomes the platform, and the next release follows."""
+"""Another machine over SSH: an empty folder there becomes the platform, and every command of an operator reaches it."""
 
 import asyncio
 import json
+import os
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.delivery.hosting import ssh_machine
 from tests.machines.engine import Engine
 from tests.machines.installation import Installation, Load, fresh
+from tests.machines.test_releases import migration
+
+from wopr.delivery.commands import parsed_env
+from wopr.delivery.lock import Held
 
 
 @contextmanager
@@ -42,28 +50,123 @@ def reachable(home: Path) -> Iterator[int]:
         loop.close()
 
 
-@pytest.fixture
-def site(engine: Engine, platform_image: str, third_party_images: object, tmp_path: Path) -> Iterator[Installation]:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The operator's home folder, on the operator's machine."""
+    return tmp_path_factory.mktemp("operator")
+
+
+@pytest.fixture(scope="module")
+def site(engine: Engine, platform_image: str, third_party_images: object, home: Path) -> Iterator[Installation]:
     made = fresh(engine, platform_image)
-    with reachable(tmp_path) as port:
-        made.environment = {"HOME": str(tmp_path), "WOPR_HOME": str(tmp_path / "operator")}
+    with reachable(home) as port:
+        made.environment = {"HOME": str(home), "WOPR_HOME": str(home / "wopr")}
         made.where = lambda: ("--dir", str(made.folder), "--name", made.name, "--host", f"root@127.0.0.1:{port}")  # type: ignore[method-assign]
         try:
+            made.release(made.platform, *made.chosen("DRAIN_SECONDS=5", "BOT_RUNTIME=process"))
             yield made
         finally:
             made.remove()
 
 
-def test_a_platform_is_made_and_released_on_another_machine(site: Installation, tmp_path: Path) -> None:
-    first = site.release(site.platform, *site.chosen("DRAIN_SECONDS=5", "BOT_RUNTIME=process"))
+def test_a_platform_is_made_and_released_on_another_machine(site: Installation, home: Path) -> None:
     assert (site.folder / ".env").stat().st_mode & 0o777 == 0o600
+    first = site.settle()
     with Load(site, threads=2) as load:
         second = site.release(site.derive())
         back = site.wopr("rollback", "--json", "--ready", "180")
-    assert second["serving"] == first["serving"] + 1
+    assert second["serving"] == first + 1
     assert back.returncode == 0, back.stderr
-    assert json.loads(back.stdout)["to"] == first["serving"]
+    assert json.loads(back.stdout)["to"] == first
     assert load.failures == []
-    journal = (tmp_path / "operator" / "journal.jsonl").read_text()
-    assert f"root@127.0.0.1:{site.where()[-1].rpartition(':')[2]}" in journal
+    assert site.where()[-1] in (home / "wopr" / "journal.jsonl").read_text()
     assert "free" in site.wopr("lock", "show").stdout
+
+
+def test_another_machine_is_seen_from_here(site: Installation) -> None:
+    serving = site.settle()
+    seen = asked(site, "status")
+    assert (seen["verdict"], seen["host"]) == ("ok", site.where()[-1])
+    assert seen["release"]["number"] == serving
+    assert {answer["name"]: answer["state"] for answer in seen["answers"]}["api"] == "ok"
+    assert seen["deploys"][0]["release"] == str(serving)
+    assert f"release {serving} " in site.wopr("status").stdout
+    assert site.releases()["releases"][-1]["number"] == serving
+    plan = asked(site, "deploy", "--dry-run")
+    assert (plan["serving"], plan["host"]) == (serving, site.where()[-1])
+
+
+def test_secrets_of_another_machine_are_told_and_changed(site: Installation) -> None:
+    before = env_of(site)["PLATFORM_SECRET"]
+    told = listed(site)
+    assert told["PLATFORM_SECRET"]["set"]
+    assert told["PLATFORM_SECRET"]["since"]
+    assert not told["STRIPE_SECRET_KEY"]["set"]
+    assert asked(site, "secrets", "rotate", "PLATFORM_SECRET", "--yes")["kept"] == 1
+    assert env_of(site)["PLATFORM_SECRET"].endswith(f",{before}")
+    changed = listed(site)["PLATFORM_SECRET"]["since"]
+    assert changed > told["PLATFORM_SECRET"]["since"]
+    assert site.release()["verdict"] == "good", "a new secret takes effect with a release"
+
+
+def test_a_lock_on_another_machine_is_taken_from_who_is_gone(site: Installation) -> None:
+    file = site.folder / "lock.json"
+    file.write_text(Held(100, "7@elsewhere", "deploy", "elsewhere", 7, 1.0, "2026-01-01T00:00:00").text())
+    later = time.time() + 600  # as if it had beaten just now, however slow this machine is
+    os.utime(file, (later, later))
+    refused = site.wopr("teardown", "--yes")
+    assert refused.returncode == 3
+    assert "7@elsewhere" in refused.stderr
+    assert asked(site, "lock", "show")["held"]["owner"] == "7@elsewhere"
+    assert asked(site, "lock", "release", "--yes")["released"]["owner"] == "7@elsewhere"
+    assert site.wopr("lock", "release", "--exit-code").returncode == 4
+
+
+def test_migrations_run_on_another_machine_behind_a_dump(site: Installation) -> None:
+    head = site.psql("SELECT version_num FROM alembic_version")
+    image = site.derive(migration(f"{head}_far", head, "CREATE TABLE far (id int)"))
+    planned = asked(site, "migrate", "--plan", "--image", image)
+    assert (planned["from"], planned["to"], planned["applied"]) == (head, f"{head}_far", False)
+    done = asked(site, "migrate", "--image", image)
+    assert Path(done["dump"]["path"]).is_relative_to(site.folder)
+    assert site.psql("SELECT count(*) FROM far") == "0"
+    again = site.wopr("migrate", "--image", image, "--exit-code")
+    assert again.returncode == 4
+    site.platform = image  # later images stand on the one that knows this migration
+
+
+def test_a_platform_leaves_another_machine_with_and_without_its_data(site: Installation) -> None:
+    site.release(site.platform)
+    assert site.wopr("teardown").returncode == 2, "nobody can be asked, and nobody said yes"
+    assert asked(site, "teardown", "--yes")["kept"]["volumes"]
+    assert site.containers() == {}
+    gone = site.wopr("status", "--json")
+    assert (gone.returncode, json.loads(gone.stdout)["verdict"]) == (1, "down")
+    site.release(site.platform, "--despite-quarantine")
+    assert site.psql("SELECT count(*) FROM far") == "0"
+    assert asked(site, "teardown", "--wipe", "--yes")["removed"]["volumes"]
+    assert (site.folder / ".env").exists(), "the secrets stay in any case"
+    assert not (site.folder / "releases").exists()
+
+
+def asked(site: Installation, *words: str) -> dict[str, Any]:
+    """What a command that must succeed writes for programs."""
+    done = site.wopr(*words, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def env_of(site: Installation) -> dict[str, str]:
+    return parsed_env((site.folder / ".env").read_text())
+
+
+def listed(site: Installation) -> dict[str, dict[str, Any]]:
+    """The secrets by name; none of their values is anywhere in what is told."""
+    where = site.where()
+    folder, host = where[1], where[-1]
+    command = [*site.command, "secrets", "list", "--dir", folder, "--host", host, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=site.variables(), check=True)
+    values = [value for name, value in env_of(site).items() if "SECRET" in name or "PASSWORD" in name]
+    assert not [value for value in values if value in done.stdout + done.stderr]
+    return {row["name"]: row for row in json.loads(done.stdout)["secrets"]}

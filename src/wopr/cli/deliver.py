@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wopr.cli import output
-from wopr.cli.installation import Where, operator, teller
+from wopr.cli.installation import Teller, Where, operator
 from wopr.cli.options import shared
 from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption, ProgressKind, ProgressOption
 
@@ -28,7 +28,9 @@ class How:
     """How carefully what is new is released."""
 
     observe: Annotated[float, typer.Option(min=0, help="Seconds for which a new release is watched.")] = 20.0
-    ready: Annotated[float, typer.Option(min=1, help="Seconds within which it must be ready.")] = 8.0
+    ready: Annotated[
+        float, typer.Option(min=0, help="Seconds within which it must be ready; 0: by what earlier ones took.")
+    ] = 0.0
     progress: ProgressOption = ProgressKind.AUTO
     hand_over: Annotated[
         str, typer.Option("--hand-over", hidden=True, help="Replace the deliverer by this image; the helper's part.")
@@ -108,10 +110,12 @@ async def _world(how: How, where: Where, settings: "Settings", *, as_json: bool)
     theirs = parsed_env((await host.read(place.env) or b"").decode("utf-8", "replace"))
     wish = wish_of(theirs, _defaults(settings), how.limits())
 
+    step = Teller(output.progress(how.progress, host.describe(), as_json=as_json), host.describe())
+
     def report(event: "Event") -> None:
+        step.end()
         _report(event, as_json=as_json)
 
-    step = teller(output.progress(how.progress, host.describe(), as_json=as_json), host.describe())
     return RealWorld(host, place, where.journal(), wish, report, step, operator())
 
 

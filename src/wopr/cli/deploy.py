@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wopr.cli import output
-from wopr.cli.installation import Where, operator, teller
+from wopr.cli.installation import Teller, Where, operator
 from wopr.cli.options import shared
 from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption, ProgressKind, ProgressOption, YesOption
 
@@ -87,7 +87,7 @@ def deploy(
     if dry_run:
         _show_plan(asyncio.run(_dry(machine, where, request)), as_json=as_json)
         return
-    tell = teller(told, machine.describe())
+    tell = Teller(told, machine.describe())
 
     async def run() -> "Verdict":
         from wopr.delivery.deploy import deploy as release
@@ -97,6 +97,7 @@ def deploy(
             await _agreed(machine, place, request, yes=yes)
             return await release(machine, place, where.journal(), request, tell)
         finally:
+            tell.end()
             await machine.close()
 
     _finish(asyncio.run(run()), exit_code=exit_code, as_json=as_json)

@@ -1,19 +1,34 @@
 """Options that say which installation a command means: its folder, its host, its name; and what follows from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from wopr.cli.progress import Progress
-    from wopr.delivery.context import Tell
+    from wopr.cli.progress import Progress, Stage
     from wopr.delivery.hosts import Host
     from wopr.delivery.place import Place
     from wopr.ops.journal import Journal
 
 DIR = "/root/wopr-platform"
+# What goes on behind a step, for whoever waits. Behind those that are not named, nothing takes long.
+NEXT = {
+    "locked": "looking at what is there",
+    "preflight": "fetching images",
+    "pulled": "fetching images",
+    "image fits": "reading the migrations",
+    "candidate": "getting the database and its slot ready",
+    "dumped": "migrating the database",
+    "environment": "starting containers",
+    "started": "waiting until it is ready",
+    "serving": "watching it while the one before drains",
+    "drained": "watching it",
+    "observed": "emptying the other slot",
+    "refused": "removing what is left of it",
+    "going back": "bringing back the one before",
+}
 
 
 @dataclass(frozen=True)
@@ -25,10 +40,14 @@ class Where:
     name: Annotated[str, typer.Option("--name", help="Name that sets it apart on a shared engine; default: wopr.")] = ""
 
     def machine(self) -> "Host":
-        """The host, not yet connected."""
+        """The host, not yet connected; an address that can't be one ends the command."""
+        from wopr.core.errors import Invalid
         from wopr.delivery.hosts import host_of
 
-        return host_of(self.host)
+        try:
+            return host_of(self.host)
+        except Invalid as error:
+            raise typer.BadParameter(error.message, param_hint="--host") from error
 
     async def place(self, host: "Host") -> "Place":
         """The folder, with the name that its first release was given."""
@@ -70,13 +89,30 @@ async def _take_in(where: Where, journal: "Journal") -> None:
     await take_in(host, await where.place(host), journal)
 
 
-def teller(progress: "Progress", machine: str) -> "Tell":
-    """Each step of an operation as an ended stage."""
+@dataclass
+class Teller:
+    """Tells each step of an operation once it is done, with the seconds that it took, and meanwhile what goes on."""
 
-    def tell(what: str, detail: str) -> None:
-        progress.stage(machine, what).done(detail)
+    progress: "Progress"
+    machine: str
+    _since: float = field(init=False)
+    _now: "Stage | None" = field(default=None, init=False)
 
-    return tell
+    def __post_init__(self) -> None:
+        self._since = self.progress.clock()
+
+    def __call__(self, what: str, detail: str) -> None:
+        self.end()
+        self.progress.ended(self.machine, what, self.progress.clock() - self._since, detail)
+        self._since = self.progress.clock()
+        if following := NEXT.get(what):
+            self._now = self.progress.stage(self.machine, following, keep=False)
+
+    def end(self) -> None:
+        """Nothing goes on any more."""
+        if self._now is not None:
+            self._now.forget()
+            self._now = None
 
 
 def operator() -> str:

@@ -101,9 +101,15 @@ def apply(
 
 
 def _write_sql(after: str | None, *, as_json: bool) -> None:
-    from wopr.migrations.run import sql_document
+    from wopr.migrations.head import head_revision
 
-    document = sql_document(after)
+    head = head_revision()
+    if after == head:  # as in most releases, which wait for this: known without loading what migrates
+        document: dict[str, Any] = {"from": after, "head": head, "ahead": False, "revisions": []}
+    else:
+        from wopr.migrations.run import sql_document
+
+        document = sql_document(after)
     if as_json:
         json_document(document)
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wopr.cli import output
-from wopr.cli.installation import Where, operator, teller
+from wopr.cli.installation import Teller, Where, operator
 from wopr.cli.options import shared
 from wopr.cli.output import DryRunOption, JsonOption, ProgressKind, ProgressOption
 
@@ -40,7 +40,7 @@ def rollback(
     """
     machine = where.machine()
     told = output.progress(progress, machine.describe(), as_json=as_json)
-    tell = teller(told, machine.describe())
+    tell = Teller(told, machine.describe())
 
     async def run() -> "tuple[Proposal, Verdict | None]":
         from wopr.delivery.cutover import Limits
@@ -55,6 +55,7 @@ def rollback(
             back = Back(to, reason, operator(), despite_migrations, Limits(ready, observe))
             return proposal, await go_back(machine, place, where.journal(), back, tell)
         finally:
+            tell.end()
             await machine.close()
 
     _show(*asyncio.run(run()), as_json=as_json)

@@ -1,6 +1,7 @@
 """`wopr secrets`: which secrets an installation has, what each is for, how old it is; and new ones. Never a value."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,15 +29,23 @@ ROTATION = {
 
 
 @app.command("ls", hidden=True, epilog="Example: wopr secrets ls")
-@app.command("list", epilog="Example: wopr secrets list --dir /root/wopr-platform --json")
+@app.command(
+    "list",
+    epilog="Examples: wopr secrets list --dir /root/wopr-platform --json | wopr secrets list --host root@example.com",
+)
 def list_command(
     folder: Annotated[
         str, typer.Option("--dir", help="Folder of the installation; default: WOPR_HOME, or that of this machine.")
     ] = "",
+    host: Annotated[str, typer.Option("--host", help="user@name[:port] over SSH; the installation is there.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the secrets with their purpose, their age and how to rotate them. A value is never read out."""
-    rows = inventory(_journal(folder))
+    if host:
+        where = Where(folder or DIR, host)
+        rows = inventory(where.journal(), asyncio.run(_settings_there(where)))
+    else:
+        rows = inventory(_journal(folder))
     if as_json:
         output.json_document({"secrets": rows})
         return
@@ -85,18 +94,26 @@ def rotate_command(
         output.result(f"{secret} changed ({kept}); it takes effect with: wopr deploy")
 
 
-def inventory(journal: "Journal") -> list[dict[str, Any]]:
-    """Every secret that is set or that the platform knows, by name; `since` is when it was first seen as it is now."""
+def inventory(journal: "Journal", there: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """Every secret that is set or that the platform knows, by name; `since` is when it was first seen as it is now.
+
+    `there` are the settings of an installation on another host, whose logbook is the operator's own.
+    """
     from wopr.ops.logbook.facts import SECRETS as KNOWN
     from wopr.ops.logbook.observed import SECRETS, sights
     from wopr.ops.observed import observe_secrets
     from wopr.ops.secrets import read_variables, secret_variables, variable_files
 
-    observe_secrets(journal)
+    observe_secrets(journal, there)
     present, _ = sights(journal.read(), SECRETS, "mark")
     since = {sight.name: sight.since for sight in present}
-    variables = {name: value for file in variable_files(journal.home) for name, value in read_variables(file).items()}
-    given = {*since, *secret_variables(variables), *(name for name, _, _ in KNOWN if variables.get(name))}
+    variables = there
+    if variables is None:
+        variables = {
+            name: value for file in variable_files(journal.home) for name, value in read_variables(file).items()
+        }
+    given = {*secret_variables(variables), *(name for name, _, _ in KNOWN if variables.get(name))}
+    given |= set(since) if there is None else set()
     told = {name: (purpose, notes) for name, purpose, notes in KNOWN}
     names = [*told, *sorted(given - set(told))]
     return [
@@ -109,6 +126,25 @@ def inventory(journal: "Journal") -> list[dict[str, Any]]:
         }
         for name in names
     ]
+
+
+async def _settings_there(where: Where) -> dict[str, str]:
+    """The `.env` of an installation on another host."""
+    from wopr.delivery.commands import parsed_env
+    from wopr.delivery.errors import HostFailed
+
+    host = where.machine()
+    try:
+        place = await where.place(host)
+        text = await host.read(place.env)
+        if text is None:
+            raise HostFailed(
+                f"{place.env} is not there on {host.describe()}.",
+                remedy=f"Give the right --dir, or make it: wopr deploy --host {where.host}",
+            )
+        return parsed_env(text.decode("utf-8", "replace"))
+    finally:
+        await host.close()
 
 
 def _journal(folder: str) -> "Journal":

@@ -109,10 +109,16 @@ def _late(where: Where) -> "tuple[Sequence[Deployment], Sequence[Incident]]":
 def _write(sight: Sight) -> None:
     glance, paint = sight.glance, {"ok": good, "degraded": warn, "down": bad}
     result(f"{bold(sight.host)} {sight.place.dir}: {paint[glance.verdict](glance.verdict)} {_head(sight)}")
-    table(("container", "state", "release", "image", "up", "restarts"), [_box(box) for box in glance.boxes], "")
-    if not glance.boxes:
+    if glance.trouble:
+        output.complain(
+            f"Docker on {sight.host} does not answer: {glance.trouble}",
+            remedy="Is it installed, and does it run? docker info",
+        )
+    elif not glance.boxes:
         say("Nothing was released here yet: wopr deploy")
+    if not glance.boxes:
         return
+    table(("container", "state", "release", "image", "up", "restarts"), [_box(box) for box in glance.boxes], "")
     result("")
     for answer in glance.answers:
         result(f"{answer.name:<10}{paint[answer.state](answer.state):<4} {answer.detail}{_more(answer.name, glance)}")

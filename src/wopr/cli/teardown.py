@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wopr.cli import output
-from wopr.cli.installation import Where, teller
+from wopr.cli.installation import Teller, Where
 from wopr.cli.options import shared
 from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption, ProgressKind, ProgressOption, YesOption
 
@@ -47,7 +47,7 @@ def teardown(
     """
     machine = where.machine()
     told = output.progress(progress, machine.describe(), as_json=as_json)
-    tell = teller(told, machine.describe())
+    tell = Teller(told, machine.describe())
 
     async def run() -> "tuple[Found, bool]":
         from wopr.delivery.teardown import survey
@@ -61,6 +61,7 @@ def teardown(
             output.confirm(_question(found, f"{place.dir} on {machine.describe()}", wipe=wipe), yes=yes)
             return await take_down(machine, place, where.journal(), wipe=wipe, tell=tell), True
         finally:
+            tell.end()
             await machine.close()
 
     found, done = asyncio.run(run())

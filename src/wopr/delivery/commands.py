@@ -34,7 +34,16 @@ WHICH_COMPOSE_SCRIPT = (
 )
 # Of a container that is stopped as well; which of the two slots it is does not matter, they share the volume.
 COPY_SCRIPT = 'docker cp "$1:$3" - 2>/dev/null || docker cp "$2:$3" -'
-FREE_SCRIPT = "df -Pk \"$1\" | awk 'NR == 2 { print $4 }'"
+# Asking from inside costs a hundredth of an exec, which would slow down the start that is waited for.
+PROBE_SCRIPT = (
+    'end=$(($(date +%s) + 1)); until said=$(wopr-probe "$1"); do'
+    ' [ "$(date +%s)" -le "$end" ] || { echo "$said"; exit 1; }; sleep 0.1; done'
+)
+# Of the folder and of what the engine keeps its images on, where that can be seen: whichever has less.
+FREE_SCRIPT = (
+    'for place in "$1" "$(docker info --format "{{.DockerRootDir}}" 2>/dev/null)"; do'
+    ' [ ! -e "$place" ] || df -Pk "$place" | awk "NR == 2 { print \\$4 }"; done | sort -n | head -n 1'
+)
 
 Command = tuple[str, ...]
 
@@ -102,6 +111,11 @@ def logs(name: str, lines: int) -> Command:
 def probe(container: str, path: str) -> Command:
     """Ask a container itself; exit code 0 for 200, the body otherwise. It knows the port that it serves."""
     return ("docker", "exec", container, PROBE, path)
+
+
+def probe_patiently(container: str, path: str) -> Command:
+    """As `probe`, but a container that does not answer with 200 is asked again and again, for a second or two."""
+    return ("docker", "exec", container, "sh", "-c", PROBE_SCRIPT, "probe", path)
 
 
 def through_caddy(place: Place, port: int, path: str) -> Command:

@@ -67,6 +67,8 @@ class _Bad(Exception):
 async def deploy(host: Host, place: Place, journal: Journal, request: Request, tell: Tell) -> Verdict:
     """Release. Locked or Refused when a check says no, HostFailed when the host does not do its part: then nothing was
     changed. A release that was tried and failed is a verdict, not an error."""
+    for image in filter(None, (request.image, request.bot)):
+        images_on_host.refuse_no_name(image)
     compose = await find_compose(host)
     async with hold(host, place, "deploy") as fence:
         data = {"image": request.image, "trigger": request.trigger, "by": request.by, "host": host.describe()}

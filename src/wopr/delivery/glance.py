@@ -70,6 +70,7 @@ class Glance:
     nodes: Sequence[Mapping[str, Any]] = ()
     bots: Mapping[str, int] = field(default_factory=dict)
     lock: Seen | None = None
+    trouble: str = ""  # why the containers could not be listed
 
     @property
     def verdict(self) -> str:
@@ -128,6 +129,7 @@ async def glance(host: Host, place: Place) -> Glance:
         nodes=told.get("nodes", ()),
         bots={word: bots.text.split().count(word) for word in sorted(set(bots.text.split()))} if bots.ok else {},
         lock=lock,
+        trouble="" if containers.ok or containers.out.strip() else containers.complaint,
     )
 
 

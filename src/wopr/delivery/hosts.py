@@ -7,6 +7,7 @@ machine; over SSH, whose protocol only knows one string, each argument is quoted
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import signal
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from posixpath import dirname
 from typing import TYPE_CHECKING, Protocol
 
+from wopr.core.errors import Invalid
 from wopr.delivery.errors import HostFailed
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ KEEPALIVE_SECONDS = 5
 WRITE_SCRIPT = (
     'umask 077; mkdir -p "$2" && cat > "$1.new" && chmod "$3" "$1.new" && sync "$1.new" && mv -f "$1.new" "$1"'
     ' && sync "$2"'
+)
+SSH_PORT, PORTS = 22, 65_536
+ADDRESS = re.compile(
+    r"^((?P<user>[^@\s]+)@)?(\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<name>[^@:\s\[\]/]+))(:(?P<port>\d+))?$"
 )
 READ_SCRIPT = '[ -e "$1" ] || exit 44; cat "$1"'
 ABSENT = 44
@@ -137,7 +143,7 @@ class SshHost:
 
     address: str
     user: str = "root"
-    port: int = 22
+    port: int = SSH_PORT
     known_hosts: str | None = None  # None: the user's own files
     key: str | None = None  # None: the user's agent and keys
     _connection: "asyncssh.SSHClientConnection | None" = field(default=None, repr=False)
@@ -172,7 +178,7 @@ class SshHost:
         await _written(self, path, data, mode)
 
     def describe(self) -> str:
-        return f"{self.user}@{self.address}" + (f":{self.port}" if self.port != 22 else "")
+        return f"{self.user}@{self.address}" + (f":{self.port}" if self.port != SSH_PORT else "")
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -214,12 +220,14 @@ class SshHost:
 
 
 def host_of(text: str) -> Host:
-    """`user@name[:port]`, or nothing for this machine."""
+    """`user@name[:port]`, or nothing for this machine; an IPv6 address stands in brackets. Invalid for what is none."""
     if not text:
         return LocalHost()
-    user, _, address = text.rpartition("@")
-    name, _, port = address.partition(":")
-    return SshHost(name, user or "root", int(port) if port.isdigit() else 22)
+    match = ADDRESS.match(text)
+    port = int(match["port"] or SSH_PORT) if match else 0
+    if match is None or not 0 < port < PORTS:
+        raise Invalid(f"{text!r} is no user@name[:port]", remedy="Write it as root@api.example.com.")
+    return SshHost(match["six"] or match["name"], match["user"] or "root", port)
 
 
 async def _written(host: Host, path: str, data: bytes, mode: int) -> None:

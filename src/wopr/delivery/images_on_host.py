@@ -14,6 +14,7 @@ from wopr.delivery.release import Judgement, Release
 PULL_SECONDS_MAX = 1800.0
 RELEASES_KEPT = 5
 REFERENCE = re.compile(r"^(sha256:[0-9a-f]{64}|[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?)$")
+NO_SPACE = re.compile(r"no space left|disk quota exceeded", re.IGNORECASE)
 NO_ACCESS = re.compile(r"unauthorized|denied|no basic auth|authentication required|forbidden|401|403", re.IGNORECASE)
 PUBLIC_REGISTRY = "docker.io"
 PLATFORM_PROGRAM, BOT_PROGRAM = "wopr", "wopr.bot"
@@ -25,8 +26,7 @@ async def fetch(ctx: Context, image: str) -> str:
     What is there already is not asked for again, so that a release works with the registry offline. Refused for a name
     that can't be one, HostFailed when it can't be pulled.
     """
-    if not REFERENCE.match(image):
-        raise Refused(f"{image!r} is no image name.", remedy="Write it as ghcr.io/owner/name@sha256:…, or with a tag.")
+    refuse_no_name(image)
     pinned = "@sha256:" in image or image.startswith("sha256:")
     described = await _described(ctx, image)
     if described is None or not (pinned or _local_only(described)):
@@ -35,6 +35,12 @@ async def fetch(ctx: Context, image: str) -> str:
     if described is None:
         raise HostFailed(f"{image} was pulled and is not there.", remedy="docker image ls")
     return image if pinned else _pinned(image, described)
+
+
+def refuse_no_name(image: str) -> None:
+    """Refused for a name that no image can have."""
+    if not REFERENCE.match(image):
+        raise Refused(f"{image!r} is no image name.", remedy="Write it as ghcr.io/owner/name@sha256:…, or with a tag.")
 
 
 async def unfit(ctx: Context, image: str, program: str = PLATFORM_PROGRAM) -> str:
@@ -73,6 +79,9 @@ async def _pull(ctx: Context, image: str, *, present: bool) -> None:
             await ctx.fence.run(commands.remove_files(config))
     if pulled.ok:
         return
+    if NO_SPACE.search(pulled.complaint):
+        remedy = "docker system df, then docker image prune"
+        raise HostFailed(f"{ctx.host.describe()} has no room for {image}: {pulled.complaint}", remedy=remedy)
     if NO_ACCESS.search(pulled.complaint):
         remedy = "Set REGISTRY_SERVER, REGISTRY_USERNAME and REGISTRY_PASSWORD in .env: they are missing or wrong."
     else:

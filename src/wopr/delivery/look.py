@@ -1,11 +1,12 @@
 """What is on the host now: containers, which of them are ready, releases."""
 
+import asyncio
 import json
 from typing import Any, cast
 
 from wopr.delivery import commands
 from wopr.delivery.errors import HostFailed
-from wopr.delivery.hosts import Host
+from wopr.delivery.hosts import Host, Output
 from wopr.delivery.place import ROLES, SLOTS, Place, Slot
 from wopr.delivery.plan import Container, Observed
 from wopr.delivery.release import read_releases
@@ -16,7 +17,8 @@ async def containers(host: Host, place: Place) -> list[Container]:
     got = await host.run(commands.observe(place))
     if not got.ok and not got.out.strip():
         raise HostFailed(
-            f"Docker on {host.describe()} does not answer: {got.complaint}", remedy="Is it running? docker info"
+            f"Docker on {host.describe()} does not answer: {got.complaint}",
+            remedy="Is it installed, and does it run? docker info",
         )
     # One that went away between the two looks makes the second complain; what it did find is in its answer.
     return [_container(one) for one in json.loads(got.out or b"[]")]
@@ -25,20 +27,25 @@ async def containers(host: Host, place: Place) -> list[Container]:
 async def observe(host: Host, place: Place) -> Observed:
     """Everything that the plan is made from."""
     found = await containers(host, place)
-    ready: dict[Slot, bool] = {}
-    for slot in SLOTS:
-        running = {one.service for one in found if one.slot == slot and one.runs}
-        if {f"{role}-{slot}" for role in ROLES} <= running:
-            ready[slot] = not await unready(host, place, slot)
-    return Observed(found, ready, await read_releases(host, place))
+    running = {one.service for one in found if one.runs}
+    whole = [slot for slot in SLOTS if {f"{role}-{slot}" for role in ROLES} <= running]
+    asked = asyncio.gather(*(unready(host, place, slot) for slot in whole))
+    answers, releases = await asyncio.gather(asked, read_releases(host, place))
+    return Observed(found, {slot: not answer for slot, answer in zip(whole, answers, strict=True)}, releases)
 
 
 async def unready(host: Host, place: Place, slot: Slot) -> str:
     """Why a slot is not ready; nothing when it is."""
+    names = place.slot_containers(slot)
+    answers = await asyncio.gather(*(host.run(commands.probe(name, "/ready")) for name in names))
+    return next(filter(None, (_why(place, *one) for one in zip(names, answers, strict=True))), "")
+
+
+async def coming(host: Host, place: Place, slot: Slot) -> str:
+    """Why a slot that was just started is not ready; nothing when it is, or becomes so within the next moment."""
     for name in place.slot_containers(slot):  # one after the other: looking must not slow down what is starting
-        answer = await host.run(commands.probe(name, "/ready"))
-        if not answer.ok:
-            return f"{name.removeprefix(place.name + '-')}: {reasons(answer.text) or answer.complaint}"
+        if why := _why(place, name, await host.run(commands.probe_patiently(name, "/ready"))):
+            return why
     return ""
 
 
@@ -49,6 +56,12 @@ def reasons(body: str) -> str:
         return "; ".join(json.loads(body[start:])["reasons"]) if start >= 0 else ""
     except (ValueError, KeyError, TypeError):
         return ""
+
+
+def _why(place: Place, name: str, answer: Output) -> str:
+    if answer.ok:
+        return ""
+    return f"{name.removeprefix(place.name + '-')}: {reasons(answer.text) or answer.complaint}"
 
 
 def _container(described: dict[str, Any]) -> Container:

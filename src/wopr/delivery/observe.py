@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from wopr.delivery import commands
 from wopr.delivery.commands import API_PORT, UI_PORT
 from wopr.delivery.hosts import Host
-from wopr.delivery.look import containers, unready
+from wopr.delivery.look import coming, containers, unready
 from wopr.delivery.place import ROLES, Place, Slot
 from wopr.delivery.plan import Container
 
-START_LOOK_SECONDS = 0.2
+START_LOOK_SECONDS = 0.1
 LOOK_SECONDS = 0.5
 BAD_LOOKS_MAX = 4
 ERROR_SHARE_MAX = 0.05
@@ -80,7 +80,7 @@ async def wait_ready(host: Host, place: Place, slot: Slot, seconds: float) -> st
         if crashed := broken(found, place, slot):
             return await _crash(host, crashed)
         missing = [role for role in ROLES if f"{role}-{slot}" not in {one.service for one in found}]
-        reason = f"no container for {missing[0]}" if missing else await unready(host, place, slot)
+        reason = f"no container for {missing[0]}" if missing else await coming(host, place, slot)
         if not reason:
             return ""
         if FIXED_REASON in reason or time.monotonic() >= deadline:

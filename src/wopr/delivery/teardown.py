@@ -168,6 +168,7 @@ async def _names(host: Host, command: Command, *, may_fail: bool = False) -> lis
     got = await host.run(command)
     if not got.ok and not may_fail:
         raise HostFailed(
-            f"Docker on {host.describe()} does not answer: {got.complaint}", remedy="Is it running? docker info"
+            f"Docker on {host.describe()} does not answer: {got.complaint}",
+            remedy="Is it installed, and does it run? docker info",
         )
     return sorted(got.text.split()) if got.ok else []
