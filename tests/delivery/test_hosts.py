@@ -1,15 +1,19 @@
 """A host runs lists of arguments and keeps files whole, the same on this machine and over SSH."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.delivery.hosting import ssh_machine
 
 from wopr.core.errors import Invalid
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.hosts import Host, LocalHost, SshHost, host_of
+
+GIVEN_UP_SECONDS = 30.0
 
 
 @pytest.fixture(params=["local", "ssh"])
@@ -102,3 +106,16 @@ def test_an_address_of_ipv6_stands_in_brackets() -> None:
     host = host_of("ada@[2001:db8::7]:2222")
     assert isinstance(host, SshHost)
     assert (host.user, host.address, host.port) == ("ada", "2001:db8::7", 2222)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_command_that_is_given_up_while_it_starts_is_ended_all_the_same(turns: int) -> None:
+    """At whichever turn of the loop: asyncio itself would leave its program and pipes behind, and wait for them."""
+    asked = asyncio.create_task(LocalHost().run(("sh", "-c", "cat; sleep 600 # given-up"), input=b"x" * 1_000_000))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asked.cancel()
+    done, _ = await asyncio.wait({asked}, timeout=GIVEN_UP_SECONDS)
+    assert done, "it hangs"
+    assert asked.cancelled()
+    assert not [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]

@@ -93,14 +93,13 @@ class LocalHost:
     name: str = "this machine"
 
     async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output:
+        starting = asyncio.ensure_future(_started(argv))
         try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for us; a command is not cut in the middle by it
-            )
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Given up in the middle of it, asyncio would leave what it started behind, and might wait for it for ever.
+            await asyncio.shield(_killed_once_started(starting))
+            raise
         except OSError as error:
             raise HostFailed(f"{argv[0]} can't be run on {self.name}: {error}", remedy="Is it installed?") from error
         try:
@@ -127,6 +126,17 @@ class LocalHost:
 
     async def close(self) -> None:
         return None
+
+
+async def _started(argv: Sequence[str]) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    # A session of its own: Ctrl-C is for us; a command is not cut in the middle by it.
+    return await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+
+
+async def _killed_once_started(starting: "asyncio.Future[asyncio.subprocess.Process]") -> None:
+    with contextlib.suppress(OSError):
+        await _killed(await starting)
 
 
 async def _killed(process: asyncio.subprocess.Process) -> None:
