@@ -2,8 +2,11 @@
 
 Each round is a new customer: sign-up and verification before the clock starts; then the card is charged, and the clock
 runs until the first words of the first answer arrive. The image is on the machine, as it is after the first bot.
+
+    benchmarks/first_answer.py [CUSTOMERS] [--only processes|containers]
 """
 
+import argparse
 import asyncio
 import secrets
 import shutil
@@ -13,7 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from report import median, percentile, table
+from report import median, percentile, run, say, table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.machines import building, engine
@@ -24,7 +27,7 @@ from wopr.client import ApiClient
 from wopr.client.conversation import Saying
 from wopr.ops.smoke import Target, Walk
 
-ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+CUSTOMERS = 10
 
 
 async def one_round(stack: Stack) -> tuple[float, float, float]:
@@ -48,19 +51,26 @@ async def one_round(stack: Stack) -> tuple[float, float, float]:
     return credited, running, answered
 
 
-def measured(settings: Mapping[str, str]) -> list[tuple[float, float, float]]:
+def measured(settings: Mapping[str, str], customers: int) -> list[tuple[float, float, float]]:
     """The rounds on a platform of their own with these settings."""
     folder = Path(tempfile.mkdtemp(prefix="wopr-bench-"))
-    stack = start(folder / "home", settings=settings)
+    stack, rounds = None, []
     try:
-        return [asyncio.run(one_round(stack)) for _ in range(ROUNDS)]
+        say("starting a platform")
+        stack = start(folder / "home", settings=settings)
+        for number in range(customers):
+            rounds.append(asyncio.run(one_round(stack)))
+            say(f"customer {number + 1} of {customers}: answered after {rounds[-1][2]:.2f} s")
+        return rounds
     finally:
-        stack.stop()
+        if stack is not None:
+            stack.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def in_containers() -> list[tuple[float, float, float]]:
+def in_containers(customers: int) -> list[tuple[float, float, float]]:
     """The rounds with bots in containers; nothing of them stays."""
+    say("the bots' image")
     with engine.running() as running:
         installation = Containers(running, building.ours(running, "bot"), Path("unused"))
         settings = {
@@ -70,7 +80,7 @@ def in_containers() -> list[tuple[float, float, float]]:
             "WOPR_INSTALLATION": running.run_id,
         }
         try:
-            return measured(settings)
+            return measured(settings, customers)
         finally:
             installation.sweep()
             installation.take_down()
@@ -86,16 +96,23 @@ def show(title: str, rounds: list[tuple[float, float, float]], goal: str) -> Non
     ):
         values = [row[index] for row in rounds]
         rows.append((name, f"{median(values):.2f} s", f"{percentile(values, 0.95):.2f} s", wanted))
-    table(f"{title}, {ROUNDS} customers", ("until", "median", "p95", "goal"), rows)
+    table(f"{title}, {len(rounds)} customers", ("until", "median", "p95", "goal"), rows)
 
 
 def main() -> None:
-    show("Payment to first answer, bots as processes", measured({}), "2 s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("customers", nargs="?", type=int, default=CUSTOMERS)
+    parser.add_argument("--only", choices=("processes", "containers"))
+    given = parser.parse_args()
+    if given.only != "containers":
+        show("Payment to first answer, bots as processes", measured({}, given.customers), "2 s")
+    if given.only == "processes":
+        return
     if engine.available():
-        show("Payment to first answer, bots in containers", in_containers(), "5 s")
+        show("Payment to first answer, bots in containers", in_containers(given.customers), "5 s")
     else:
         print("There is no Docker engine here: containers are not measured.", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -111,17 +111,22 @@ def start(home: Path, ports: Mapping[str, int] | None = None, settings: Mapping[
         text=True,
         env=clean_environment() | dict(settings or {}),
         cwd=home.parent,
+        start_new_session=True,  # Ctrl-C at the terminal is for us, who then stop it once
     )
     stack = Stack(home, process, ports, started)
     noise: list[str] = []
     threading.Thread(target=_read, args=(stack, noise), daemon=True).start()
     deadline = started + READY_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(queue.Empty):
-            event = stack.events.get(timeout=0.2)
-            if event["event"] == "up":
-                stack.link, stack.ready_seconds = event["admin_link"], event["seconds"]
-                return stack
+    try:
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(queue.Empty):
+                event = stack.events.get(timeout=0.2)
+                if event["event"] == "up":
+                    stack.link, stack.ready_seconds = event["admin_link"], event["seconds"]
+                    return stack
+    except KeyboardInterrupt:
+        stack.stop()
+        raise
     with contextlib.suppress(subprocess.TimeoutExpired):
         stack.stop()
     raise RuntimeError("wopr up did not become ready:\n" + "".join(noise)[-4000:] + _logs(home))

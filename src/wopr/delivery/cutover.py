@@ -32,7 +32,7 @@ from wopr.delivery.release import (
 )
 from wopr.ops.incidents import open_incident
 
-READY_SECONDS = 8.0
+READY_SECONDS = 6.0
 # On a slow machine a release may take some times as long as the one before it; the first one keeps nobody waiting.
 READY_TIMES = 3.0
 FIRST_READY_SECONDS = 60.0
