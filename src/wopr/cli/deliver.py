@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wopr.delivery.hooks import Hooks
     from wopr.delivery.watch import Deliverer, Event
 
-EXAMPLES = "Example: wopr deliver --dir /root/wopr-platform"
+EXAMPLES = "Examples: wopr deliver --dir /root/wopr-platform | wopr deliver --once --dry-run"
 
 
 @dataclass(frozen=True)

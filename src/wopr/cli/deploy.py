@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from wopr.delivery.hosts import Host
     from wopr.delivery.place import Place
 
-EXAMPLES = "Example: wopr deploy ghcr.io/wopr-network/wopr-platform:latest --host root@api.example.com"
+EXAMPLES = (
+    "Examples: wopr deploy ghcr.io/wopr-network/wopr-platform:latest | wopr deploy --set WOPR_DOMAIN=example.com"
+    " | wopr deploy --dry-run --host root@api.example.com"
+)
 
 
 @dataclass(frozen=True)

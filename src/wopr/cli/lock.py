@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Who changes an installation now.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command("show", epilog="Example: wopr lock show --dir /root/wopr-platform")
+@app.command("show", epilog="Example: wopr lock show --host root@api.example.com")
 @shared
 def show(where: Where, as_json: JsonOption = False) -> None:
     """Show who holds the lock, since when, and when it was last heard of."""

@@ -37,7 +37,9 @@ AllowOption = Annotated[
 ]
 
 
-@app.callback(epilog="Example: wopr migrate --plan --dir /root/wopr-platform")
+@app.callback(
+    epilog="Examples: wopr migrate | wopr migrate --plan --dir /root/wopr-platform --host root@api.example.com"
+)
 def migrate(
     context: typer.Context,
     sql: Annotated[bool, typer.Option("--sql", help="Write the migrations' SQL; needs no database.")] = False,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wopr.delivery.quarantine import Entry
     from wopr.delivery.release import Release, State
 
-EXAMPLES = "Example: wopr releases --json --dir /root/wopr-platform"
+EXAMPLES = "Examples: wopr releases --json --dir /root/wopr-platform | wopr releases --host root@api.example.com"
 SHOWN_MAX = 20
 DIGEST_CHARACTERS = 12
 

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from wopr.delivery.cutover import Verdict
     from wopr.delivery.rollback import Proposal
 
-EXAMPLES = 'Example: wopr rollback --reason "logins fail" --host root@api.example.com'
+EXAMPLES = (
+    'Examples: wopr rollback --reason "logins fail" | wopr rollback --to 12 --dry-run'
+    " | wopr rollback --host root@api.example.com"
+)
 
 
 @shared

@@ -14,7 +14,7 @@ from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption, ProgressKi
 if TYPE_CHECKING:
     from wopr.delivery.teardown import Found
 
-EXAMPLES = "Examples: wopr teardown --dry-run | wopr teardown --dir /root/wopr-platform | wopr teardown --wipe"
+EXAMPLES = "Examples: wopr teardown --dry-run | wopr teardown --host root@api.example.com | wopr teardown --wipe"
 WORDS = {
     "containers": "containers of the platform",
     "bots": "containers of bots",
