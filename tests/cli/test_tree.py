@@ -143,6 +143,25 @@ def test_the_usual_aliases_are_understood(path: str) -> None:
             assert f"{group} {alias}" in TREE
 
 
+# Of a node several ports are given, each with its service: that is refused in words of its own.
+SEVERAL_PORTS = {"wopr nodes register"}
+PORTS = [
+    (path, option)
+    for path in VISIBLE
+    if path not in SEVERAL_PORTS
+    for option in sorted(options(path))
+    if option.endswith("port")
+]
+
+
+@pytest.mark.parametrize(("path", "option"), PORTS)
+def test_what_is_no_port_is_refused(path: str, option: str) -> None:
+    needed = ["llama" for parameter in TREE[path].params if parameter.param_type_name == "argument"]
+    for number in ("-1", "70000"):
+        code, text = in_process(*path.split()[1:], *needed, option, number)
+        assert (code, option in text) == (2, True), text
+
+
 @pytest.mark.parametrize("path", TREE)
 def test_every_option_is_explained(path: str) -> None:
     for parameter in TREE[path].params:

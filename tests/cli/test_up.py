@@ -100,6 +100,15 @@ def test_a_port_in_use_is_named_with_its_holder_and_the_remedy(tmp_path: Path) -
     assert not (tmp_path / "home" / "postgres").exists(), "nothing is begun that can't be finished"
 
 
+def test_one_port_for_two_parts_is_refused(tmp_path: Path) -> None:
+    ports = free_ports()
+    ended = run_wopr("up", *options(tmp_path / "home", ports | {"ui": ports["llama"]}))
+    assert ended.returncode == 2
+    assert f"Port {ports['llama']} is meant for both llama and ui." in ended.stderr
+    assert "--ui-port" in ended.stderr.splitlines()[-1]
+    assert not (tmp_path / "home" / "postgres").exists()
+
+
 def test_a_dry_run_names_every_part_and_starts_nothing(tmp_path: Path) -> None:
     ports = free_ports()
     ended = run_wopr("up", "--dry-run", *options(tmp_path / "home", ports))

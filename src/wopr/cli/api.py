@@ -2,12 +2,14 @@
 
 import typer
 
+from wopr.cli.ports import PORT_MAX
+
 EXAMPLES = "Example: wopr api --port 3100"
 
 
 def api(
     host: str = typer.Option("", help="Address to listen on; empty: API_HOST."),
-    port: int = typer.Option(0, help="Port to listen on; 0: API_PORT (3100)."),
+    port: int = typer.Option(0, min=0, max=PORT_MAX, help="Port to listen on; 0: API_PORT (3100)."),
 ) -> None:
     """Run the API. Needs a database: DATABASE_URL, or the embedded one that `wopr up` started."""
     from wopr.cli.serving import Drain, serve

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wopr.cli.output import JsonOption, fail, json_line, say
+from wopr.cli.ports import PORT_MAX
 
 if TYPE_CHECKING:
     from wopr.emulators.serving import Served
@@ -38,7 +39,7 @@ StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse senders who
     epilog="Example: wopr emulators stripe --port 4101 --webhook-url http://127.0.0.1:3100/api/billing/webhook",
 )
 def stripe_command(
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = STRIPE_PORT,
+    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="Port; 0 takes a free one.")] = STRIPE_PORT,
     host: HostOption = "127.0.0.1",
     state: StateOption = None,
     webhook_url: WebhookUrlOption = "",
@@ -52,7 +53,7 @@ def stripe_command(
 
 @app.command("resend", epilog="Example: wopr emulators resend --port 4102")
 def resend_command(
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = RESEND_PORT,
+    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="Port; 0 takes a free one.")] = RESEND_PORT,
     host: HostOption = "127.0.0.1",
     state: StateOption = None,
     strict: StrictOption = False,
@@ -65,7 +66,8 @@ def resend_command(
 @app.command("all", epilog="Example: wopr emulators all --port 4101")
 def all_command(
     port: Annotated[
-        int, typer.Option(help="Port of Stripe's; Resend's is the next one; 0 takes free ones.")
+        int,
+        typer.Option(min=0, max=PORT_MAX - 1, help="Port of Stripe's; Resend's is the next one; 0 takes free ones."),
     ] = STRIPE_PORT,
     host: HostOption = "127.0.0.1",
     state: StateOption = None,

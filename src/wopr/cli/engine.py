@@ -7,6 +7,7 @@ import typer
 
 from wopr.cli import output
 from wopr.cli.output import JsonOption, ProgressKind, ProgressOption
+from wopr.cli.ports import PORT_MAX
 
 EXAMPLES = "Example: wopr engine llama --port 8080"
 
@@ -14,7 +15,9 @@ EXAMPLES = "Example: wopr engine llama --port 8080"
 def engine(
     name: Annotated[str, typer.Argument(help="llama (text), chatterbox (speech), whisper (transcription) or qwen.")],
     host: Annotated[str, typer.Option(help="Address to listen on; empty: ENGINE_HOST.")] = "",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: the service's own, 8080 to 8083.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=PORT_MAX, help="Port to listen on; 0: the service's own, 8080 to 8083.")
+    ] = 0,
     model: Annotated[Path | None, typer.Option(help="File or folder to serve instead of the one found.")] = None,
     models_dir: Annotated[Path | None, typer.Option(help="Folder to look in; empty: `models` under WOPR_HOME.")] = None,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Requests that work at once.")] = 2,

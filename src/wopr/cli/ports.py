@@ -3,6 +3,8 @@
 import contextlib
 import socket
 
+PORT_MAX = 65_535
+
 
 def holder_of_port(port: int, host: str = "127.0.0.1") -> str | None:
     """None when the port is free; else who holds it, as far as this user may know: ` by nginx (pid 12)` or nothing."""

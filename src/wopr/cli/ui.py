@@ -2,12 +2,14 @@
 
 import typer
 
+from wopr.cli.ports import PORT_MAX
+
 EXAMPLES = "Example: wopr ui --port 3000"
 
 
 def ui(
     host: str = typer.Option("", help="Address to listen on; empty: UI_HOST."),
-    port: int = typer.Option(0, help="Port to listen on; 0: UI_PORT (3000)."),
+    port: int = typer.Option(0, min=0, max=PORT_MAX, help="Port to listen on; 0: UI_PORT (3000)."),
 ) -> None:
     """Run the UI. It reaches the API at API_INTERNAL_URL, or API_URL."""
     from wopr.cli.serving import Drain, serve

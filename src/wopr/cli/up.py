@@ -15,6 +15,7 @@ import typer
 
 from wopr.cli import output
 from wopr.cli.output import bold, dim, fail, good, say, warn
+from wopr.cli.ports import PORT_MAX
 from wopr.cli.processes import Ports, Process, environment, table_of_processes
 from wopr.cli.welcome import Started, already, greet, prefix_of
 
@@ -38,16 +39,19 @@ PORT_OPTIONS = {"api": "--api-port", "ui": "--ui-port"} | dict.fromkeys(
     ("stand-ins", "stripe", "resend"), "--stand-in-port"
 )
 
-ApiPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")]
-UiPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the pages.")]
+ApiPort = Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of the API.")]
+UiPort = Annotated[int, typer.Option(min=1, max=PORT_MAX, help="Port of the pages.")]
+
+EnginePort = Annotated[int, typer.Option(min=1, max=PORT_MAX - 3, help="First of the four ports of the engines.")]
+StandInPort = Annotated[int, typer.Option(min=1, max=PORT_MAX - 1, help="First of the ports of the stand-ins.")]
 
 
 def up(
     home: Annotated[Path | None, typer.Option(help="Folder of all data; default: WOPR_HOME or ./.wopr.")] = None,
     api_port: ApiPort = 3100,
     ui_port: UiPort = 3000,
-    engine_port: Annotated[int, typer.Option(help="First of the four ports of the engines.")] = 8080,
-    stand_in_port: Annotated[int, typer.Option(help="First of the ports of the stand-ins.")] = 4101,
+    engine_port: EnginePort = 8080,
+    stand_in_port: StandInPort = 4101,
     bots: Annotated[BotsKind | None, typer.Option(help="How bots run; default: BOT_RUNTIME or process.")] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Wipe all data of the folder first; asks.")] = False,
     yes: output.YesOption = False,
@@ -286,10 +290,24 @@ def _note(folder: Path, name: str, **data: Any) -> None:  # whatever json can wr
 def _require_free_ports(processes: list[Process]) -> None:
     from wopr.cli.ports import holder_of_port
 
+    takers: dict[int, str] = {}
     for name, port in [(process.name, port) for process in processes for port in (process.port, *process.also)]:
+        if (other := takers.setdefault(port, name)) != name:
+            fail(
+                f"Port {port} is meant for both {other} and {name}.",
+                remedy=f"Choose another: wopr up {PORT_OPTIONS.get(name, '--engine-port')} {_another(port, processes)}",
+                code=output.USAGE,
+            )
         if (holder := holder_of_port(port)) is not None:
             option = PORT_OPTIONS.get(name, "--engine-port")
             fail(
                 f"Port {port}, which {name} needs, is in use{holder}.",
-                remedy=f"Stop that process, or choose another port: wopr up {option} {port + 1000}",
+                remedy=f"Stop that process, or choose another port: wopr up {option} {_another(port, processes)}",
             )
+
+
+def _another(port: int, processes: list[Process]) -> int:
+    """A port to propose: not this one, and none of ours."""
+    ours = {each for process in processes for each in (process.port, *process.also)}
+    begin = port + 1000 if port + 2000 < PORT_MAX else port - 2000
+    return next(each for each in range(begin, PORT_MAX) if each not in ours)
