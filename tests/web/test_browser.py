@@ -193,6 +193,10 @@ async def test_lines_of_the_log_arrive_once_and_the_filter_is_in_the_address(sta
     await page.fill("[name=q]", "heartbeat")
     assert await page.locator(".lines li").count() >= 3
     assert page.url.endswith("?q=heartbeat")
+    await page.fill("[name=q]", "nothing like that")
+    assert await page.locator("[data-empty]").inner_text() == "No line matches."
+    await page.fill("[name=q]", "")
+    assert not await page.locator("[data-empty]").is_visible()
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])

@@ -1,4 +1,4 @@
-"""Coming in: where the cursor stands, and where the mails are."""
+"""Coming in: what a visitor reads, where the cursor stands, where the mails are, where a link leads."""
 
 from __future__ import annotations
 
@@ -51,6 +51,12 @@ async def test_mails_that_stay_on_this_machine_are_pointed_at(store: Store, base
         page = await browser.post("/reset-request", data={"email": "ada@example.com"})
     assert where in page.text
     await app.state.site.http.aclose()
+
+
+async def test_the_price_list_says_what_a_model_is_for(browser: httpx.AsyncClient) -> None:
+    page = (await browser.get("/")).text
+    assert 'minilm<span class="sub">Embeddings</span>' in page
+    assert "Other models: text<" in page
 
 
 async def test_the_administrators_link_leads_to_the_administration(browser: httpx.AsyncClient, store: Store) -> None:

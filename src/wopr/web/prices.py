@@ -48,6 +48,11 @@ class ModelPrice:
         """Its name; the entry for models without one of their own is named by what it does."""
         return f"Other models: {KINDS.get(self.kind, self.kind)}" if self.name.startswith("*") else self.name
 
+    @property
+    def use(self) -> str:
+        """What it does, for who does not know its name; empty where the label says it."""
+        return "" if self.name.startswith("*") else KINDS.get(self.kind, self.kind).capitalize()
+
 
 @dataclass(frozen=True, slots=True)
 class Prices:

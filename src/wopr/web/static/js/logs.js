@@ -9,6 +9,7 @@ class Logs extends HTMLElement {
     this.box = this.querySelector(".log");
     this.list = this.querySelector(".lines");
     this.live = this.querySelector("[data-live]");
+    this.empty = this.querySelector("[data-empty]");
     this.form = this.querySelector("form");
     this.all = [];
     this.seen = new Map();
@@ -68,10 +69,11 @@ class Logs extends HTMLElement {
   }
 
   draw(lines) {
-    this.querySelector("[data-empty]")?.remove();
     const stick = this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight < 60;
     this.list.append(...lines.map(row));
     while (this.list.children.length > LINES_MAX) this.list.firstElementChild.remove();
+    this.empty.hidden = this.list.children.length > 0;
+    this.empty.textContent = this.query || this.stream ? "No line matches." : "Nothing written yet.";
     if (stick) this.box.scrollTop = this.box.scrollHeight;
   }
 
