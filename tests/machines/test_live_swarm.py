@@ -7,21 +7,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tests import live, stack
+from tests.machines.registry import Registry
 from tests.machines.swarm import Swarm
-from tests.machines.swarmfleet import Services
+from tests.machines.swarmfleet import Publish, Services
 from tests.stack import Stack
 
 from wopr.ops.incidents import all_incidents, open_incidents
 from wopr.ops.journal import Journal
 
 LOST_SECONDS_MAX = 60.0
+MOVE_SECONDS_MAX = 180.0
 
 
 @pytest.fixture(scope="module")
-def swarming(swarm: Swarm) -> Iterator[tuple[Stack, Services]]:
+def swarming(swarm: Swarm, private: Registry) -> Iterator[tuple[Stack, Services]]:
     """`wopr up` with bots on the Swarm."""
     folder = Path(tempfile.mkdtemp(prefix="wopr-swarming-"))
     services = Services(swarm, folder / "home")
@@ -34,6 +37,9 @@ def swarming(swarm: Swarm) -> Iterator[tuple[Stack, Services]]:
         "BOT_GATEWAY_URL": f"http://{swarm.gateway}:{ports['api']}",
         "BOT_CALLERS": swarm.gateway,
         "API_HOST": "0.0.0.0",
+        "REGISTRY_SERVER": private.server,
+        "REGISTRY_USERNAME": private.username,
+        "REGISTRY_PASSWORD": private.password,
         "DOCKER_HOST": swarm.manager.engine.socket,
         "WOPR_INSTALLATION": swarm.manager.engine.run_id,
     }
@@ -108,3 +114,32 @@ def test_bots_of_a_lost_machine_wait_for_it_and_come_back_with_their_memory(
         assert len(all_incidents(journal)) == 1
     with capsys.disabled():
         sys.stdout.write(f"\nA lost machine: told after {seconds:.1f} s, running {back:.1f} s after its start\n")
+
+
+def test_a_bot_moves_to_an_image_that_its_machine_can_have_and_goes_on_when_it_cant(
+    swarming: tuple[Stack, Services], publish: Publish
+) -> None:
+    running, services = swarming
+    with live.as_administrator(running) as operator, live.sign_up(running, "Grace Hopper") as person:
+        person.pay(2_500)
+        bot = person.make_bot("Grace")
+        turn = person.ask(bot, "What does a bot cost?")
+        before, image = services.containers(bot), publish()
+        unknown = f"{image.partition('@')[0]}@sha256:{'0' * 64}"
+
+        def at(stage: str) -> dict[str, Any] | None:
+            moving = operator.get("/api/admin/bot-images")["updates"]
+            return next((one for one in moving if (one["bot_id"], one["stage"]) == (bot, stage)), None)
+
+        assert operator.http.put("/api/admin/bot-images/stable", json={"image": unknown}).status_code == 200
+        told = live.wait_for(lambda: at("returned"), "the image to be missed", MOVE_SECONDS_MAX)
+        assert f"has no image {unknown}" in told["error"]
+        assert services.containers(bot) == before
+        assert person.ask(bot, "And a large one?", turn["conversation_id"])["state"] == "completed"
+
+        assert operator.http.put("/api/admin/bot-images/stable", json={"image": image}).status_code == 200
+        live.wait_for(lambda: at("kept"), "the bot to move", MOVE_SECONDS_MAX)
+        assert services.image_of(UUID(bot)) == image
+        conversation = person.get(f"/fleet/bots/{bot}/conversations")["conversations"]
+        assert [entry["id"] for entry in conversation] == [turn["conversation_id"]]
+        assert person.ask(bot, "And a small one?", turn["conversation_id"])["state"] == "completed"
