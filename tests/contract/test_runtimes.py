@@ -1,7 +1,7 @@
 """Every runtime does the same: starts the real bot once, finds it again, ends it, removes it, shows what it wrote."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from tests.machines.swarmfleet import Services
 
 from wopr.bot import contract
 from wopr.fleet.build import bot_http
+from wopr.fleet.runtimes import process
+from wopr.fleet.runtimes.ending import Target, targets_in
 from wopr.fleet.runtimes.process import stop_all
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, Runtime
 from wopr.fleet.runtimes.record import process_identity, read_record
@@ -194,6 +196,30 @@ async def test_a_process_without_a_record_is_found_and_ended_by_the_next_start(
     new = await process_place.make().start(wanted)
     assert process_identity(orphan.pid) != orphan.identity
     assert (await answering(new)).status_code == 200
+
+
+@pytest.mark.parametrize("way", ["started again", "stopped"])
+async def test_a_process_that_is_just_becoming_another_program_is_looked_for_again(
+    process_place: ProcessPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    wanted = spec()
+    await process_place.make().start(wanted)
+    folder = tmp_path / "bots" / str(wanted.bot_id)
+    orphan = read_record(folder)
+    assert orphan is not None
+    (folder / "run.json").unlink()
+    looks: list[list[Target]] = []
+
+    def unseen_at_first(folders: Iterable[Path]) -> list[Target]:
+        looks.append(targets_in(folders) if looks else [])
+        return looks[-1]
+
+    monkeypatch.setattr(process, "targets_in", unseen_at_first)
+    if way == "stopped":
+        await process_place.make().stop(wanted.bot_id)
+    else:
+        assert (await answering(await process_place.make().start(wanted))).status_code == 200
+    assert process_identity(orphan.pid) != orphan.identity
 
 
 async def test_stopping_everything_under_a_folder_needs_no_runtime(process_place: ProcessPlace, tmp_path: Path) -> None:

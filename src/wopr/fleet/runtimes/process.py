@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,8 @@ from wopr.fleet.runtimes.record import (
 __all__ = ["ProcessRuntime", "stop_all"]
 
 LOCK_FILE = "lock"
+LOCK_SECONDS_MAX = 5.0
+LOCK_POLL_SECONDS = 0.02
 # The shell sets the limits and becomes the bot: a hook between fork and exec isn't safe in a process with threads.
 # File sizes are in blocks of 512 bytes, memory in kilobytes (POSIX; macOS has no limit on memory to set).
 LAUNCH = 'ulimit -c 0; ulimit -n "$1"; ulimit -f "$2"; ulimit -v "$3" 2>/dev/null; shift 3; exec "$@"'
@@ -132,8 +135,13 @@ class ProcessRuntime:
     def _stop(self, bot_id: BotId) -> None:
         folder = self._folder(bot_id)
         record = read_record(folder)
-        if (record is not None and record.alive()) or _is_held(folder):
+        if record is not None and record.alive():
             end(targets_in([folder]))
+        deadline = time.monotonic() + LOCK_SECONDS_MAX
+        while _is_held(folder):
+            if time.monotonic() > deadline:
+                raise RuntimeFailed("A process of this bot could not be ended.")
+            _end_unrecorded(folder)
         forget_record(folder)
 
     def _delete(self, bot_id: BotId) -> None:
@@ -155,12 +163,9 @@ def _is_held(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _take(descriptor)
     finally:
         os.close(descriptor)
-    return False
 
 
 @contextlib.contextmanager
@@ -170,18 +175,33 @@ def _lock(folder: Path) -> Iterator[int]:
     Whoever holds it without a living record is left over from a starter that was killed, and is ended.
     """
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + LOCK_SECONDS_MAX
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            end(targets_in([folder]))
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RuntimeFailed("Another process is starting this bot at the moment.") from None
+        while not _take(descriptor):
+            record = read_record(folder)
+            if (record is not None and record.alive()) or time.monotonic() > deadline:
+                raise RuntimeFailed("Another process is starting this bot at the moment.")
+            _end_unrecorded(folder)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _end_unrecorded(folder: Path) -> None:
+    """End who holds the bot's lock, as far as they are seen: call it again while the lock is held.
+
+    While a process becomes another program, which a bot does twice as it starts, nothing tells whose it is.
+    """
+    if not end(targets_in([folder])):
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _spawn(spec: BotSpec, folder: Path, lock: int) -> RunRecord:
