@@ -331,7 +331,8 @@ async def receipt(turn_id: str) -> Json:
 async def conversations(request: Request, bot_id: str) -> Json:
     if store_of(request).silenced:
         raise Refused(*store_of(request).silenced, "The bot is stopped.", "See why.")
-    if bot_of(request, bot_id)["state"] != "running":
+    answering = ("running", "starting") if store_of(request).early else ("running",)
+    if bot_of(request, bot_id)["state"] not in answering:
         raise Refused(409, "not_running", "The bot is not running.", "Start it.")
     return {"conversations": store_of(request).conversations}
 

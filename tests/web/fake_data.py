@@ -299,11 +299,12 @@ class Store:
     down: bool = False
     suspended: bool = False
     silenced: tuple[int, str] | None = None  # status and code of what bots answer
+    early: bool = False  # a bot answers before its state says that it runs
     gated: bool = False
     confirmed: int = 0
     answer: str = ANSWER
     available_usd: str = "4.18203"
-    lasts_days: float = 24.6
+    lasts_days: float | None = 24.6
     entitlement: Json = field(default_factory=lambda: {"state": "active"})
     plan: Json = field(default_factory=lambda: {"status": "active", "price_usd": "5", "renews_at": at(18)})
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)

@@ -54,6 +54,17 @@ async def test_a_page_made_while_the_bot_stops_shows_that_it_has_stopped(stage: 
     await page.wait_for_selector("main button:has-text('Start')")
 
 
+async def test_how_long_credit_lasts_is_told_once_the_bot_runs(stage: Stage) -> None:
+    stage.store.early, stage.store.lasts_days, stage.store.conversations = True, None, []
+    stage.store.bots[0] |= {"state": "starting"}
+    page = await stage.page(stage.bot)
+    assert await page.locator(".sidebar [data-lasts]").inner_text() == "Nothing is being spent"
+    assert await page.locator("text=What did we talk about last time?").count() == 0, "there was no last time"
+    stage.store.lasts_days = 24.6
+    stage.store.bots[0] |= {"state": "running"}
+    await until(page, "document.querySelector('.sidebar [data-lasts]').textContent === 'Lasts 24 days'")
+
+
 async def test_a_running_bot_that_could_not_be_reached_is_looked_for_again(stage: Stage) -> None:
     stage.store.silenced = (503, "unreachable")
     page = await stage.page(stage.bot)

@@ -29,5 +29,7 @@ class Balance extends HTMLElement {
 }
 
 customElements.define("wopr-balance", Balance);
-document.addEventListener("wopr:answered", () => AFTER_ANSWER_MS.forEach((wait) => setTimeout(renew, wait)));
+for (const name of ["wopr:answered", "wopr:spending"]) {
+  document.addEventListener(name, () => AFTER_ANSWER_MS.forEach((wait) => setTimeout(renew, wait)));
+}
 document.addEventListener("visibilitychange", renew);

@@ -341,10 +341,13 @@ class Chat extends HTMLElement {
     const shown = this.dataset.state;
     const look = () => {
       const state = document.querySelector("#bot-state")?.dataset.state;
-      if (!state || state === shown || PASSING.includes(state) || (this.list && state === "running")) return;
-      location.reload();
+      if (!state || state === shown || PASSING.includes(state)) return;
+      if (!this.list || state !== "running") return location.reload();
+      looking.disconnect();
+      document.dispatchEvent(new CustomEvent("wopr:spending")); // From now on it costs.
     };
-    new MutationObserver(look).observe(document.querySelector(".bot-head"), { childList: true, subtree: true });
+    const looking = new MutationObserver(look);
+    looking.observe(document.querySelector(".bot-head"), { childList: true, subtree: true });
     look();
     if (this.querySelector("[data-look-again]")) setTimeout(() => location.reload(), LOOK_AGAIN_MS);
   }
