@@ -102,6 +102,13 @@ def test_a_command_says_what_it_does_and_shows_examples_that_exist(path: str) ->
         assert not unknown, f"{example} has no {', '.join(unknown)}"
 
 
+@pytest.mark.parametrize("group", [(), ("lock",), ("migrate",), ("secrets",)])
+def test_a_list_of_commands_ends_no_sentence_in_the_middle(group: tuple[str, ...]) -> None:
+    listed = run_wopr(*group, "--help").stdout.partition("Commands:")[2]
+    assert listed
+    assert "..." not in listed
+
+
 @pytest.mark.parametrize("path", [path for path in TREE if path not in SERVERS])
 def test_a_command_can_answer_in_json(path: str) -> None:
     assert "--json" in options(path)

@@ -57,7 +57,17 @@ def build(only: str = "") -> TyperGroup:
         app.command(name, epilog=getattr(module, "EXAMPLES", None))(getattr(module, name))
     tree = typer.main.get_command(app)
     assert isinstance(tree, TyperGroup)
+    _tell_whole_sentences(tree)
     return tree
+
+
+def _tell_whole_sentences(group: TyperGroup) -> None:
+    """A list of commands shows the first sentence of each, and not as much of it as fits into one line."""
+    for command in group.commands.values():
+        first, stop, _ = " ".join((command.help or "").partition("\n\n")[0].split()).partition(". ")
+        command.short_help = command.short_help or first + stop.rstrip()
+        if isinstance(command, TyperGroup):
+            _tell_whole_sentences(command)
 
 
 def run(arguments: list[str] | None = None) -> int:
