@@ -37,7 +37,7 @@ def served(app: FastAPI) -> Iterator[str]:
         listener.close()
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for something that another thread does; fails when it does not come."""
     deadline = time.monotonic() + seconds
     while not condition():
