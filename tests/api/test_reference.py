@@ -75,9 +75,10 @@ async def test_errors_are_specified_as_they_are_answered(http: httpx.AsyncClient
 def test_words_of_the_specification_are_shown_as_text() -> None:
     hostile: dict[str, Any] = {
         "info": {"title": "<script>", "version": "1"},
-        "paths": {"/x<y>": {"get": {"operationId": "o", "description": "<img src=x>", "responses": {}}}},
+        "paths": {"/x<y>": {"get": {"operationId": "o", "description": "`<b>` <img src=x>", "responses": {}}}},
     }
     page = render(hostile)
     assert "<script>" not in page
     assert "<img" not in page
+    assert "<code>&lt;b&gt;</code>" in page
     assert "/x<y>" not in page

@@ -7,6 +7,7 @@ asks nobody for anything, runs no script, and its policy forbids both.
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
@@ -23,8 +24,8 @@ LIMITS = {
 }
 STYLE = """
 :root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
-details, article { border: 1px solid; border-radius: .4rem; padding: .4rem .8rem; margin: .4rem 0; }
+body { max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
+details, article { border: 1px solid; border-radius: .4rem; padding: .4rem .8rem; margin: .4rem 0; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; }
 code { font-family: ui-monospace, monospace; }
@@ -71,13 +72,14 @@ def _groups(document: Document) -> dict[str, list[tuple[str, str, Document]]]:
 
 
 def _operation(path: str, method: str, operation: Document) -> str:
-    name, words = escape(operation["operationId"]), escape(operation.get("description", ""))
+    name = escape(operation["operationId"])
+    first, _, rest = operation.get("description", "").partition("\n")
     given = operation.get("parameters", ())
     rows = [(each["name"], each["in"], each["schema"], each.get("required", False)) for each in given]
     return (
-        f'<details id="{name}"><summary><code>{method.upper()} {escape(path)}</code> {words.partition(chr(10))[0]}'
-        f"</summary><p>{words}</p><p>Operation <code>{name}</code>.</p>{_table(rows)}{''.join(_contents(operation))}"
-        "</details>"
+        f'<details id="{name}"><summary><code>{method.upper()} {escape(path)}</code> {_words(first)}'
+        f"</summary><p>{_words(rest)}</p><p>Operation <code>{name}</code>.</p>"
+        f"{_table(rows)}{''.join(_contents(operation))}</details>"
     )
 
 
@@ -93,7 +95,7 @@ def _contents(operation: Document) -> Iterator[str]:
 def _schema(name: str, schema: Document) -> str:
     required = set(schema.get("required", ()))
     rows = [(field, "", about, field in required) for field, about in schema.get("properties", {}).items()]
-    words = escape(schema.get("description", ""))
+    words = _words(schema.get("description", ""))
     body = _table(rows) or f"<p>{_type(schema)}</p>"
     return f'<article id="schema-{escape(name)}"><h3>{escape(name)}</h3><p>{words}</p>{body}</article>'
 
@@ -103,7 +105,7 @@ def _table(rows: list[tuple[str, str, Document, bool]]) -> str:
         return ""
     lines = [
         f"<tr><td><code>{escape(name)}</code> {escape(where)}</td><td>{_type(schema)}</td>"
-        f"<td>{'required' if required else ''} {escape(schema.get('description', ''))}</td></tr>"
+        f"<td>{'required' if required else ''} {_words(schema.get('description', ''))}</td></tr>"
         for name, where, schema, required in rows
     ]
     head = "<thead><tr><th>Name</th><th>Type</th><th>About</th></tr></thead>"
@@ -130,6 +132,11 @@ def _type(schema: Document) -> str:
 def _limits(schema: Document) -> str:
     said = [words.format(schema[name]) for name, words in LIMITS.items() if schema.get(name) is not None]
     return f" ({escape('; '.join(said))})" if said else ""
+
+
+def _words(text: str) -> str:
+    """A description as it is written in the code: what stands in backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _link(anchor: str, words: str) -> str:
