@@ -149,7 +149,7 @@ def check(node: Node) -> None:
         if len(value) > NAME_LENGTH_MAX or not WORD.fullmatch(value):
             raise Invalid(
                 f"{value!r} can't be a node's {what}.",
-                remedy=f"Give a {what} of letters, digits, dots and hyphens, such as gpu-1 or 10.0.0.5.",
+                remedy=f"Write the {what} with letters, digits, dots and hyphens, such as gpu-1 or 10.0.0.5.",
             )
     unknown = sorted(set(node.ports) - set(SERVICES))
     if unknown or not node.ports:
