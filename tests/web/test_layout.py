@@ -64,6 +64,13 @@ async def test_bots_are_told_apart_by_the_ends_of_their_names(stage: Stage) -> N
     assert await page.evaluate(cut) == 0
 
 
+async def test_on_a_tablet_an_ordinary_name_keeps_its_line(stage: Stage) -> None:
+    page = await stage.page("/admin/tenants", viewport={"width": 768, "height": 800})
+    lines = "[...document.querySelectorAll('td:first-child .sub')].map((one) => one.getClientRects()[0].height)"
+    assert max(await page.evaluate(lines)) < 30
+    assert await page.evaluate(CUT) == []
+
+
 async def test_on_a_phone_a_banner_gives_its_words_the_line(stage: Stage) -> None:
     stage.store.verified = False
     stage.store.bots, stage.store.available_usd, stage.store.plan = [], "0", {"status": "none"}
