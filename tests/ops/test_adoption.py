@@ -96,6 +96,8 @@ def test_what_is_about_that_journal_itself_or_how_things_look_from_there_stays_t
 ) -> None:
     theirs.append(str(new_id()), "logbook", "note", {"lacking": "git"})
     theirs.append(str(new_id()), "journal", "note", {"anchored": "the journal was empty"})
+    with theirs.operation("deploy", release=7):
+        pass  # releases are told by who makes them, whatever somebody did to the API
     observe(theirs, CHECKS, [{"name": "settings.cookie", "verdict": "failed"}])
     observe(theirs, NODES, [{"name": "gpu-1", "status": "active"}])
     assert adopt(ours, content(theirs)) == 1

@@ -16,6 +16,7 @@ from wopr.ops.entry import JOURNAL_FILE
 from wopr.ops.journal import Journal
 
 API_HOME = "/var/lib/wopr"  # WOPR_HOME in compose.yaml
+COPY_SECONDS = 10.0
 
 
 async def take_in(host: Host, place: Place, journal: Journal) -> int:
@@ -26,11 +27,12 @@ async def take_in(host: Host, place: Place, journal: Journal) -> int:
     if not journal.path.exists():
         return 0
     try:
-        got = await host.run(commands.copy_from_api(place, f"{API_HOME}/{JOURNAL_FILE}"))
-    except HostFailed:
-        return 0
-    content = _unpacked(got.out) if got.ok else b""
-    return await asyncio.to_thread(adopt, journal, content) if content else 0
+        copy = commands.copy_from_api(place, f"{API_HOME}/{JOURNAL_FILE}")
+        got = await host.run(copy, timeout=COPY_SECONDS)
+        content = _unpacked(got.out) if got.ok else b""
+        return await asyncio.to_thread(adopt, journal, content) if content else 0
+    except (HostFailed, OSError):
+        return 0  # whoever asks wants something else, and the next one does it
 
 
 def _unpacked(archive: bytes) -> bytes:

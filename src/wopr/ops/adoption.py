@@ -10,10 +10,14 @@ from datetime import datetime
 
 from wopr.core.ids import new_id
 from wopr.ops.entry import ORIGIN, Entry, chain_damages, entries_in, lines_in
-from wopr.ops.journal import JOURNAL, LOGBOOK, Journal
+from wopr.ops.journal import JOURNAL, Journal
+from wopr.ops.logbook.incidents import INCIDENT
 from wopr.ops.logbook.observed import NODES, OBSERVED
 
 PHASES = ("begin", "step", "end", "fail", "note")
+# What opens by itself, and what people do in the API's container since it works on the database. Releases are told by
+# whoever makes them, never by what was released.
+TAKEN = (INCIDENT, "admin.", "bots.", "nodes.")
 # Within a string the quotes would be escaped, so this is never something that somebody said.
 ADOPTED = re.compile(rf'"{ORIGIN}":"([0-9a-f]{{64}})"'.encode())
 
@@ -46,11 +50,11 @@ def _missing(journal: Journal, foreign: list[Entry]) -> list[Entry]:
 
 
 def _matters(entry: Entry) -> bool:
-    """Whether it is about the installation: not about that journal itself, nor how things look from there."""
+    """Whether it belongs here: not what is about that journal itself, nor how the rest looks from there."""
     try:
         datetime.fromisoformat(entry.at)
     except ValueError:
         return False
     if entry.name == OBSERVED:
         return entry.data.get("what") == NODES
-    return entry.phase in PHASES and entry.name not in (JOURNAL, LOGBOOK)
+    return entry.phase in PHASES and entry.name.startswith(TAKEN)
