@@ -17,7 +17,7 @@ DIR = "/root/wopr-platform"
 NEXT = {
     "locked": "looking at what is there",
     "preflight": "fetching images",
-    "pulled": "fetching images",
+    "pulled": "looking whether they fit",
     "image fits": "reading the migrations",
     "candidate": "getting the database and its slot ready",
     "dumped": "migrating the database",

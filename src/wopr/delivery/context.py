@@ -38,4 +38,5 @@ class Context:
     def step(self, what: str, **data: Any) -> None:  # whatever json can write
         """A part is done: durable in the journal, and told to whoever watches."""
         self.operation.step(what, **data)
-        self.tell(what, " ".join(f"{name} {value}" for name, value in data.items()))
+        said = {name: value for name, value in data.items() if value not in ("", None, [])}
+        self.tell(what, " ".join(f"{name} {value}" for name, value in said.items()))
