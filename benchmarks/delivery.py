@@ -1,6 +1,6 @@
 """Goal D4: from the moment `docker push` has ended until a request through Caddy is answered by the new version.
 
-A real registry, a real installation and `wopr deliver` as on a host, once by looking every ten seconds (the default)
+A real registry, a real installation and `wopr deliver` as on a host, once by looking every five seconds (the default)
 and once by the registry's notification. Each push is a whole release: fetched, judged, started beside the old one, made
 ready. The layers are on the host already, as the network of a laboratory says nothing about that of a host.
 
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pushes", nargs="?", type=int, default=PUSHES, help="of each way")
     pushes = parser.parse_args().pushes
-    ways, goals = ("polling every 10 s", "the registry's notification"), ("15 s", "3 s")
+    ways, goals = ("polling every 5 s", "the registry's notification"), ("15 s", "3 s")
     found = []
     with installation(free_port()) as (site, hub):
         for number, way in enumerate(ways, 1):

@@ -19,6 +19,7 @@ IMAGES = {
     PLATFORM: parse_reference("registry.example/platform:latest"),
     BOT: parse_reference("registry.example/bot:stable"),
 }
+PERIOD = 10.0
 Trouble = WoprError | None
 
 
@@ -102,7 +103,7 @@ def serving(world: Simulated) -> Deliverer:
     """A deliverer whose world has what the tags mean already."""
     images = {kind: IMAGES[kind].pinned(digest(world.tags[kind])) for kind in IMAGES}
     world.stored.append(stored(1, images[PLATFORM], images[BOT], Judgement.GOOD))
-    return Deliverer(world, IMAGES)
+    return Deliverer(world, IMAGES, period_seconds=PERIOD)
 
 
 async def step(deliverer: Deliverer, world: Simulated) -> Ended | None:
@@ -118,7 +119,7 @@ async def test_what_serves_already_is_not_released_again_and_costs_one_question_
         assert await step(deliverer, world) is None
     assert world.made == []
     assert world.asked == [PLATFORM, BOT] * 3
-    assert world.now == 30
+    assert world.now == 3 * PERIOD
 
 
 async def test_a_new_digest_is_released_by_digest_and_nothing_else_with_it() -> None:
@@ -270,7 +271,7 @@ async def test_after_a_notification_a_tag_that_lags_behind_is_asked_for_soon_and
         await step(deliverer, world)
     before = world.now
     await step(deliverer, world)
-    assert world.now - before == 10
+    assert world.now - before == PERIOD
 
 
 async def test_a_tag_that_is_not_to_be_read_right_after_its_push_is_no_outage() -> None:

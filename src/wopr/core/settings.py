@@ -118,7 +118,7 @@ class Settings(BaseSettings):
         description="Image of the platform by tag, which `wopr deliver` watches.",
     )
     deliver_period_seconds: float = Field(
-        default=10.0, ge=1, description="Seconds between two looks at the registry for new images."
+        default=5.0, ge=1, description="Seconds between two looks at the registry for new images."
     )
     deliver_hook_host: str = Field(
         default="0.0.0.0",  # noqa: S104 - inside its container; outside only what publishes it is reached

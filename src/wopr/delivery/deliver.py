@@ -21,7 +21,7 @@ from wopr.delivery.place import Place
 from wopr.delivery.registry import Registry
 from wopr.delivery.registry_reference import Reference, parse_reference
 from wopr.delivery.release import Release, read_release, read_releases, read_state
-from wopr.delivery.watch import BOT, PLATFORM, Ended, Event
+from wopr.delivery.watch import BOT, PERIOD_SECONDS, PLATFORM, Ended, Event
 from wopr.ops.journal import Journal
 
 MEMORY_FILE = "deliver.json"
@@ -35,7 +35,7 @@ class Wish:
 
     platform: str
     bot: str = ""
-    period_seconds: float = 10.0
+    period_seconds: float = PERIOD_SECONDS
     registry_server: str = ""
     registry_username: str = ""
     registry_password: str = field(default="", repr=False)

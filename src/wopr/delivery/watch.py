@@ -15,7 +15,7 @@ from wopr.delivery.errors import Locked, Refused
 from wopr.delivery.registry_reference import Reference
 from wopr.delivery.release import Judgement, Release
 
-PERIOD_SECONDS = 10.0
+PERIOD_SECONDS = 5.0
 # Pushes of one build come together: platform and bot become one release.
 SETTLE_SECONDS = 0.3
 # How long a registry may go on telling the old digest after it notified of the new one.
