@@ -23,6 +23,7 @@ NEEDED = (
     "awk",
     "sort",
     "head",
+    "true",
 )
 AWAY = "Cannot connect to the Docker daemon at unix:///nowhere.sock."
 
