@@ -85,6 +85,9 @@ async def test_another_customers_bot_is_not_found(browser: httpx.AsyncClient) ->
     page = await browser.get("/bots/00000000-0000-0000-0000-000000000000")
     assert page.status_code == 404
     assert "no such page" in page.text
+    assert 'href="/sign-in"' not in page.text  # who is signed in is led to the bots
+    browser.cookies.clear()
+    assert 'href="/sign-in"' in (await browser.get("/no-such-page")).text
 
 
 async def test_signing_in_passes_the_cookie_through_and_goes_where_one_wanted_to_be(

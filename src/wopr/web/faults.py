@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import structlog
@@ -40,12 +41,12 @@ async def api_error(request: Request, error: Exception) -> Response:
     if error.unreachable:
         log.warning("api_away", path=request.url.path, code=error.code, message=error.message)
         retry = request.url.path if request.method in SAFE_METHODS else "/dashboard"
-        return render(request, "pages/away.html", {"retry": retry}, 503)
+        return _page(request, "pages/away.html", {"retry": retry}, 503)
     if status == 404:
-        return render(request, "pages/not_found.html", {}, 404)
+        return _page(request, "pages/not_found.html", {}, 404)
     title = SUSPENDED_TITLE if error.code in SUSPENDED else TITLES.get(status, "That did not work")
     values = {"title": title, "error": error}
-    return render(request, "pages/refused.html", values, status)
+    return _page(request, "pages/refused.html", values, status)
 
 
 async def http_error(request: Request, error: Exception) -> Response:
@@ -56,10 +57,10 @@ async def http_error(request: Request, error: Exception) -> Response:
             {"error": {"code": f"http_{error.status_code}", "message": str(error.detail)}}, error.status_code
         )
     if error.status_code in (404, 405):
-        return render(request, "pages/not_found.html", {}, error.status_code)
+        return _page(request, "pages/not_found.html", {}, error.status_code)
     refused = ApiError(error.status_code, "refused", str(error.detail))
     title = TITLES.get(error.status_code, "That did not work")
-    return render(request, "pages/refused.html", {"title": title, "error": refused}, error.status_code)
+    return _page(request, "pages/refused.html", {"title": title, "error": refused}, error.status_code)
 
 
 async def unreadable(request: Request, error: Exception) -> Response:
@@ -75,7 +76,12 @@ def unexpected(request: Request, error: Exception) -> Response:
         return JSONResponse(
             {"error": {"code": "internal", "message": "This page failed.", "remedy": "Try again."}}, 500
         )
-    return render(request, "pages/broken.html", {}, 500)
+    return _page(request, "pages/broken.html", {}, 500)
+
+
+def _page(request: Request, name: str, values: Mapping[str, object], status: int) -> Response:
+    """The page of a fault. Who came with a session is led back to the bots: the API is not asked, which may be away."""
+    return render(request, name, {"returning": bool(request.cookies.get("wopr_session")), **values}, status)
 
 
 def to_sign_in(request: Request) -> Response:

@@ -69,6 +69,7 @@ def render(request: Request, name: str, values: Mapping[str, Any], status: int =
         "preferences": preferences_of(request),
         "result": result_of(request.query_params.get("done")),
         "identity": None,
+        "returning": False,
         "billing": None,
         "prices": None,
         "problem": None,
