@@ -9,59 +9,17 @@ from typing import Any
 
 import pytest
 from tests.machines import second
+from tests.machines.dying import die, dying
 from tests.machines.engine import Engine
 from tests.machines.fleet import WAIT_SECONDS, Containers, answering, spec, until
 from tests.machines.registry import Registry, serving
 from tests.machines.second import Daemon
 
 from wopr.fleet.runtimes.containers import UNREADABLE_GENERATION
-from wopr.fleet.runtimes.docker import DockerRuntime
-from wopr.fleet.runtimes.engine import Engine as EngineDoor
 from wopr.fleet.runtimes.engine import EngineAway
 from wopr.fleet.runtimes.protocol import Ended, RuntimeFailed
 
 CALLS_MAX = 30
-
-
-class Killed(BaseException):
-    """The end of a process in the middle of its work: nothing in it can catch this and tidy up."""
-
-
-class DyingEngine(EngineDoor):
-    """An engine whose caller is killed right after its n-th request was carried out."""
-
-    def __init__(self, address: str, calls: int) -> None:
-        super().__init__(address)
-        self.left = calls
-
-    async def call(self, method: str, path: str, **parts: Any) -> Any:
-        answer = await super().call(method, path, **parts)
-        self.left -= 1
-        if self.left == 0:
-            raise Killed(f"{method} {path}")
-        return answer
-
-
-def dying(bots: Containers, calls: int) -> DockerRuntime:
-    """A runtime that dies after so many requests."""
-    runtime = bots.make()
-    engine = DyingEngine(bots.engine.socket, calls)
-    # Everything in a runtime asks the one engine that it was given.
-    for part in (runtime, *vars(runtime).values()):
-        if hasattr(part, "_engine"):
-            part._engine = engine
-    return runtime
-
-
-async def die(runtime: DockerRuntime, work: Any) -> bool:
-    """Whether the work was cut short."""
-    try:
-        await work
-    except Killed:
-        return True
-    finally:
-        await runtime._engine.close()
-    return False
 
 
 async def test_a_start_that_was_killed_anywhere_is_finished_by_the_next_process(bots: Containers) -> None:
@@ -69,7 +27,7 @@ async def test_a_start_that_was_killed_anywhere_is_finished_by_the_next_process(
     for calls in range(1, CALLS_MAX):
         wanted = spec()
         await first.start(wanted)
-        dead = dying(bots, calls)
+        dead = dying(bots.make(), bots.engine.socket, calls)
         cut = await die(dead, dead.start(spec(wanted.bot_id, 2)))
         heir = bots.make()
         seen = (await heir.observe()).get(wanted.bot_id)
@@ -92,7 +50,7 @@ async def test_a_removal_that_was_killed_anywhere_is_finished_by_the_next_proces
         wanted = spec()
         await first.start(wanted)
         await first.start(spec(wanted.bot_id, 2))
-        dead = dying(bots, calls)
+        dead = dying(bots.make(), bots.engine.socket, calls)
         cut = await die(dead, dead.remove(wanted.bot_id))
         await bots.make().remove(wanted.bot_id)
         assert bots.exists(wanted.bot_id) == {"container": False, "former": False, "volume": False}

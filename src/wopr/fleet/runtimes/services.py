@@ -9,8 +9,9 @@ refuses to work without), no swap by machines that have none.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any  # the engine's JSON
 from uuid import UUID
 
@@ -38,7 +39,8 @@ from wopr.fleet.runtimes.protocol import BotSpec, Instance
 LABEL_NODE = "wopr.node"
 LABEL_ERRAND = "wopr.errand"
 TMPFS_BYTES = 64 * 2**20
-RUNNING = "running"
+COMING_MAX = timedelta(seconds=30)
+RUNNING, READY = "running", "ready"  # one that is ready waits for the end of the one before
 # The states in which a task will never run again (Swarm's own words).
 OVER = frozenset(("complete", "shutdown", "failed", "rejected", "remove", "orphaned"))
 # Those in which it ended by itself, and not because it was told to.
@@ -75,6 +77,11 @@ class Task:
     @property
     def over(self) -> bool:
         return self.state in OVER
+
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to end, and has not yet."""
+        return self.wanted not in (RUNNING, READY) and not self.over
 
     @property
     def current(self) -> bool:
@@ -178,6 +185,22 @@ def generation_of(task: Task) -> int:
         return int(task.listed["Spec"]["ContainerSpec"]["Labels"][LABEL_GENERATION])
     except (KeyError, ValueError):
         return UNREADABLE_GENERATION
+
+
+def coming(service: Json, tasks: Sequence[Task], generation: int, now: datetime) -> UUID | None:
+    """The instance for this generation that the service was told to run a moment ago, and that does not run yet.
+
+    Whoever told it may have died right after. It has no task yet, or one that waits for the end of the one before.
+    """
+    labels = service["Spec"].get("Labels") or {}
+    told = now - parse_time(service["UpdatedAt"])
+    if labels.get(LABEL_GENERATION) != str(generation) or told > COMING_MAX:
+        return None
+    if not service["Spec"]["Mode"]["Replicated"]["Replicas"]:
+        return None
+    instance_id = UUID(labels[LABEL_INSTANCE])
+    ended = any(task.instance_id == instance_id and (task.over or task.ending) for task in tasks)
+    return None if ended else instance_id
 
 
 def image_of(service: Json) -> str:

@@ -124,9 +124,11 @@ class SwarmRuntime:
         present = next((task for task in reversed(tasks) if task.current), None)
         if present is not None and generation_of(present) == spec.generation:
             return self._living(tasks, nodes) or await self._await_task(present.bot_id, present.instance_id)
+        begin = Start(new_id(), datetime.now(UTC), token_urlsafe(32))
+        if service is not None and (told := services.coming(service, tasks, spec.generation, begin.at)) is not None:
+            return await self._await_task(spec.bot_id, told)
         # All that can fail comes before the old instance is ended.
         await self._caretaker.ensure(nodes)
-        begin = Start(new_id(), datetime.now(UTC), token_urlsafe(32))
         if service is None:
             node = await self._launch(spec, begin, nodes)
         else:
@@ -236,9 +238,9 @@ class SwarmRuntime:
     async def _relaunch(self, service: Json, tasks: Sequence[Task], description: Json) -> None:
         for task in tasks:
             self._watch.expect(task.instance_id)
-        if any(not task.over and not task.current for task in tasks):
+        if any(task.ending for task in tasks):
             # It was given up while its machine was away, and is being ended there now that it is back.
-            await self._await_end(tasks[0].bot_id)
+            await self._await_end(tasks[0].bot_id, lambda task: task.ending)
         image = description["TaskTemplate"]["ContainerSpec"]["Image"]
         await self._manager.update(service, description, self._credentials.auth_for(image))
 
@@ -309,14 +311,14 @@ class SwarmRuntime:
         if service is not None:
             await self._manager.update(service, services.asleep(service["Spec"]))
 
-    async def _await_end(self, bot_id: BotId) -> None:
-        """Wait until nothing of the bot runs on a machine that works; one that is lost may be silent for ever."""
+    async def _await_end(self, bot_id: BotId, awaited: Callable[[Task], bool] = lambda task: not task.over) -> None:
+        """Wait until none of these tasks is on a machine that works; one that is lost may be silent for ever."""
         try:
             async with asyncio.timeout(STOP_SECONDS_MAX):
                 while True:
                     nodes = await self._look_at_nodes()
                     tasks = await self._manager.tasks_of(bot_id)
-                    if not any(not task.over and _answers(nodes.get(task.node_id)) for task in tasks):
+                    if not any(awaited(task) and _answers(nodes.get(task.node_id)) for task in tasks):
                         return
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
