@@ -32,7 +32,7 @@ from wopr.delivery import commands
 from wopr.delivery.commands import PLUGIN, STANDALONE
 from wopr.delivery.place import Place, Slot, other
 
-SWAPS, ROLLBACKS = 50, 6
+SWAPS, ROLLBACKS = 40, 6
 PEERS_SHARE = 6  # of as many swaps the peers do one
 ROLLBACK_KILLS = ("started", "committed", "drained", "files restored")
 RELEASE = ("--observe", "0", "--ready", "60")

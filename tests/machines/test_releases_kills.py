@@ -6,7 +6,7 @@ A run kills at a few steps; WOPR_KILLS=all at every step of a release and of a r
 import json
 import os
 import subprocess
-import threading
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -108,24 +108,20 @@ def kill_at(site: Installation, words: Sequence[str], name: str, step: str, afte
     """Run a command and kill it when its journal says that it has come so far; it may be through by then."""
     journal = site.folder / "journal.jsonl"
     known = journal.stat().st_size
-    process = subprocess.Popen(
-        [*site.command, *words, *site.where()],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=site.variables(),
-    )
-    seen = threading.Event()
-    deadline = time.monotonic() + KILL_SECONDS
-    while not seen.is_set() and process.poll() is None and time.monotonic() < deadline:
-        if any(
-            e["name"] == name and e["phase"] == "step" and e["data"].get("step") == step for e in news(journal, known)
-        ):
-            seen.set()
-        time.sleep(0.01)
-    time.sleep(after)
-    process.kill()
-    process.wait()
-    assert seen.is_set(), f"{name} never came to {step!r}"
+    with tempfile.TemporaryFile() as said:
+        command = [*site.command, *words, *site.where()]
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=site.variables())
+        deadline = time.monotonic() + KILL_SECONDS
+        seen = False
+        while not seen and process.poll() is None and time.monotonic() < deadline:
+            steps = [e for e in news(journal, known) if e["name"] == name and e["phase"] == "step"]
+            seen = any(entry["data"].get("step") == step for entry in steps)
+            time.sleep(0.01)
+        time.sleep(after)
+        process.kill()
+        process.wait()
+        said.seek(0)
+        assert seen, f"{name} never came to {step!r}: {said.read().decode()}"
 
 
 def news(journal: Path, known: int) -> Sequence[dict[str, Any]]:
