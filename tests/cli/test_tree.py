@@ -215,6 +215,12 @@ def test_a_typo_gets_a_suggestion_and_exit_code_2(typed: tuple[str, ...], meant:
     assert meant in text.splitlines()[-1]
 
 
+def test_the_version_needs_no_command() -> None:
+    told = run_wopr("--version")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", told.stdout)
+
+
 def test_status_without_anything_running_says_how_to_start(tmp_path: object) -> None:
     from tests.stack import clean_environment, free_ports
 

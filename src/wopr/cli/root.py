@@ -32,20 +32,25 @@ app = typer.Typer(
 )
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        output.result(version("wopr"))
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     color: Annotated[str, typer.Option(help="auto, always or never; NO_COLOR is obeyed too.")] = "auto",
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version and end.")
+    ] = False,
 ) -> None:
     """Options of every command."""
     if color not in ("auto", "always", "never"):
         raise typer.BadParameter("choose auto, always or never", param_hint="--color")
     output.choose_color(color)
-    if version:
-        from importlib.metadata import version as installed
-
-        output.result(installed("wopr"))
-        raise typer.Exit
 
 
 def build(only: str = "") -> TyperGroup:
