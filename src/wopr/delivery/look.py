@@ -11,6 +11,8 @@ from wopr.delivery.place import ROLES, SLOTS, Place, Slot
 from wopr.delivery.plan import Container, Observed
 from wopr.delivery.release import read_releases
 
+PROBE_SECONDS_MAX = 15.0
+
 
 async def containers(host: Host, place: Place) -> list[Container]:
     """Every container of the installation. HostFailed when the engine does not answer."""
@@ -44,7 +46,11 @@ async def unready(host: Host, place: Place, slot: Slot) -> str:
 async def coming(host: Host, place: Place, slot: Slot) -> str:
     """Why a slot that was just started is not ready; nothing when it is, or becomes so within the next moment."""
     for name in place.slot_containers(slot):  # one after the other: looking must not slow down what is starting
-        if why := _why(place, name, await host.run(commands.probe_patiently(name, "/ready"))):
+        try:
+            answer = await host.run(commands.probe_patiently(name, "/ready"), timeout=PROBE_SECONDS_MAX)
+        except HostFailed as error:  # an exec that hangs is no answer yet; who waits asks again
+            return f"{name.removeprefix(place.name + '-')}: {error.message}"
+        if why := _why(place, name, answer):
             return why
     return ""
 
