@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from tests.stack import clean_environment, run_wopr
 
+from wopr.cli.installation import Where
+
 NEEDED = (
     "sh",
     "cat",
@@ -104,3 +106,9 @@ def test_a_machine_that_is_not_there_is_named_with_a_way_to_try(path: Path) -> N
     assert code == 1
     assert "ada@127.0.0.1:1 can't be reached" in said
     assert said.rstrip().endswith("ssh -p 1 ada@127.0.0.1 true")
+
+
+def test_a_command_to_paste_means_the_same_installation() -> None:
+    assert Where().paste("wopr deploy") == "wopr deploy"
+    far = Where(dir="/srv/my wopr", host="ada@vps:2222", name="acme")
+    assert far.paste("wopr releases") == "wopr releases --dir '/srv/my wopr' --host ada@vps:2222 --name acme"

@@ -103,7 +103,7 @@ def deploy(
             tell.end()
             await machine.close()
 
-    _finish(asyncio.run(run()), exit_code=exit_code, as_json=as_json)
+    _finish(asyncio.run(run()), where, exit_code=exit_code, as_json=as_json)
 
 
 async def _agreed(host: "Host", place: "Place", request: "Request", *, yes: bool) -> None:
@@ -161,7 +161,7 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
             output.result(f"  {name}: {value}")
 
 
-def _finish(verdict: "Verdict", *, exit_code: bool, as_json: bool) -> None:
+def _finish(verdict: "Verdict", where: Where, *, exit_code: bool, as_json: bool) -> None:
     if as_json:
         output.json_document(asdict(verdict))
     if verdict.verdict == "unchanged":
@@ -171,8 +171,6 @@ def _finish(verdict: "Verdict", *, exit_code: bool, as_json: bool) -> None:
         return
     if not verdict.good:
         kept = f"Release {verdict.serving} serves ({verdict.platform})." if verdict.serving else "Nothing serves."
-        output.fail(
-            f"Release {verdict.release} failed: {verdict.reason}. {kept}", remedy="wopr releases; wopr logbook show"
-        )
+        output.fail(f"Release {verdict.release} failed: {verdict.reason}. {kept}", remedy=where.paste("wopr releases"))
     if not as_json:
         output.result(f"release {verdict.release} serves: {verdict.platform} ({verdict.seconds:.1f} s)")

@@ -1,5 +1,6 @@
 """Options that say which installation a command means: its folder, its host, its name; and what follows from them."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,6 +58,13 @@ class Where:
         folder = self.dir if self.host else str(self._here())
         known = parsed_env((await host.read(Place(folder).stack_env) or b"").decode())
         return Place(folder, self.name or known.get("WOPR_NAME", NAME))
+
+    def paste(self, command: str) -> str:
+        """A command on the same installation, to be pasted."""
+        given = (("--dir", self.dir, DIR), ("--host", self.host, ""), ("--name", self.name, ""))
+        return shlex.join(
+            (*command.split(), *(word for name, is_, usual in given if is_ != usual for word in (name, is_)))
+        )
 
     def journal(self) -> "Journal":
         """The installation's own journal; for another host the one of this machine's operator."""

@@ -91,7 +91,7 @@ def rotate_command(
         output.result(f"would change {secret} in {where.dir}/.env on {machine.describe()}")
     else:
         kept = f"{done.kept} old kept behind it" if done.kept else "no old one is accepted any more"
-        output.result(f"{secret} changed ({kept}); it takes effect with: wopr deploy")
+        output.result(f"{secret} changed ({kept}); it takes effect with: {where.paste('wopr deploy')}")
 
 
 def inventory(journal: "Journal", there: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -140,7 +140,7 @@ async def _settings_there(where: Where) -> dict[str, str]:
         if text is None:
             raise HostFailed(
                 f"{place.env} is not there on {host.describe()}.",
-                remedy=f"Give the right --dir, or make it: wopr deploy --host {where.host}",
+                remedy=f"Give the right --dir, or make it: {where.paste('wopr deploy')}",
             )
         return parsed_env(text.decode("utf-8", "replace"))
     finally:

@@ -70,7 +70,7 @@ def teardown(
         removed = {name: value for name, value in asdict(found).items() if wipe or name not in WIPED}
         output.json_document({"dry_run": dry_run, "wipe": wipe, "removed" if done else "found": removed, **kept})
     else:
-        _tell(found, wipe=wipe, done=done)
+        _tell(found, where, wipe=wipe, done=done)
     if not found.anything(wipe=wipe):
         output.nothing_to_do(exit_code)
 
@@ -86,7 +86,7 @@ def _question(found: "Found", what: str, *, wipe: bool) -> str:
     return "Destroy all of this?" if wipe else "Stop this installation? Its data stay."
 
 
-def _tell(found: "Found", *, wipe: bool, done: bool) -> None:
+def _tell(found: "Found", where: Where, *, wipe: bool, done: bool) -> None:
     if not found.anything(wipe=wipe):
         output.result("nothing is there to be removed")
         return
@@ -96,4 +96,4 @@ def _tell(found: "Found", *, wipe: bool, done: bool) -> None:
             verb = ("removed" if done else "would remove") if goes else ("kept" if done else "would keep")
             output.result(f"{verb} {said}: {', '.join(names)}")
     if done and not wipe:
-        output.result("bring it back with: wopr deploy")
+        output.result(f"bring it back with: {where.paste('wopr deploy')}")
