@@ -62,6 +62,13 @@ class _Model(BaseHTTPRequestHandler):
         """Quiet."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who asked was a release that left meanwhile."""
+
+
 @dataclass
 class Talk:
     """Streams one after the other; each is whole or a failure."""
@@ -114,7 +121,7 @@ class Talk:
 @contextmanager
 def model(host: str) -> Iterator[int]:
     """The model, where containers reach it; its port."""
-    server = ThreadingHTTPServer((host, 0), _Model)
+    server = _Server((host, 0), _Model)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_address[1]
