@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,26 @@ async def test_a_holder_beats(host: Host, place: Place) -> None:
             await asyncio.sleep(0.02)
     seen = await lock.show(host, place)
     assert seen.held == Held(1)
+
+
+async def test_a_beat_that_lands_late_does_not_keep_the_lock(
+    host: Host, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was under way on the host when it was given up here."""
+    look_at, landed = lock.show, []
+
+    async def beat_after_a_look(host: Host, place: Place) -> Seen:
+        seen = await look_at(host, place)
+        if not landed:
+            assert seen.held is not None
+            late = replace(seen.held, beat=seen.held.beat + 1)
+            landed.append(await lock._swapped(host, place, seen.text, late))
+        return seen
+
+    async with hold(host, place, "deploy"):
+        monkeypatch.setattr(lock, "show", beat_after_a_look)
+    assert landed == [True]
+    assert (await look_at(host, place)).held == Held(1)
 
 
 async def test_whoever_lost_the_lock_changes_nothing_any_more(host: Host, place: Place, tmp_path: Path) -> None:

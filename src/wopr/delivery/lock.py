@@ -247,9 +247,11 @@ async def _beat(fence: Fence, mine: Held, period_seconds: float, lost: Callable[
 
 
 async def _let_go(host: Host, place: Place, token: int) -> None:
-    seen = await show(host, place)
-    if seen.held is not None and seen.held.token == token:
-        await _swapped(host, place, seen.text, Held(token))
+    """Give the lock back. A last beat that was given up may still land in between, and then it is tried again."""
+    for _ in range(TRIES_MAX):
+        seen = await show(host, place)
+        if seen.held is None or seen.held.token != token or await _swapped(host, place, seen.text, Held(token)):
+            return
 
 
 async def _wait_for_the_dead(host: Host, place: Place) -> None:
