@@ -41,6 +41,7 @@ EACH_TIME = {
     *("wopr admin link", "wopr bots create", "wopr bots restart", "wopr bots say", "wopr images push"),
     *("wopr incident note", "wopr incident open", "wopr logbook decide", "wopr logbook note"),
     *("wopr rollback", "wopr secrets rotate", "wopr trigger clock", "wopr trigger stripe"),
+    "wopr trigger node",
 }
 # What else a verb is called; the alias is hidden and takes the same options.
 ALIASES = {"ls": ("list",), "rm": ("remove",), "remove": ("rm",), "delete": ("rm", "remove")}
@@ -270,6 +271,17 @@ def test_what_a_stand_in_is_made_to_do_is_in_the_journal_and_a_rehearsal_is_not(
     assert run_wopr("trigger", "clock", *nobody, environment=environment).returncode == 1
     shown = run_wopr("logbook", "show", "--json", environment=environment)
     assert [(o["name"], o["outcome"]) for o in json.loads(shown.stdout)["operations"]] == [("trigger.clock", "failed")]
+
+
+def test_a_node_that_does_not_run_cannot_be_made_to_hang(tmp_path: Path) -> None:
+    from tests.stack import clean_environment
+
+    environment = {**clean_environment(), "WOPR_HOME": str(tmp_path)}
+    ended = run_wopr("trigger", "node", "hang", environment=environment)
+    assert ended.returncode == 1
+    assert "`wopr up` does not run" in ended.stderr
+    assert ended.stderr.rstrip().endswith("fix: wopr up")
+    assert not (tmp_path / "journal.jsonl").exists()
 
 
 def test_real_keys_in_the_secrets_file_leave_the_stand_in_out(tmp_path: Path) -> None:

@@ -147,6 +147,34 @@ def test_a_child_that_is_killed_comes_back_and_this_is_shown(up: Stack, name: st
     assert up.pids()[name] != before
 
 
+def test_a_service_that_is_made_to_hang_is_found_and_serves_again_after_recovery(up: Stack) -> None:
+    environment = {**clean_environment(), "WOPR_HOME": str(up.home)}
+    pid = up.pids()["qwen"]
+
+    def trigger(*arguments: str) -> dict[str, object]:
+        ended = run_wopr("trigger", "node", *arguments, "--service", "qwen", "--json", environment=environment)
+        assert ended.returncode == 0, ended.stderr
+        told: dict[str, object] = json.loads(ended.stdout)
+        return told
+
+    def health() -> dict[str, bool]:
+        nodes = json.loads(run_wopr("nodes", "list", "--json", environment=environment).stdout)["nodes"]
+        found: dict[str, bool] = nodes[0]["service_health"]
+        return found
+
+    try:
+        assert trigger("hang", "--dry-run")["services"] == [{"name": "qwen", "pid": pid}]
+        assert psutil.Process(pid).status() != psutil.STATUS_STOPPED
+        assert trigger("hang")["dry_run"] is False
+        assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
+        wait_for(lambda: not health()["qwen"], "the watchdog to see the hang")
+        assert health()["llama"]
+    finally:
+        trigger("recover")
+    wait_for(lambda: health()["qwen"], "the watchdog to see the recovery")
+    assert up.pids()["qwen"] == pid
+
+
 def test_what_was_said_survives_a_killed_supervisor_and_nothing_of_it_stays_behind(up: Stack, paying: Person) -> None:
     bot = paying.make_bot("Marvin")
     told = paying.ask(bot, "Remember that my cat is called Schroedinger.")

@@ -160,6 +160,10 @@ class RunFile:
         state = self._read()
         return state if state and _alive(state.get("supervisor")) is not None else None
 
+    def child(self, name: str) -> psutil.Process | None:
+        """The child of that name, when it lives now."""
+        return _alive((self._read() or {}).get("children", {}).get(name))
+
     def end_leftovers(self) -> Sequence[str]:
         """End the children that a killed supervisor left behind; their names."""
         state = self._read() or {}

@@ -1,8 +1,10 @@
-"""`wopr trigger`: makes the stand-ins act as customers, banks and the passing of time do."""
+"""`wopr trigger`: makes the stand-ins act as customers, banks, the passing of time and broken machines do."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Annotated, Any
+import signal
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,13 +21,42 @@ from wopr.cli.output import (
     say,
 )
 
+if TYPE_CHECKING:
+    import psutil
+
 _TIMEOUT_SECONDS = 30.0
+
+
+class Service(StrEnum):
+    """An inference service of this machine's node."""
+
+    LLAMA = "llama"
+    CHATTERBOX = "chatterbox"
+    WHISPER = "whisper"
+    QWEN = "qwen"
+
+
+class Fault(StrEnum):
+    """What can befall a service of the node, and how it gets over it."""
+
+    HANG = "hang"
+    KILL = "kill"
+    RECOVER = "recover"
+
+
+# What each does, as a signal to the service's process group, and how that is told.
+_FAULTS = {
+    Fault.HANG: (signal.SIGSTOP, "hangs: it takes connections and answers nothing", "wopr trigger node recover"),
+    Fault.KILL: (signal.SIGKILL, "was killed; `wopr up` starts it again", ""),
+    Fault.RECOVER: (signal.SIGCONT, "goes on", ""),
+}
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Make a stand-in act: a customer pays, a card is declined, a month passes. Never touches the real companies.",
-    epilog="Examples: wopr trigger stripe checkout.session.completed | wopr trigger clock --days 31",
+    help="Make a stand-in act: a customer pays, a month passes, an engine hangs. Never touches the real companies.",
+    epilog="Examples: wopr trigger stripe checkout.session.completed | wopr trigger clock --days 31 | "
+    "wopr trigger node hang",
 )
 
 UrlOption = Annotated[str, typer.Option(help="Address of the Stripe stand-in; empty: STRIPE_API_BASE or port 4101.")]
@@ -94,8 +125,57 @@ def clock_command(
         say(f"The clock is {moved['offset_seconds']} s ahead now; {moved['steps']} things happened on the way.")
 
 
+@app.command(
+    "node",
+    epilog="Examples: wopr trigger node hang | wopr trigger node kill --service llama | wopr trigger node recover",
+)
+def node_command(
+    fault: Annotated[Fault, typer.Argument(help="hang, kill, or recover from a hang.")],
+    service: Annotated[
+        list[Service] | None, typer.Option(help="Which service; may be repeated. Default: all four.")
+    ] = None,
+    dry_run: DryRunOption = False,
+    progress: ProgressOption = ProgressKind.AUTO,
+    as_json: JsonOption = False,
+) -> None:
+    """Make inference services of this machine hang or die as on a broken node, or go on; needs a running `wopr up`."""
+    from wopr.cli.supervisor import signal_group
+
+    number, told, way_back = _FAULTS[fault]
+    output.progress(progress, as_json=as_json)
+    wanted = [each.value for each in service or Service]
+    hit = _living(wanted)
+    with _journal(f"trigger.node.{fault}", dry_run=dry_run, services=wanted):
+        for process in () if dry_run else hit.values():
+            signal_group(process.pid, number)
+    if as_json:
+        services = [{"name": name, "pid": process.pid} for name, process in hit.items()]
+        json_document({"fault": fault.value, "services": services, "dry_run": dry_run})
+        return
+    if dry_run:
+        say("Nothing was changed; this would happen.")
+    for name, process in hit.items():
+        result(f"{name} (pid {process.pid}) {told}")
+    if way_back and not dry_run:
+        say(f"To end it: {way_back}")
+
+
+def _living(wanted: Sequence[str]) -> "dict[str, psutil.Process]":
+    """The wanted services as `wopr up` runs them now; fails when one does not run."""
+    from wopr.cli.supervisor import RunFile
+    from wopr.core.settings import load_settings
+
+    record = RunFile(load_settings().wopr_home)
+    if record.running() is None:
+        fail(f"`wopr up` does not run on {record.home}; only its services can be made to fail.", remedy="wopr up")
+    found = {name: record.child(name) for name in wanted}
+    if gone := [name for name, process in found.items() if process is None]:
+        fail(f"Not running at this moment: {', '.join(gone)}.", remedy="wopr status  shows when it is back")
+    return {name: process for name, process in found.items() if process is not None}
+
+
 @contextlib.contextmanager
-def _journal(name: str, *, dry_run: bool, **data: str | int) -> Iterator[None]:
+def _journal(name: str, *, dry_run: bool, **data: str | int | Sequence[str]) -> Iterator[None]:
     """Record what is changed; a rehearsal changes nothing."""
     if dry_run:
         yield
