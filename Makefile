@@ -34,6 +34,7 @@ lint: $(SETUP)
 	@$(BIN)/ruff format --check --quiet . || (echo "fix: make format"; exit 1)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+	@$(BIN)/mypy benchmarks
 	@$(BIN)/lint-imports --no-logo
 
 unit: $(SETUP)

@@ -37,7 +37,7 @@ def litellm_program() -> Path | None:
     print("installing litellm[proxy] into", folder, file=sys.stderr)
     try:
         venv.create(folder, with_pip=True)
-        command = [folder / "bin" / "pip", "install", "--quiet", "litellm[proxy]"]
+        command = [str(folder / "bin" / "pip"), "install", "--quiet", "litellm[proxy]"]
         subprocess.run(command, check=True, timeout=LITELLM_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
         print(f"skipped: LiteLLM could not be installed ({error})", file=sys.stderr)
@@ -53,7 +53,7 @@ async def start_litellm(lab: common.Lab) -> common.Server | None:
     config = lab.home / "litellm.yaml"
     config.write_text(LITELLM_CONFIG.format(port=lab.upstream_port))
     port = common.free_port()
-    command = ["taskset", "-c", str(common.SERVER_CORE), program, "--config", config, "--port", str(port)]
+    command = ["taskset", "-c", str(common.SERVER_CORE), str(program), "--config", str(config), "--port", str(port)]
     process = common.start_process(command, LITELLM_ENVIRONMENT)
     server = common.Server("LiteLLM", port, process)
     lab.servers.append(server)

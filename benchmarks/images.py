@@ -77,11 +77,11 @@ def with_database(running: Engine, image: str) -> tuple[str, tuple[str, ...]]:
     ask = ("exec", server, "pg_isready", "-q", "-h", "127.0.0.1")
     seconds_until(lambda: running.docker(*ask, check=False).returncode == 0)
     address = "DATABASE_URL=postgresql://postgres:secret@postgres:5432/postgres"
-    options = ("--network", network, "--env", address)
-    migrated = running.once(image, "migrate", "apply", options=(*RESTRICTED, *options))
+    reach = ("--network", network, "--env", address)
+    migrated = running.once(image, "migrate", "apply", options=(*RESTRICTED, *reach))
     if migrated.returncode != 0:
         raise SystemExit(migrated.stderr)
-    return server, options
+    return server, reach
 
 
 def builds(kind: str) -> float:

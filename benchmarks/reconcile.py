@@ -74,7 +74,10 @@ class Full:
         self.touched += 1
         return self.instances.get(bot_id)
 
-    async def prepare(self, image: str) -> None:
+    def held(self, bot_id: BotId) -> str:
+        return ""
+
+    async def prepare(self, bot_id: BotId, image: str) -> None:
         """There is nothing to fetch."""
 
     async def start(self, spec: BotSpec) -> Instance:

@@ -100,12 +100,15 @@ async def measure(url: str) -> list[tuple[str, ...]]:
     shares = [[t for t in tenants if codes.shard(t) % CONNECTIONS == n] for n in range(CONNECTIONS)]
 
     def many(customers: int, each: int) -> list[Step]:
-        return [lambda share=share: settle(db, held, random.sample(share, customers), each) for share in shares]
+        def step(share: list[TenantId]) -> Step:
+            return lambda: settle(db, held, random.sample(share, customers), each)
+
+        return [step(share) for share in shares]
 
     def hot(each: int) -> list[Step]:
         return [lambda: settle(db, {}, tenants[:1], each)]
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, steps, goal in (
         ("1,000 customers, 1 a transaction, 10 requests", many(1, 10), "–"),
         ("1,000 customers, 25 a transaction, 1 request", many(25, 1), "–"),

@@ -64,9 +64,8 @@ class Installation:
         )
 
     def variables(self) -> dict[str, str]:
-        return (
-            clean_environment() | {"DOCKER_HOST": self.engine.socket, "WOPR_HOME": str(self.folder)} | self.environment
-        )
+        ours = {"DOCKER_HOST": self.engine.socket, "WOPR_HOME": str(self.folder)}
+        return {**clean_environment(), **ours, **self.environment}
 
     def chosen(self, *settings: str) -> list[str]:
         """The words of a command line that set these, and the ports that this run took."""
