@@ -20,6 +20,8 @@ EMAIL = "ada.lovelace@engines.example"
         "no-good-deed-unpunished",
         "ada loves four analytical teapots",
         "a" * 5 + "bcxqwertz!" + "zebra",
+        "football lantern football",
+        "dragon77x!Q$28471",
     ],
 )
 def test_a_long_password_that_is_not_easily_guessed_is_fine(password: str) -> None:
@@ -38,6 +40,14 @@ def test_a_long_password_that_is_not_easily_guessed_is_fine(password: str) -> No
         ("p@ssw0rd2026!", "most common"),
         ("Sunshine2026!!!", "most common"),
         ("!!!dragon19841984", "most common"),
+        ("footballfootball", "most common"),
+        ("password password", "most common"),
+        ("passwordpassword1", "most common"),
+        ("Password1Password2", "most common"),
+        ("p@ssw0rd!p@ssw0rd?", "most common"),
+        ("p-a-s-s-w-o-r-d 2026", "most common"),
+        ("2026 dragon 2027 dragon", "most common"),
+        ("1q2w3e4r5t6y/1q2w3e4r5t6y", "most common"),
         ("aaaaaaaaaaaaaaaa", "repeats"),
         ("xyzzyxyzzyxyzzy" * 2, "repeats"),
         ("q7#zq7#zq7#zq7#z", "repeats"),

@@ -39,6 +39,7 @@ SEQUENCES = (
 )
 LEET = str.maketrans("013457@$!", "oieastasi")
 SIGNS = "0123456789 !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+SEPARATORS = str.maketrans("", "", " -_.,:;/+*#&~|=")
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, hash_len=32, salt_len=16, type=Type.ID)
 _threads = ThreadPoolExecutor(HASHES_AT_ONCE_MAX, thread_name_prefix="argon2")
@@ -63,8 +64,7 @@ def weakness(password: str, email: str) -> str | None:
     if len(password) > CHARACTERS_MAX:
         return f"A password may have at most {CHARACTERS_MAX} characters."
     plain = unicodedata.normalize("NFKC", password).casefold()
-    core = plain.strip(SIGNS)
-    if plain in _common("passwords") or {core, core.translate(LEET)} & _common("words"):
+    if plain in _common("passwords") or _is_common(plain):
         return "This password is among the most common ones."
     if len(set(plain)) < DIFFERENT_CHARACTERS_MIN or _is_repetition(plain):
         return "This password repeats the same characters."
@@ -120,6 +120,25 @@ def _normal(password: str) -> str:
 def _common(kind: str) -> frozenset[str]:
     text = (resources.files("wopr.accounts") / "data" / f"common_{kind}.txt").read_text(encoding="utf-8")
     return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def _is_common(plain: str) -> bool:
+    """Whether a common one is all there is, however often it stands there, but for digits and signs.
+
+    `footballfootball`, `Password1 Password2`, `p-a-s-s-w-o-r-d 2026`.
+    """
+    compact = plain.translate(SEPARATORS)
+    readings = ((compact.translate(LEET), _common("words")), (compact, _common("passwords")))
+    return any(
+        not _letters_left(compact, reading.replace(known, "\0" * len(known)))
+        for reading, common in readings
+        for known in common
+        if known in reading
+    )
+
+
+def _letters_left(compact: str, rest: str) -> bool:
+    return any(left != "\0" and character not in SIGNS for character, left in zip(compact, rest, strict=True))
 
 
 def _is_repetition(plain: str) -> bool:
