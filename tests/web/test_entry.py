@@ -41,6 +41,33 @@ async def test_the_link_is_sent_again_from_where_one_is(browser: httpx.AsyncClie
 
 
 @pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ("/sign-up", "We sent a link to <strong>ada+bots@example.com</strong>"),
+        ("/verify/resend", "A new link is on its way."),
+        ("/reset-request", "If <strong>ada+bots@example.com</strong> has an account here"),
+    ],
+)
+async def test_a_reload_sends_no_second_mail_and_no_address_is_in_the_address(
+    browser: httpx.AsyncClient, form: str, says: str
+) -> None:
+    entry = {"email": " ada+bots@example.com", "password": "violet anchor tundra biscuit"}
+    answer = await browser.post(form, data=entry)
+    assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/check-mail")
+    assert "ada" not in answer.headers["location"]
+    for _reload in range(2):
+        assert says in (await browser.get(answer.headers["location"])).text
+
+
+async def test_who_asked_for_no_mail_is_told_of_none(browser: httpx.AsyncClient) -> None:
+    for cookie in ("", "verify:", "anything:ada@example.com", "<b>"):
+        answer = await browser.get("/check-mail", headers={"cookie": f"wopr_mail={cookie}"})
+        assert answer.headers["location"] == "/sign-in"
+    hostile = await browser.get("/check-mail", headers={"cookie": "wopr_mail=verify:%3Cscript%3E"})
+    assert "<strong>&lt;script&gt;</strong>" in hostile.text
+
+
+@pytest.mark.parametrize(
     ("base", "where"),
     [("http://localhost:4102", "http://localhost:4102/?to=ada%40"), ("https://api.resend.com", "spam")],
 )
@@ -48,7 +75,7 @@ async def test_mails_that_stay_on_this_machine_are_pointed_at(store: Store, base
     app = build_web(Settings(api_url="http://api.test", ui_url=UI, resend_api_base=base))
     app.state.site.http._transport = httpx.ASGITransport(build_fake_api(store))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=UI, headers={"origin": UI}) as browser:
-        page = await browser.post("/reset-request", data={"email": "ada@example.com"})
+        page = await browser.post("/reset-request", data={"email": "ada@example.com"}, follow_redirects=True)
     assert where in page.text
     await app.state.site.http.aclose()
 

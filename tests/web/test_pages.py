@@ -116,7 +116,7 @@ async def test_signing_in_never_leads_to_another_site(browser: httpx.AsyncClient
 async def test_sign_up_leads_to_the_mail_and_the_link_signs_in(browser: httpx.AsyncClient) -> None:
     browser.cookies.clear()
     entry = {"email": "ada@example.com", "password": "correct horse battery", "name": "Ada"}
-    assert "ada@example.com" in (await browser.post("/sign-up", data=entry)).text
+    assert "ada@example.com" in (await browser.post("/sign-up", data=entry, follow_redirects=True)).text
     fields = await form_of(browser, "/verify?token=good", "/verify")
     answer = await browser.post("/verify", data=fields)
     assert answer.headers["location"] == "/dashboard?done=verified"

@@ -7,6 +7,7 @@ links, and must not use up one that works only once.
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Form
 from starlette.responses import Response
@@ -18,6 +19,9 @@ from wopr.web.visit import Guest, Visit
 router = APIRouter()
 Field = Annotated[str, Form()]
 PASSWORD_CHARS_MIN = 12
+# Whom a mail was sent to and why, for the page after the form: in an address it would be in histories and logs.
+MAIL_COOKIE = "wopr_mail"
+MAIL_COOKIE_SECONDS = 3600
 
 
 @router.get("/sign-up")
@@ -33,7 +37,16 @@ async def sign_up(visit: Guest, email: Field = "", password: Field = "", name: F
         await visit.api.accounts.sign_up(email.strip(), password, name.strip() or None)
     except ApiError as error:
         return _again(visit, error, "pages/sign_up.html", email=email, name=name)
-    return visit.page("pages/check_mail.html", {"email": email.strip(), "why": "verify"})
+    return _sent(visit, "verify", email)
+
+
+@router.get("/check-mail")
+async def check_mail(visit: Guest) -> Response:
+    """After a form that sends a mail, so that a reload sends none; says the same whether or not the address is known."""
+    why, _, email = visit.request.cookies.get(MAIL_COOKIE, "").partition(":")
+    if why not in ("verify", "reset") or not email:
+        return redirect("/sign-in")
+    return visit.page("pages/check_mail.html", {"email": unquote(email), "why": why})
 
 
 @router.post("/verify/resend")
@@ -45,7 +58,7 @@ async def resend(visit: Guest, email: Field = "", back: Field = "") -> Response:
         return _again(visit, error, "pages/check_mail.html", email=email, why="verify")
     if back:
         return redirect(local_path(back), "resent")
-    return visit.page("pages/check_mail.html", {"email": email.strip(), "why": "verify-again"})
+    return _sent(visit, "verify", email, "resent")
 
 
 @router.get("/verify")
@@ -123,7 +136,7 @@ async def reset_request(visit: Guest, email: Field = "") -> Response:
         await visit.api.accounts.reset_request(email.strip())
     except ApiError as error:
         return _again(visit, error, "pages/reset_request.html", email=email)
-    return visit.page("pages/check_mail.html", {"email": email.strip(), "why": "reset"})
+    return _sent(visit, "reset", email)
 
 
 @router.get("/reset")
@@ -149,6 +162,21 @@ async def _end(visit: Visit, *, everywhere: bool) -> None:
     except ApiError as error:
         if error.status != 401:  # Signed out already is what was wanted.
             raise
+
+
+def _sent(visit: Visit, why: str, email: str, done: str | None = None) -> Response:
+    answer = redirect("/check-mail", done)
+    value = f"{why}:{quote(email.strip(), safe='')}"
+    answer.set_cookie(
+        MAIL_COOKIE,
+        value,
+        max_age=MAIL_COOKIE_SECONDS,
+        path="/check-mail",
+        httponly=True,
+        samesite="lax",
+        secure=visit.site.secure,
+    )
+    return answer
 
 
 def _again(visit: Visit, error: ApiError, template: str, **values: str) -> Response:
