@@ -1,5 +1,6 @@
 """Without credit a tenant goes stage by stage, told by mail each time; credit brings everything back by itself."""
 
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -111,6 +112,10 @@ class Life:
         async with self.platform.db.begin() as session:
             return (await get_tenant(session, self.customer.id)).suspended_at is not None
 
+    async def last_mail(self) -> str:
+        async with self.platform.db.begin() as session:
+            return str(await session.scalar(text("SELECT text FROM mails ORDER BY id DESC LIMIT 1")))
+
     async def mails(self) -> list[str]:
         async with self.platform.db.begin() as session:
             found = await session.execute(text("SELECT subject FROM mails ORDER BY id"))
@@ -141,6 +146,22 @@ async def test_a_tenant_goes_through_the_stages_and_back_with_a_mail_each_and_no
     assert len(await life.mails()) == 5
     await plan_entitlements(life.platform)
     assert len(await life.mails()) == 5
+
+
+async def test_a_mail_tells_sums_as_the_pages_do_every_date_and_what_the_bots_still_do(life: Life) -> None:
+    await life.credit(5 * USD)
+    await life.credit(-5 * USD + 400_123)
+    await life.days(1)
+    told = await life.last_mail()
+    assert "but answer nothing" in told
+    assert "Balance: $0.0004\n" in told
+    assert re.search(r"Bots stop: \d+ \w+ 2026", told)
+    assert "Bots are archived: " in told
+    assert "are deleted: " in told
+    async with life.platform.db.begin() as session:
+        now = life.platform.clock.now()
+        with pytest.raises(PaymentRequired, match=r"used up but for \$0\.0004"):
+            (await entitlement(session, life.customer.id, now)).require()
 
 
 async def test_before_deletion_there_is_a_last_reminder(life: Life) -> None:

@@ -40,7 +40,7 @@ def test_a_stranger_signs_up_pays_makes_a_bot_and_gets_an_answer(live: Stack, wi
     picture(page, "story-checkout")
     fill_card(page, "4242 4242 4242 4242")
     page.wait_for_url("**/billing/return*")
-    expect(page.locator("main")).to_contain_text("$5.00")
+    expect(page.locator("main")).to_contain_text("$5.0000")
     picture(page, "story-paid")
 
     page.goto("/bots/new")
@@ -74,7 +74,7 @@ def test_a_declined_card_says_why_and_takes_nothing(live: Stack, window: Callabl
         assert float(person.get("/api/billing")["balance"]["available_usd"]) == 0
         fill_card(page, "4242 4242 4242 4242")
         page.wait_for_url("**/billing/return*")
-        expect(page.locator("main")).to_contain_text("$5.00")
+        expect(page.locator("main")).to_contain_text("$5.0000")
 
 
 def test_a_used_link_and_a_wrong_password_are_answered_on_the_page(window: Callable[..., Page], watch: Watch) -> None:

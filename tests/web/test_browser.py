@@ -155,7 +155,7 @@ async def test_a_receipt_opens_below_its_answer_and_the_balance_is_renewed(stage
     await say(page, "How much?")
     await page.wait_for_selector("[data-answer] .prose")
     stage.store.available_usd = "4.1"
-    await until(page, "document.querySelector('.sidebar [data-balance]').textContent === '$4.11'")
+    await until(page, "document.querySelector('.sidebar [data-balance]').textContent === '$4.1100'")
     await page.click("[data-answer] summary")
     await page.wait_for_selector("[data-answer] .slip .total:has-text('$0.000412')")
     assert stage.complaints == []

@@ -22,17 +22,31 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("amount", "words"),
     [
-        ("0", "$0.00"),
-        ("5", "$5.00"),
-        ("1234.5", "$1,234.50"),
-        ("-0.42", "−$0.42"),
-        ("0.000408", "$0.00041"),
-        ("0.0000000012", "$0.0000000012"),
-        ("0.0096", "$0.0096"),
+        ("0", "$0.0000"),
+        ("5", "$5.0000"),
+        ("1234.5678", "$1,234.5678"),
+        ("4.99993798", "$4.9999"),
+        ("0.00001", "$0.0000"),
+        ("-0.42", "−$0.4200"),
+        ("-0.000018", "−$0.0001"),
     ],
 )
-def test_money_shows_cents_and_more_only_where_cents_would_hide_it(amount: str, words: str) -> None:
+def test_what_one_has_always_shows_four_places_and_never_more_than_is_there(amount: str, words: str) -> None:
     assert formats.usd(Decimal(amount)) == words
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"), [("0", "$0.0000"), ("0.000018", "$0.0001"), ("0.13", "$0.1300"), ("2.910001", "$2.9101")]
+)
+def test_what_was_spent_is_never_shown_as_nothing_or_as_less(amount: str, words: str) -> None:
+    assert formats.usd_cost(Decimal(amount)) == words
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"), [("5", "$5"), ("1.5", "$1.50"), ("0.006", "$0.006"), ("0.10", "$0.10"), ("1200", "$1,200")]
+)
+def test_a_price_has_the_places_that_it_needs(amount: str, words: str) -> None:
+    assert formats.usd_price(Decimal(amount)) == words
 
 
 @pytest.mark.parametrize(
@@ -41,14 +55,6 @@ def test_money_shows_cents_and_more_only_where_cents_would_hide_it(amount: str, 
 )
 def test_receipts_show_every_digit(amount: str, words: str) -> None:
     assert formats.usd_exact(Decimal(amount)) == words
-
-
-@pytest.mark.parametrize(
-    ("amount", "words"),
-    [("4.99993798", "$4.9999"), ("5", "$5.00"), ("0.00001", "$0.00"), ("1234.5678", "$1,234.5678"), ("-0.5", "−$0.50")],
-)
-def test_a_balance_is_never_rounded_up_and_shows_cheap_answers(amount: str, words: str) -> None:
-    assert formats.usd_balance(Decimal(amount)) == words
 
 
 def test_a_persona_is_told_in_a_line() -> None:

@@ -24,6 +24,6 @@ async def test_each_form_that_is_shown_has_a_mark_of_its_own(browser: httpx.Asyn
 
 async def test_a_key_shows_what_it_spent(browser: httpx.AsyncClient) -> None:
     page = (await browser.get("/keys")).text
-    assert ">$12.50<" in page
-    assert "$0.13 in 30 days" in page
+    assert ">$12.5032<" in page
+    assert "$0.1342 in 30 days" in page
     assert 'title="$12.503127 in all"' in page

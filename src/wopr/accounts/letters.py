@@ -38,7 +38,7 @@ class Action:
 
 def verification(link: str) -> Letter:
     """After sign-up."""
-    return _letter(
+    return letter(
         "Confirm your address for WOPR",
         ["Welcome to WOPR.", "Please confirm that this is your address, and you can create your first bot."],
         Action("Confirm my address", link),
@@ -48,7 +48,7 @@ def verification(link: str) -> Letter:
 
 def already_registered(sign_in: str, forgotten: str) -> Letter:
     """A sign-up with the address of an account: told to its owner, not to whoever asked."""
-    return _letter(
+    return letter(
         "Someone tried to sign up with your address",
         [
             "Someone, perhaps you, tried to create a WOPR account with this address. You have one already, so nothing"
@@ -64,7 +64,7 @@ def already_registered(sign_in: str, forgotten: str) -> Letter:
 
 def reset(link: str) -> Letter:
     """Forgotten password."""
-    return _letter(
+    return letter(
         "Choose a new password for WOPR",
         ["You asked for a new password.", "It takes effect at once, and signs you out everywhere."],
         Action("Choose a new password", link),
@@ -74,7 +74,7 @@ def reset(link: str) -> Letter:
 
 def password_changed(forgotten: str) -> Letter:
     """After any change of the password."""
-    return _letter(
+    return letter(
         "Your WOPR password was changed",
         ["The password of your account was changed just now, and other browsers were signed out."],
         None,
@@ -86,7 +86,8 @@ def password_changed(forgotten: str) -> Letter:
     )
 
 
-def _letter(subject: str, before: list[str], action: Action | None, after: list[str]) -> Letter:
+def letter(subject: str, before: list[str], action: Action | None, after: list[str]) -> Letter:
+    """A mail of paragraphs around one thing to do, if there is one."""
     middle = [] if action is None else [f"{action.label}:\n{action.url}"]
     text = "\n\n".join([*before, *middle, *after, "WOPR"]) + "\n"
     button = "" if action is None else BUTTON.format(url=escape(action.url), label=escape(action.label))

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from wopr.billing import codes
 from wopr.core.errors import Conflict, Invalid, PaymentRequired
-from wopr.core.money import NANOS_MAX, to_usd_string
+from wopr.core.money import NANOS_MAX, show, show_cost
 
 Phase = Literal["immediate", "pending", "posted", "voided", "expired"]
 
@@ -166,7 +166,7 @@ class Book:
         account = self._account(transfer.debit)
         if codes.kind_of(transfer.debit) == "customer" and account.available < transfer.amount:
             raise InsufficientCredit(
-                f"${to_usd_string(transfer.amount)} are needed and ${to_usd_string(account.available)} are there.",
+                f"{show_cost(transfer.amount)} are needed and {show(account.available)} are there.",
                 remedy="Add credit under Billing.",
             )
         if codes.kind_of(transfer.credit) == "debt" and self._account(transfer.credit).owed < transfer.amount:

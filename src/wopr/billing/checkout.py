@@ -21,7 +21,7 @@ from wopr.billing.prices import load_prices
 from wopr.billing.stripe import CheckoutOrder, StripeApi, connect
 from wopr.core.errors import Conflict, Invalid, NotFound, UpstreamFailed
 from wopr.core.ids import TenantId, new_id
-from wopr.core.money import from_cents, to_usd_string
+from wopr.core.money import from_cents, show_price
 from wopr.core.platform import Platform
 
 # A page lives an hour; a wish whose page was never confirmed is repeated while Stripe still takes its end (30 minutes).
@@ -253,7 +253,7 @@ def _subscribed() -> Conflict:
 
 def _require_offered(amount_cents: int | None, offered: tuple[int, ...]) -> None:
     if amount_cents not in offered:
-        amounts = ", ".join(f"${to_usd_string(from_cents(cents))}" for cents in offered)
+        amounts = ", ".join(show_price(from_cents(cents)) for cents in offered)
         raise Invalid("This amount is not offered.", code="amount", remedy=f"Choose one of {amounts}.")
 
 

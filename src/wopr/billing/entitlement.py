@@ -21,7 +21,7 @@ from wopr.billing.ledger import Balance, balances
 from wopr.billing.prices import Stages, load_prices
 from wopr.core.errors import PaymentRequired
 from wopr.core.ids import TenantId
-from wopr.core.money import Nanos
+from wopr.core.money import Nanos, show
 
 State = Literal["unfunded", "active", "warning", "grace", "suspended", "archived", "deleted"]
 ADD_CREDIT = "Add credit under Billing: a subscription or a top-up."
@@ -64,6 +64,9 @@ class Entitlement:
             return
         if self.state == "unfunded":
             raise PaymentRequired("There is no credit yet.", code="unfunded", remedy=ADD_CREDIT)
+        if self.available > 0:
+            message = f"The credit is used up but for {show(self.available)}, with which nothing can begin."
+            raise PaymentRequired(message, code="out_of_credit", remedy=ADD_CREDIT)
         raise PaymentRequired("The credit is used up.", code="out_of_credit", remedy=ADD_CREDIT)
 
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.accounts import mail
+from wopr.accounts import letters, mail
 from wopr.accounts.tenants import TENANTS_CHANNEL, get_tenant, owner_email
 from wopr.billing import codes
 from wopr.billing.entitlement import Entitlement, Stored, describe, plan
@@ -20,7 +20,7 @@ from wopr.billing.ledger import balance
 from wopr.billing.prices import Stages, load_prices
 from wopr.core.errors import NotFound
 from wopr.core.ids import TenantId
-from wopr.core.money import to_usd_string
+from wopr.core.money import show, show_cost
 from wopr.core.notify import notify
 from wopr.core.platform import Platform
 
@@ -34,7 +34,7 @@ CANDIDATES = text(
     "c.credits_posted - c.debits_posted - coalesce(d.debits_posted - d.credits_posted, 0) < :empty) "
     "ORDER BY c.code LIMIT :batch"
 )
-REMEDY = "Add credit and everything comes back by itself"
+REMEDY = "Add credit, and everything comes back by itself."
 WITHOUT_SERVICE = ("suspended", "archived", "deleted")
 
 
@@ -47,8 +47,13 @@ class Letter:
 
 
 LETTERS: Mapping[str, Letter] = {
-    "warning": Letter("Your WOPR credit is used up", "Your credit is used up. Your bots still run, for a few days."),
-    "grace": Letter("Your bots will stop soon", "Your credit is still used up, and your bots will stop soon."),
+    "warning": Letter(
+        "Your WOPR credit is used up",
+        "Your credit is used up. Your bots run for a few days more, but answer nothing until there is credit.",
+    ),
+    "grace": Letter(
+        "Your bots will stop soon", "Your credit is still used up. Your bots answer nothing, and will stop soon."
+    ),
     "suspended": Letter("Your bots were stopped", "Your bots were stopped, because there is no credit."),
     "archived": Letter(
         "Your bots are still stopped",
@@ -157,19 +162,27 @@ async def _write(
 ) -> None:
     name, view = letter
     chosen = LETTERS[name]
-    lines = [chosen.opening, "", f"Balance: ${to_usd_string(view.available)}"]
     dates = (
         ("Bots stop", view.suspends_at),
+        ("Bots are archived", view.archives_at),
         ("Bots and everything they know are deleted", view.deletes_at),
     )
     now = platform.clock.now()
-    lines += [f"{what}: {when:%Y-%m-%d}" for what, when in dates if when is not None and when > now]
-    if name != "active":
-        promise = "With new credit you can make bots again" if name == "deleted" else REMEDY
-        lines += ["", f"{promise}: {platform.settings.ui_url.rstrip('/')}/billing"]
+    facts = _sums(view) + [f"{what}: {when.day} {when:%b %Y}" for what, when in dates if when and when > now]
+    billing = (
+        None if name == "active" else letters.Action("Add credit", f"{platform.settings.ui_url.rstrip('/')}/billing")
+    )
+    promise = [] if billing is None else ["With credit you can make new bots." if name == "deleted" else REMEDY]
+    written = letters.letter(chosen.subject, [chosen.opening, *facts, *promise], billing, [])
     to = await owner_email(session, tenant_id)
     key = f"entitlement:{tenant_id}:{name}:{now:%Y-%m-%dT%H:%M:%S}"
-    await mail.queue(session, to, chosen.subject, "\n".join(lines), None, key)
+    await mail.queue(session, to, written.subject, written.text, written.html, key)
+
+
+def _sums(view: Entitlement) -> list[str]:
+    """Balance and debt as the billing page has them; there is never both."""
+    balance = f"Balance: {show(max(view.available, 0))}"
+    return [balance] if view.available >= 0 else [balance, f"Owed: {show_cost(-view.available)}; settled first"]
 
 
 async def _tenants(platform: Platform, empty_below: int) -> AsyncIterator[TenantId]:

@@ -54,7 +54,11 @@ class GatewayError(Exception):
 def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
     """Reads an answer other than 2xx."""
     if status == 402:
-        return _error(ErrorCode.CREDIT_EMPTY, "The account's credit is used up.", "Top up the credit, then ask again.")
+        return _error(
+            ErrorCode.CREDIT_EMPTY,
+            "The account's credit is used up, or too little of it is left for this.",
+            "Add credit, then ask again.",
+        )
     if status in (401, 403):
         return _error(
             ErrorCode.KEY_REFUSED,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from decimal import Decimal
+
+from wopr.core.money import from_usd, show, show_cost, show_exact, show_price
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
-CENT = Decimal("0.01")
-TENTH_OF_A_MILL = Decimal("0.0001")
+NOTHING = "–"
 BROWSERS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
 SYSTEMS = (
     ("iPhone", "iPhone"),
@@ -20,23 +21,13 @@ SYSTEMS = (
 
 
 def usd(amount: Decimal | None) -> str:
-    """Dollars for people: two places, more only where two would hide a small sum. `−$0.42`, `$0.00031`."""
-    if amount is None:
-        return "–"
-    sign = "−" if amount < 0 else ""
-    size = abs(amount)
-    if size == 0 or size >= CENT:
-        return f"{sign}${size.quantize(CENT, ROUND_HALF_UP):,}"
-    return f"{sign}${_significant(size)}"
+    """What one has, or a movement of it. The rule of all money on pages stands in `wopr.core.money`."""
+    return NOTHING if amount is None else show(from_usd(amount))
 
 
-def usd_balance(amount: Decimal | None) -> str:
-    """A balance: rounded down, and to four places, so that even a cheap answer is seen to cost something."""
-    if amount is None:
-        return "–"
-    text = format(abs(amount).quantize(TENTH_OF_A_MILL, ROUND_DOWN).normalize(), "f")
-    whole, _, places = text.partition(".")
-    return f"{'−' if amount < 0 else ''}${int(whole):,}.{places.ljust(2, '0')}"
+def usd_cost(amount: Decimal | None) -> str:
+    """What was spent, is set aside or is owed."""
+    return NOTHING if amount is None else show_cost(from_usd(amount))
 
 
 def persona(text: str | None) -> str:
@@ -47,23 +38,17 @@ def persona(text: str | None) -> str:
 
 
 def usd_exact(amount: Decimal | None) -> str:
-    """Dollars to the last place that is not zero, for receipts."""
-    if amount is None:
-        return "–"
-    text = format(abs(amount).normalize(), "f")
-    whole, _, places = text.partition(".")
-    return f"{'−' if amount < 0 else ''}${int(whole):,}.{places.ljust(2, '0')}"
+    """Every place, for receipts."""
+    return NOTHING if amount is None else show_exact(from_usd(amount))
 
 
 def usd_price(amount: Decimal | None) -> str:
-    """A price in a sentence: `$5` rather than `$5.00`."""
-    if amount is not None and amount == amount.to_integral_value():
-        return f"${int(amount):,}"
-    return usd(amount)
+    """A price."""
+    return NOTHING if amount is None else show_price(from_usd(amount))
 
 
 def signed_usd(amount: Decimal) -> str:
-    """Dollars with a sign in either direction, for movements."""
+    """With a sign in either direction, for movements."""
     return usd(amount) if amount < 0 else f"+{usd(amount)}"
 
 
@@ -145,9 +130,3 @@ def browser_name(user_agent: str | None) -> str:
     if browser and system:
         return f"{browser} on {system}"
     return browser or system or (text[:40] if text else "Unknown browser")
-
-
-def _significant(size: Decimal) -> str:
-    """Two significant digits of something below a cent."""
-    places = -size.adjusted() + 1
-    return format(round(size, places).normalize(), "f")

@@ -37,7 +37,7 @@ def environment() -> Environment:
     env.globals |= {"icon": icons.icon, "now": _now}
     env.filters |= {
         "usd": formats.usd,
-        "usd_balance": formats.usd_balance,
+        "usd_cost": formats.usd_cost,
         "usd_exact": formats.usd_exact,
         "usd_price": formats.usd_price,
         "signed_usd": formats.signed_usd,

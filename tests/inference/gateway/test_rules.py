@@ -219,10 +219,20 @@ def test_an_idle_lease_goes_back_and_a_held_one_does_not() -> None:
 
 
 def test_empty_is_402_and_held_is_429() -> None:
-    assert isinstance(credit.refusal(purse(total=5), 6), PaymentRequired)
+    empty = credit.refusal(purse(total=0), 6)
+    assert isinstance(empty, PaymentRequired)
+    assert empty.message == "Your credit is used up."
     held = credit.refusal(purse(total=6), 6)
     assert isinstance(held, TooManyRequests)
     assert held.retry_after_seconds is not None
+
+
+def test_too_little_credit_for_one_request_is_402_and_says_how_much_and_what_to_do() -> None:
+    short = credit.refusal(purse(total=400_000), 1_644_800)
+    assert isinstance(short, PaymentRequired)
+    assert short.message == "This request may cost up to $0.0017, and $0.0004 of credit is left."
+    for way in ("max_tokens", "stream", "Add credit"):
+        assert way in short.remedy
 
 
 # --- audio

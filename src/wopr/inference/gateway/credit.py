@@ -13,7 +13,7 @@ from wopr.billing.leases import Lease
 from wopr.billing.usage import UsageRecord
 from wopr.core.errors import PaymentRequired, TooManyRequests, Unavailable, WoprError
 from wopr.core.ids import TenantId
-from wopr.core.money import NANOS_PER_CENT, Nanos, to_usd_string
+from wopr.core.money import NANOS_PER_CENT, Nanos, show, show_cost
 from wopr.inference.gateway.wal import Segment
 
 LEASE_SECONDS = 30.0
@@ -28,6 +28,7 @@ ROOM_SETTLEMENTS = 4
 SHORT_SECONDS = 0.5
 HELD_RETRY_SECONDS = 1.0
 FAILED_RETRY_SECONDS = 0.5
+ADD_CREDIT = "Add credit on the billing page."
 
 
 @dataclass(slots=True)
@@ -169,7 +170,7 @@ def room(purse: Purse, settling: int) -> int:
 
 
 def refusal(purse: Purse, least: int) -> WoprError:
-    """Why a request can't hold its least: credit is empty (402), others hold it and will return it (429), no ledger."""
+    """Why a request can't hold its least: too little is left (402), others hold it and return it (429), no ledger."""
     if purse.failing:
         return Unavailable("Credit can't be checked at the moment.", retry_after_seconds=HELD_RETRY_SECONDS)
     if purse.total >= least:
@@ -179,11 +180,13 @@ def refusal(purse: Purse, least: int) -> WoprError:
             remedy="Try again in a moment, or ask for fewer tokens with max_tokens.",
             retry_after_seconds=HELD_RETRY_SECONDS,
         )
-    needed, there = to_usd_string(least), to_usd_string(purse.total)
+    if purse.total <= 0:
+        return PaymentRequired("Your credit is used up.", code="insufficient_quota", remedy=ADD_CREDIT)
+    # Nothing comes back by waiting, so it is no 429, though there is some credit.
     return PaymentRequired(
-        f"Your credit does not suffice: ${needed} may be needed and ${there} are there.",
+        f"This request may cost up to {show_cost(least)}, and {show(purse.total)} of credit is left.",
         code="insufficient_quota",
-        remedy="Add credit on the billing page, or ask for fewer tokens with max_tokens.",
+        remedy=f"Ask for fewer tokens with max_tokens, or stream it: it ends where credit does. {ADD_CREDIT}",
     )
 
 

@@ -13,7 +13,7 @@ from wopr.client import ApiError
 from wopr.client.billing import Billing
 from wopr.client.fleet import Bot
 from wopr.web.chart import spend_chart
-from wopr.web.formats import usd_balance
+from wopr.web.formats import usd
 from wopr.web.rendering import environment
 from wopr.web.visit import Member, Visit
 
@@ -70,7 +70,7 @@ async def balance(visit: Member) -> Response:
     if visit.billing is None:
         raise ApiError(503, "billing_away", "The balance can't be read at the moment.")
     lasts = environment().get_template("parts/lasts.html").render(billing=visit.billing)
-    return JSONResponse({"balance": usd_balance(visit.billing.balance.total_usd), "lasts": lasts.strip()})
+    return JSONResponse({"balance": usd(visit.billing.balance.total_usd), "lasts": lasts.strip()})
 
 
 def bot_page(bots: Sequence[Bot], number: int, query: str) -> BotPage:
