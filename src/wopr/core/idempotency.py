@@ -37,6 +37,7 @@ WAIT_MILLISECONDS_MAX = 5_000
 LOOK_AGAIN_SECONDS = 0.1
 PURGE_ROWS_MAX = 5_000
 LOCK_NOT_AVAILABLE = "55P03"
+LOOK_FOR_IT = "List what is there; use a new Idempotency-Key for something new."
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -56,6 +57,7 @@ KNOWN = text(
 )
 OURS = "WHERE tenant_id = :tenant AND route = :route AND key_hash = :key AND claim = :claim"
 KEEP = text(f"UPDATE idempotent_answers SET answer = :answer {OURS}")  # noqa: S608 - a constant
+RENEW = text(f"UPDATE idempotent_answers SET claimed_until = :until {OURS}")  # noqa: S608 - a constant
 LET_GO = text(f"DELETE FROM idempotent_answers {OURS} AND answer IS NULL")  # noqa: S608 - a constant
 FORGET = text(
     "DELETE FROM idempotent_answers WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotent_answers "
@@ -99,75 +101,34 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Idempotency:
-    """Does a request's work once. Without a key it just does it. `on_replay` is called when an old answer is given.
+class Claim:
+    """A key in the hand of one request: `take` it, then `keep` the answer or `let_go`. A claim lapses by itself.
 
-    Both methods raise Conflict: `idempotency_key_reused` for a key that was used for another request,
-    `idempotency_in_progress` when the first request with it takes longer than a caller should wait. With a key they
-    need PLATFORM_SECRET (NotConfigured).
+    Needs PLATFORM_SECRET (NotConfigured).
     """
 
     platform: Platform
-    asked: Asked | None
-    on_replay: Callable[[], None]
-    _claim: UUID = field(default_factory=new_id)
+    asked: Asked
+    vault: Vault
+    lasts: timedelta = CLAIM_LASTS
+    id: UUID = field(default_factory=new_id)
 
-    async def in_transaction(self, model: type[ModelT], work: Callable[[AsyncSession], Awaitable[ModelT]]) -> ModelT:
-        """For effects in our database: `work` runs in the transaction that keeps its answer."""
-        if self.asked is None:
-            async with self.platform.db.begin() as session:
-                return await work(session)
-        vault = self._vault()
-        async with self.platform.db.begin() as session:
-            known = await self._take(session, self.asked)
-            if known is None:
-                answer = await work(session)
-                await self._keep(session, self.asked, vault, answer)
-                return answer
-        if known.answer is None:
-            raise _in_progress()
-        return self._replay(self.asked, vault, model, known.answer)
+    @classmethod
+    def of(cls, platform: Platform, asked: Asked, lasts: timedelta = CLAIM_LASTS) -> "Claim":
+        """For this request; takes nothing yet."""
+        secret = platform.settings.require("platform_secret", "Idempotency-Key")
+        return cls(platform, asked, Vault(secret, "wopr idempotent answers"), lasts)
 
-    async def outside(self, model: type[ModelT], work: Callable[[], Awaitable[ModelT]]) -> ModelT:
-        """For effects elsewhere, with no transaction open meanwhile. `work` must be safe to begin again."""
-        if self.asked is None:
-            return await work()
-        vault = self._vault()
-        known = await self._await_turn(self.asked)
-        if known is not None:
-            return self._replay(self.asked, vault, model, known)
-        answer: ModelT | None = None
-        try:
-            answer = await work()
-            return answer
-        finally:
-            async with self.platform.db.begin() as session:
-                if answer is None:
-                    await session.execute(LET_GO, {**self.asked.names(), "claim": self._claim})
-                else:
-                    await self._keep(session, self.asked, vault, answer)
+    async def take(self, session: AsyncSession) -> Row[tuple[bytes, bytes | None]] | None:
+        """None when the key is ours now, otherwise what is known of it; waits for who is using it in a transaction.
 
-    async def _await_turn(self, asked: Asked) -> bytes | None:
-        """The stored answer; None when the work is ours."""
-        for _ in range(int(WAIT_MILLISECONDS_MAX / 1000 / LOOK_AGAIN_SECONDS)):
-            async with self.platform.db.begin() as session:
-                known = await self._take(session, asked)
-            if known is None:
-                return None
-            if known.answer is not None:
-                answer: bytes = known.answer
-                return answer
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        raise _in_progress()
-
-    async def _take(self, session: AsyncSession, asked: Asked) -> Row[tuple[bytes, bytes | None]] | None:
-        """None when the key is ours now, otherwise what is known of it; waits for who is using it in a transaction."""
+        Raises Conflict (`idempotency_key_reused`) when it stands for another request.
+        """
         now = self.platform.clock.now()
         wanted = {
-            **asked.names(),
-            "request": _hash(asked.content),
-            "claim": self._claim,
-            "until": now + CLAIM_LASTS,
+            **self._names(),
+            "request": _hash(self.asked.content),
+            "until": now + self.lasts,
             "now": now,
             "forgotten": now - KEPT,
         }
@@ -176,34 +137,104 @@ class Idempotency:
             ours = (await session.execute(TAKE, wanted)).one_or_none()
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
-                raise _in_progress() from error
+                raise in_progress() from error
             raise
         await session.execute(WAIT_FOR_LOCKS, {"wait": "0"})
         if ours is not None:
             return None
-        known: Row[tuple[bytes, bytes | None]] = (await session.execute(KNOWN, asked.names())).one()
+        known: Row[tuple[bytes, bytes | None]] = (await session.execute(KNOWN, self.asked.names())).one()
         if known.request_hash != wanted["request"]:
             raise key_reused()
         return known
 
-    async def _keep(self, session: AsyncSession, asked: Asked, vault: Vault, answer: BaseModel) -> None:
-        sealed = vault.seal(answer.model_dump_json(), asked.context())
-        await session.execute(KEEP, {**asked.names(), "claim": self._claim, "answer": sealed})
+    async def keep(self, session: AsyncSession, answer: bytes) -> None:
+        """Store the answer for a day."""
+        sealed = self.vault.seal_bytes(answer, self.asked.context())
+        await session.execute(KEEP, {**self._names(), "answer": sealed})
 
-    def _replay(self, asked: Asked, vault: Vault, model: type[ModelT], sealed: bytes) -> ModelT:
+    async def let_go(self, session: AsyncSession) -> None:
+        """Nothing was done: the key is free."""
+        await session.execute(LET_GO, self._names())
+
+    async def renew(self, session: AsyncSession) -> None:
+        """The work goes on: the claim lasts from now."""
+        await session.execute(RENEW, {**self._names(), "until": self.platform.clock.now() + self.lasts})
+
+    def open(self, sealed: bytes) -> bytes:
+        """An answer that was kept. Conflict when it can't be read any more."""
         try:
-            answer = model.model_validate_json(vault.open(sealed, asked.context()))
+            return self.vault.open_bytes(sealed, self.asked.context())
         except VaultError as error:
-            raise Conflict(
-                "This was done already, but its answer can't be read any more.",
-                code="idempotency_answer_lost",
-                remedy="List what is there; use a new Idempotency-Key for something new.",
-            ) from error
+            raise answer_lost("its answer can't be read any more") from error
+
+    def _names(self) -> dict[str, object]:
+        return {**self.asked.names(), "claim": self.id}
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """Does a request's work once. Without a key it just does it. `on_replay` is called when an old answer is given.
+
+    Both methods raise Conflict: `idempotency_key_reused` for a key that was used for another request,
+    `idempotency_in_progress` when the first request with it takes longer than a caller should wait.
+    """
+
+    platform: Platform
+    asked: Asked | None
+    on_replay: Callable[[], None]
+
+    async def in_transaction(self, model: type[ModelT], work: Callable[[AsyncSession], Awaitable[ModelT]]) -> ModelT:
+        """For effects in our database: `work` runs in the transaction that keeps its answer."""
+        if self.asked is None:
+            async with self.platform.db.begin() as session:
+                return await work(session)
+        claim = Claim.of(self.platform, self.asked)
+        async with self.platform.db.begin() as session:
+            known = await claim.take(session)
+            if known is None:
+                answer = await work(session)
+                await claim.keep(session, answer.model_dump_json().encode())
+                return answer
+        if known.answer is None:
+            raise in_progress()
+        return self._replay(claim, model, known.answer)
+
+    async def outside(self, model: type[ModelT], work: Callable[[], Awaitable[ModelT]]) -> ModelT:
+        """For effects elsewhere, with no transaction open meanwhile. `work` must be safe to begin again."""
+        if self.asked is None:
+            return await work()
+        claim = Claim.of(self.platform, self.asked)
+        known = await self._await_turn(claim)
+        if known is not None:
+            return self._replay(claim, model, known)
+        answer: ModelT | None = None
+        try:
+            answer = await work()
+            return answer
+        finally:
+            async with self.platform.db.begin() as session:
+                if answer is None:
+                    await claim.let_go(session)
+                else:
+                    await claim.keep(session, answer.model_dump_json().encode())
+
+    async def _await_turn(self, claim: Claim) -> bytes | None:
+        """The stored answer; None when the work is ours."""
+        for _ in range(int(WAIT_MILLISECONDS_MAX / 1000 / LOOK_AGAIN_SECONDS)):
+            async with self.platform.db.begin() as session:
+                known = await claim.take(session)
+            if known is None:
+                return None
+            if known.answer is not None:
+                answer: bytes = known.answer
+                return answer
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        raise in_progress()
+
+    def _replay(self, claim: Claim, model: type[ModelT], sealed: bytes) -> ModelT:
+        answer = model.model_validate_json(claim.open(sealed))
         self.on_replay()
         return answer
-
-    def _vault(self) -> Vault:
-        return Vault(self.platform.settings.require("platform_secret", "Idempotency-Key"), "wopr idempotent answers")
 
 
 async def purge(db: Database, now: datetime) -> int:
@@ -227,7 +258,17 @@ def key_reused() -> Conflict:
     )
 
 
-def _in_progress() -> Conflict:
+def answer_lost(why: str, remedy: str = LOOK_FOR_IT) -> Conflict:
+    """What was asked is done, and its answer can't be given again."""
+    return Conflict(
+        f"This was done already, but {why}.",
+        code="idempotency_answer_lost",
+        remedy=remedy,
+    )
+
+
+def in_progress() -> Conflict:
+    """Another request with the key is at work."""
     return Conflict(
         "The first request with this Idempotency-Key is still being worked on.",
         code="idempotency_in_progress",

@@ -35,20 +35,27 @@ class Vault:
 
     def seal(self, secret: str, context: bytes) -> bytes:
         """The secret as it may be stored; each call gives another value."""
-        nonce = os.urandom(NONCE_BYTES)
-        return VERSION + self._first + nonce + self._keys[self._first].encrypt(nonce, secret.encode(), context)
+        return self.seal_bytes(secret.encode(), context)
 
     def open(self, sealed: bytes, context: bytes) -> str:
         """The secret; raises `VaultError`."""
+        return self.open_bytes(sealed, context).decode()
+
+    def seal_bytes(self, plain: bytes, context: bytes) -> bytes:
+        """Any bytes as they may be stored."""
+        nonce = os.urandom(NONCE_BYTES)
+        return VERSION + self._first + nonce + self._keys[self._first].encrypt(nonce, plain, context)
+
+    def open_bytes(self, sealed: bytes, context: bytes) -> bytes:
+        """What `seal_bytes` was given; raises `VaultError`."""
         key = self._keys.get(sealed[1 : 1 + KEY_ID_BYTES])
         if sealed[:1] != VERSION or key is None:
             raise VaultError("sealed with a secret that is not among the present ones")
         start = 1 + KEY_ID_BYTES
         try:
-            plain = key.decrypt(sealed[start : start + NONCE_BYTES], sealed[start + NONCE_BYTES :], context)
+            return key.decrypt(sealed[start : start + NONCE_BYTES], sealed[start + NONCE_BYTES :], context)
         except (InvalidTag, ValueError) as error:
             raise VaultError("damaged, or sealed for another row") from error
-        return plain.decode()
 
 
 def _key_id(key: bytes) -> bytes:

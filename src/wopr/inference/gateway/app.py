@@ -15,6 +15,7 @@ from wopr.inference.gateway.auth import Authenticator
 from wopr.inference.gateway.errors import DATABASE_ERRORS
 from wopr.inference.gateway.exchange import Exchange, Parts
 from wopr.inference.gateway.limits import RATES_CHANNEL, Limiter
+from wopr.inference.gateway.once import Shelf
 from wopr.inference.gateway.settle import Settler
 from wopr.inference.gateway.upstream import Upstreams
 from wopr.inference.gateway.watch import Watch
@@ -41,6 +42,7 @@ class Gateway:
             settler=Settler(platform),
             upstreams=Upstreams(platform, load_prices(settings.wopr_prices)),
             watch=Watch(platform.clock.monotonic),
+            shelf=Shelf(platform),
         )
         self._chores: asyncio.Task[None] | None = None
         platform.notifier.subscribe(RATES_CHANNEL, self._heard)

@@ -68,10 +68,10 @@ def error_body(error: WoprError) -> bytes:
 
 
 def error_headers(error: WoprError) -> list[Header]:
-    """Content type, Retry-After, and for an empty account the word that keeps clients from trying again."""
+    """Content type, Retry-After, and where trying again can't help the word that keeps clients from it."""
     headers = [JSON_TYPE]
     headers += [(name.encode(), value.encode()) for name, value in error.headers().items()]
-    if error.status == 402:
+    if error.status == 402 or (error.status == 409 and error.retry_after_seconds is None):
         headers.append((b"x-should-retry", b"false"))
     return headers
 

@@ -28,9 +28,10 @@ from wopr.inference.gateway.errors import (
     error_event,
     error_headers,
 )
-from wopr.inference.gateway.jobs import ENDPOINTS, Endpoint
+from wopr.inference.gateway.jobs import ENDPOINTS, Endpoint, Job
 from wopr.inference.gateway.limits import Limiter
 from wopr.inference.gateway.listing import describe_models
+from wopr.inference.gateway.once import KEY_HEADER, REPLAYED, Kept, Shelf
 from wopr.inference.gateway.relay import Relay
 from wopr.inference.gateway.settle import Settler
 from wopr.inference.gateway.upstream import Upstreams
@@ -53,6 +54,7 @@ class Parts:
     settler: Settler
     upstreams: Upstreams
     watch: Watch
+    shelf: Shelf
     keys_used: set[KeyId] = field(default_factory=set)
     draining: bool = False
     _random: int = field(default_factory=lambda: secrets.randbits(62))
@@ -149,11 +151,31 @@ class Exchange:
         return key
 
     async def _metered(self, endpoint: Endpoint, key: KeyRecord) -> None:
-        parts, running = self._parts, self._running
+        running = self._running
         raw = await read_body(self._received.get(b"content-length"), running.receive, endpoint.bytes_max)
         running.reading = False
         running.idle_max = FIRST_BYTE_SECONDS_MAX
         job = endpoint.read(endpoint, raw, self._received.get(b"content-type", b""))
+        once_key = self._received.get(KEY_HEADER)
+        if once_key is None:
+            await self._answer(job, key)
+        else:
+            await self._answer_once(job, key, once_key)
+
+    async def _answer_once(self, job: Job, key: KeyRecord, once_key: bytes) -> None:
+        found = await self._parts.shelf.begin(key.tenant_id, once_key, job)
+        if isinstance(found, Kept):
+            self._running.over = True
+            await respond(self._send, found.status, [*found.headers, REPLAYED, *self._headers()], found.body)
+            return
+        self._send = found.through(self._send, lambda: self._relay is not None and self._relay.whole)
+        try:
+            await self._answer(job, key)
+        finally:
+            await found.end()
+
+    async def _answer(self, job: Job, key: KeyRecord) -> None:
+        parts, running = self._parts, self._running
         catalog = parts.upstreams.catalog
         price = catalog.price(job.service, job.model)
         bill = Bill(parts.settler, parts.settler.purse(key.tenant_id), job, price, catalog.canonical(job.model))

@@ -16,6 +16,7 @@ FIRST_TOKEN_SECONDS = Histogram(
 PROMPT_TOKENS = Counter("wopr_gateway_prompt_tokens", "Prompt tokens.", ("model",), registry=REGISTRY)
 COMPLETION_TOKENS = Counter("wopr_gateway_completion_tokens", "Completion tokens.", ("model",), registry=REGISTRY)
 EJECTIONS = Counter("wopr_gateway_ejections", "Times a backend was left out.", ("node", "service"), registry=REGISTRY)
+REPLAYS = Counter("wopr_gateway_replays", "Answers given again under an Idempotency-Key.", registry=REGISTRY)
 RETRIES = Counter("wopr_gateway_retries", "Requests sent to another backend.", registry=REGISTRY)
 RUNNING = Gauge("wopr_gateway_running", "Requests that run now.", registry=REGISTRY)
 SETTLED = Counter("wopr_gateway_settled", "Usage records settled in the database.", registry=REGISTRY)

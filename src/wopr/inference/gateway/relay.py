@@ -40,6 +40,7 @@ class Relay:
         "ended",
         "events",
         "started",
+        "whole",
     )
 
     def __init__(self, upstreams: Upstreams, watch: Watch, running: Running, send: Send, bill: Bill) -> None:
@@ -54,6 +55,7 @@ class Relay:
         self.started = False
         self.events = False
         self.ended = False
+        self.whole = False  # all of a good answer is on its way, and charged
 
     async def run(self, reply: Reply, origin: Origin, headers: list[Header]) -> None:
         """Send the answer and charge for it. The bill is settled one way or the other when this ends."""
@@ -85,6 +87,7 @@ class Relay:
             used, units = self._used_whole(body)
             cost = self._close(used, units, "ok")
             headers.append((b"x-wopr-cost-usd", to_usd_string(cost).encode()))
+            self.whole = True
         self.started = True
         await respond(self._send, status, [(b"content-type", kind), *headers], body)
 
@@ -142,6 +145,7 @@ class Relay:
                     return await self._cut(scanner, split_after(out, bears - before), bears)
             if scanner.done:
                 self._close_stream(scanner, "ok")
+                self.whole = True
                 return await self._last(out)
             if out:
                 await self._send({"type": "http.response.body", "body": out, "more_body": True})
@@ -193,6 +197,7 @@ class Relay:
             self._close(NOTHING, job.units, "cut")
             raise
         self._close(NOTHING, job.units, "ok")
+        self.whole = response.status < 400
         await self._last(piece)
 
     async def _start(self, status: int, headers: list[Header]) -> None:
