@@ -201,6 +201,7 @@ async def test_the_same_message_again_starts_nothing_with_a_turn_id_or_an_idempo
         said = {"text": "hello", **more}
         first, again = [await customer.http.post(path, json=said, headers=headers) for _ in range(2)]
         assert (first.status_code, again.status_code) == (202, 202), again.text
+        assert [answer.headers.get("idempotent-replayed") for answer in (first, again)] == [None, "true"]
         for name in ("turn_id", "conversation_id"):
             assert again.json()[name] == first.json()[name]
         other = await customer.http.post(path, json=said | {"text": "something else"}, headers=headers)

@@ -38,6 +38,7 @@ PROGRAM: Final = ("-m", "wopr.bot")  # arguments after the interpreter
 # Headers.
 TURN_HEADER: Final = "x-wopr-turn"  # bot to gateway: the turn that a request belongs to, for its receipt
 LAST_EVENT_ID_HEADER: Final = "Last-Event-ID"
+REPLAYED_HEADER: Final = "Idempotent-Replayed"  # "true" when a turn was there already and nothing was started
 REQUEST_ID_HEADER: Final = "x-request-id"  # gateway to bot
 
 # Route templates, as aiohttp and FastAPI both spell them; the functions below fill them in.

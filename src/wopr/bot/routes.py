@@ -80,7 +80,7 @@ class Routes:
         turn = TurnRequest.from_json(read_json(await request.read()))
         try:
             audio = None if turn.audio_base64 is None else voice.decode(turn.audio_base64)
-            accepted = await self._queue.create(turn, audio)
+            accepted, known = await self._queue.create(turn, audio)
         except voice.NotSound as error:
             raise Refused(400, f"{error}.".capitalize(), "Send a WAV recording of at most 10 MB.") from error
         except DifferentTurn as error:
@@ -89,7 +89,8 @@ class Routes:
             raise Refused(
                 429, "Too many messages are waiting.", "Wait for an answer, then try again.", QUEUE_RETRY_SECONDS
             ) from error
-        return web.json_response(accepted.to_json(), status=202)
+        headers = {contract.REPLAYED_HEADER: "true"} if known else {}
+        return web.json_response(accepted.to_json(), status=202, headers=headers)
 
     async def get_turn(self, request: web.Request) -> web.StreamResponse:
         """The turn as it is now."""

@@ -51,8 +51,11 @@ class TurnQueue:
         """How many turns are under way, those that wait for their turn included."""
         return len(self._live)
 
-    async def create(self, request: TurnRequest, audio: bytes | None) -> TurnAccepted:
-        """Stores the turn and starts it; the same turn again is only reported. Raises `QueueFull`, `DifferentTurn`."""
+    async def create(self, request: TurnRequest, audio: bytes | None) -> tuple[TurnAccepted, bool]:
+        """Stores the turn and starts it; the same turn again is only reported, and True beside it says so.
+
+        Raises `QueueFull`, `DifferentTurn`.
+        """
         async with self._creating:
             if request.turn_id not in self._live:
                 self._need_room(0 if audio is None else len(audio))
@@ -64,7 +67,7 @@ class TurnQueue:
                 request = replace(request, audio_base64=None)  # decoded, and large
                 live.work = asyncio.create_task(self._work(live, request, audio))
                 self._tasks[request.turn_id] = asyncio.create_task(self._see_through(live, request.turn_id))
-        return TurnAccepted(request.turn_id, request.conversation_id, created.state)
+        return TurnAccepted(request.turn_id, request.conversation_id, created.state), created.seq is None
 
     async def cancel(self, turn_id: str) -> None:
         """Ends the turn at once, with what it has said; a turn that has ended stays as it is."""

@@ -29,6 +29,7 @@ PAUSE_SECONDS_MAX = 0.5
 CALL_SECONDS_MAX = 120.0
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
 REFUSALS_OF_TOKEN = (401, 403)
+PASSED_HEADERS = ("retry-after", contract.REPLAYED_HEADER.lower())
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ async def call(line: Line, message: Message) -> BotAnswer:
         raise _broken() from error
     finally:
         await response.aclose()
-    kept = {name: response.headers[name] for name in ("retry-after",) if name in response.headers}
+    kept = {name: response.headers[name] for name in PASSED_HEADERS if name in response.headers}
     return BotAnswer(response.status_code, _media_type(response), body, kept)
 
 
