@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -33,10 +34,12 @@ from wopr.core.settings import Settings
 from wopr.fleet import api as fleet_api
 from wopr.fleet import loops as fleet_loops
 from wopr.fleet.build import SharedFleet
+from wopr.fleet.choices import Choices
 from wopr.inference import api as inference_api
 from wopr.inference import watchdog
 from wopr.inference.gateway import Gateway, build_gateway
 from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
+from wopr.inference.offer import offered_names
 from wopr.inference.outages import nodes_seen, services_down
 from wopr.ops.loops import failing_loops, outages_loop
 
@@ -51,6 +54,13 @@ NOT_BEGUN = {
 
 log = structlog.get_logger(__name__)
 router = APIRouter()
+
+
+async def find_choices(session: AsyncSession, settings: Settings) -> Choices:
+    """What a bot may be made of, by what the nodes listed. An outside provider takes every model's name."""
+    names = offered_names(await list_nodes(session), settings.wopr_prices)
+    models = () if settings.fallback_api_base else names.chat_models
+    return Choices(models, names.voices, names.more_voices)
 
 
 def table_of_loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
@@ -102,7 +112,7 @@ def build_api(settings: Settings, head_revision: str) -> Api:
         responses={"default": {"model": ErrorAnswer, "description": "What went wrong, and who can do what about it."}},
     )
     routes.state.platform = platform
-    routes.state.fleet = SharedFleet(platform)
+    routes.state.fleet = SharedFleet(platform, find_choices)
     routes.state.head_revision = head_revision
     routes.state.draining = False
     routes.state.begun = False

@@ -35,7 +35,7 @@ from wopr.fleet.build import SharedFleet, build_fleet
 from wopr.fleet.reconcile import Reconciler
 from wopr.fleet.runtimes.process import stop_all
 from wopr.fleet.runtimes.record import RunRecord, read_record, strays, write_record
-from wopr.main import install_error_handlers
+from wopr.main import find_choices, install_error_handlers
 
 WAIT_SECONDS = 60.0
 BOTS_MAX = 3
@@ -151,7 +151,7 @@ class World:
     def application(self) -> FastAPI:
         app = FastAPI()
         app.state.platform = self.platform
-        app.state.fleet = SharedFleet(self.platform)
+        app.state.fleet = SharedFleet(self.platform, find_choices)
         self.stack.push_async_callback(app.state.fleet.close)
         install_error_handlers(app)
         app.include_router(router)

@@ -192,6 +192,67 @@ async def test_history_survives_a_killed_bot(world: World) -> None:
     assert (await customer.http.get(f"{base}/conversations")).json() == {"conversations": []}
 
 
+NODE = """
+INSERT INTO gpu_nodes (id, host, region, size, status, provision_stage, service_health, monthly_cost_cents, ports,
+  probe_state, created_at, updated_at)
+VALUES ('local', '127.0.0.1', 'local', 'cpu', 'active', 'done', '{"llama": true, "chatterbox": true}', 0,
+  '{"llama": 8080, "chatterbox": 8081}', CAST(:seen AS jsonb), 0, 0)"""
+
+
+async def offer(world: World, models: list[str], voices: list[str]) -> None:
+    """What the watchdog saw on the only node."""
+    seen = json.dumps({"llama": {"models": models}, "chatterbox": {"models": ["flite"], "voices": voices}})
+    await world.sql("DELETE FROM gpu_nodes")
+    await world.sql(NODE, seen=seen)
+
+
+async def test_what_does_not_exist_is_refused_with_what_does(world: World) -> None:
+    await offer(world, ["handbook", "smollm2-360m"], ["rms", "slt"])
+    customer = await world.customer()
+    bot = await customer.create(model="smollm2-360m", voice="alloy", size="small")  # OpenAI's name for a voice
+    for said, code, exists in (
+        ({"model": "gpt-9"}, "unknown_model", "smollm2-360m"),
+        ({"voice": "hal"}, "unknown_voice", "rms, slt"),
+        ({"size": "huge"}, "unknown_size", "small, standard, large"),
+        ({"model": "minilm"}, "wrong_model", "handbook"),
+    ):
+        for answer in (
+            await customer.http.post("/fleet/bots", json={"name": "Hal", **said}),
+            await customer.http.patch(f"/fleet/bots/{bot['id']}", json=said),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (422, code), answer.text
+            assert exists in answer.json()["error"]["remedy"]
+    answer = await customer.http.post("/fleet/bots", json={"name": "Hal", "template": "hal"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "unknown_template")
+    assert "joshua" in answer.json()["error"]["remedy"]
+    assert len((await customer.http.get("/fleet/bots")).json()["bots"]) == 1
+
+
+async def test_a_bot_whose_offer_was_withdrawn_keeps_it_until_it_is_given_another(world: World) -> None:
+    await offer(world, ["smollm2-360m"], ["rms", "kal"])
+    customer = await world.customer()
+    bot = await customer.create(model="smollm2-360m", voice="kal")
+    await world.sql("UPDATE bots SET size = 'gone'")
+    await offer(world, ["handbook"], ["lessac"])
+    path = f"/fleet/bots/{bot['id']}"
+    same = {"name": "Eve", "model": "smollm2-360m", "voice": "kal"}  # as the form sends it
+    changed = await customer.http.patch(path, json=same)
+    assert changed.status_code == 200, changed.text
+    assert [changed.json()[name] for name in ("name", "model", "voice", "size")] == [*same.values(), "gone"]
+    assert (await customer.http.patch(path, json={"voice": "rms"})).status_code == 422
+    better = {"model": "handbook", "voice": "lessac", "size": "small"}
+    assert (await customer.http.patch(path, json=better)).json()["voice"] == "lessac"
+
+
+async def test_a_default_voice_that_is_not_there_is_another_one(world: World) -> None:
+    customer = await world.customer()
+    assert (await customer.create("Blind", model="anything", voice="anyone"))["voice"] == "anyone"  # nothing is known
+    await offer(world, ["handbook"], ["lessac"])
+    listed = (await customer.http.get("/fleet/templates")).json()["templates"]
+    assert {template["voice"] for template in listed} == {"lessac"}
+    assert (await customer.create("Ada", template="joshua"))["voice"] == "lessac"
+
+
 async def test_the_same_message_again_starts_nothing_with_a_turn_id_or_an_idempotency_key(world: World) -> None:
     customer = await world.customer()
     await world.work()

@@ -209,7 +209,7 @@ async def confirm(request: Request) -> Json:
 
 @money.get("/api/models")
 async def models() -> Json:
-    return {"models": MODELS}
+    return {"models": MODELS, "voices": ["rms", "slt", "lessac"]}
 
 
 @money.get("/api/status")

@@ -177,6 +177,14 @@ async def test_a_refused_bot_leaves_the_form_as_it_was(browser: httpx.AsyncClien
     assert "Terse, kind." in answer.text
 
 
+async def test_the_forms_offer_the_voices_that_there_are(browser: httpx.AsyncClient, store: Store) -> None:
+    for path in ("/bots/new", f"/bots/{store.bots[0]['id']}/settings"):
+        page = (await browser.get(path)).text
+        assert '<option value="lessac">lessac</option>' in page
+        assert "Sarah, bright" in page
+        assert '"kal"' not in page
+
+
 async def test_picking_a_template_fills_the_fields(browser: httpx.AsyncClient) -> None:
     assert "A patient support agent." in (await browser.get("/bots/new/character?template=support")).text
 

@@ -8,6 +8,8 @@ from wopr.bot.contract import ErrorBody, ErrorCode
 
 AWAY_STATUS = (502, 503)  # a proxy without a gateway behind it, a gateway that starts or stops, no engine at the moment
 
+NOBODY_SERVES = "no_backend"  # the gateway's code for a model that no machine has now, or never will again
+
 # What the HTTP routes answer when a gateway request of theirs failed.
 HTTP_STATUS: Mapping[str, int] = {
     ErrorCode.CREDIT_EMPTY: 402,
@@ -71,20 +73,19 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Gateway
             retry=Retry.BUSY,
             retry_after=_retry_after(headers.get("Retry-After", "")),
         )
+    said, code = _said(body)
     if status >= 500 or status == 408:
+        remedy = "Try again in a minute; the status page shows whether a service is down."
+        if NOBODY_SERVES in code:
+            remedy = "Try again in a minute; if it stays so, choose another model in the bot's settings."
         return GatewayError(
-            ErrorBody(
-                ErrorCode.GATEWAY_FAILED,
-                f"The inference service failed (status {status}).",
-                "Try again in a minute; the status page shows whether a service is down.",
-            ),
+            ErrorBody(ErrorCode.GATEWAY_FAILED, f"The inference service failed (status {status}).", remedy),
             retry=Retry.AWAY if status in AWAY_STATUS else Retry.BRIEFLY,
         )
-    said, code = _said(body)
     error = _error(
         ErrorCode.REQUEST_REFUSED,
         f"The inference service refused the request (status {status})" + (f": {said}" if said else "."),
-        "Check the bot's model and voice in its settings.",
+        "Choose a model and a voice that there are in the bot's settings.",
     )
     error.context_exceeded = status in (400, 413) and _about_context(said, code)
     return error

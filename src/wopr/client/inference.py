@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from wopr.client.transport import Answer, Sending, Transport
 
@@ -22,9 +22,10 @@ class Model(Answer):
 
 
 class Models(Answer):
-    """All models."""
+    """All models, and the names of the voices that speak."""
 
     models: list[Model]
+    voices: list[str] = Field(default_factory=list)
 
 
 class Node(Answer):
@@ -56,7 +57,11 @@ class InferenceApi:
 
     async def models(self) -> list[Model]:
         """The models on offer, with kind and availability."""
-        return (await self._transport.get("/api/models", Models)).models
+        return (await self.offer()).models
+
+    async def offer(self) -> Models:
+        """The models with the voices."""
+        return await self._transport.get("/api/models", Models)
 
     async def nodes(self) -> list[Node]:
         """The machines with their health, for administrators."""

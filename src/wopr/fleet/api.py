@@ -1,7 +1,7 @@
 """The fleet's routes: thin; what they mean is in `bots` (what is wanted) and `talk` (the bots themselves)."""
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 from uuid import UUID, uuid5
 
@@ -67,6 +67,10 @@ class Visit:
     def asking(self) -> Asking:
         return Asking(self.principal, self.platform.settings, self.platform.clock.now())
 
+    async def choosing(self, session: AsyncSession) -> Asking:
+        """The same as `asking`, for requests that name models and voices."""
+        return replace(self.asking(), choices=await self.fleet.find_choices(session, self.platform.settings))
+
 
 async def reading(platform: PlatformDep, fleet: FleetDep, principal: Reader) -> Visit:
     """A caller who may look."""
@@ -86,8 +90,12 @@ ConversationPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 @router.get("/fleet/templates", operation_id="templates_list", tags=["fleet"])
 async def list_templates(visit: Reading) -> bodies.Templates:
     """Ready-made characters."""
-    model = visit.platform.settings.bot_model
-    return bodies.Templates(templates=[bodies.TemplateBody(**asdict(template), model=model) for template in TEMPLATES])
+    settings = visit.platform.settings
+    async with visit.platform.db.begin() as session:
+        choices = await visit.fleet.find_choices(session, settings)
+    offered = [replace(template, voice=choices.voice_or_another(template.voice)) for template in TEMPLATES]
+    bodied = [bodies.TemplateBody(**asdict(template), model=settings.bot_model) for template in offered]
+    return bodies.Templates(templates=bodied)
 
 
 @router.get("/fleet/bots", operation_id="bots_list", tags=["fleet"])
@@ -103,7 +111,7 @@ async def create_bot(visit: Writing, wanted: bodies.NewBot, once: Once) -> bodie
     """Make a bot, which starts at once."""
 
     async def make(session: AsyncSession) -> bodies.BotBody:
-        return _body(await bots.create(session, visit.asking(), wanted.wishes()))
+        return _body(await bots.create(session, await visit.choosing(session), wanted.wishes()))
 
     return await once.in_transaction(bodies.BotBody, make)
 
@@ -119,7 +127,7 @@ async def get_bot(visit: Reading, bot_id: UUID) -> bodies.BotBody:
 async def update_bot(visit: Writing, bot_id: UUID, changes: bodies.BotChanges) -> bodies.BotBody:
     """Change a bot; a running one restarts to learn of it."""
     async with visit.platform.db.begin() as session:
-        return _body(await bots.change(session, visit.asking(), bot_id, changes.wishes()))
+        return _body(await bots.change(session, await visit.choosing(session), bot_id, changes.wishes()))
 
 
 @router.delete("/fleet/bots/{bot_id}", operation_id="bots_delete", tags=["fleet"], status_code=204)

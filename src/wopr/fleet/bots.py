@@ -14,13 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from wopr.accounts import keys
 from wopr.accounts.principal import Principal, Scope
 from wopr.billing.prices import load_prices
-from wopr.core.errors import Conflict, Forbidden, Invalid, NotFound
+from wopr.core.errors import Conflict, Forbidden, NotFound
 from wopr.core.ids import BotId, TenantId, new_id
 from wopr.core.money import Nanos
 from wopr.core.notify import notify
 from wopr.core.settings import Settings
 from wopr.core.vault import Vault
 from wopr.fleet import names
+from wopr.fleet.choices import NO_CHOICES, Choices, refuse_unknown
 from wopr.fleet.models import Bot, BotObserved
 from wopr.fleet.plan import Channel, Desired, State
 from wopr.fleet.standing import require_credit
@@ -73,21 +74,24 @@ class BotView:
 
 @dataclass(frozen=True)
 class Asking:
-    """Who asks, under which settings, and when."""
+    """Who asks, under which settings, when, and what there is to choose from."""
 
     principal: Principal
     settings: Settings
     now: datetime
+    choices: Choices = NO_CHOICES
 
 
 async def create(session: AsyncSession, asking: Asking, wishes: Wishes) -> BotView:
     """A new bot that shall run.
 
-    Forbidden without a verified address, PaymentRequired without credit, Conflict over the limit or for a taken name.
+    Forbidden without a verified address, PaymentRequired without credit, Conflict over the limit or for a taken name,
+    Invalid for a model, voice, size or template that does not exist.
     """
     tenant_id = asking.principal.tenant_id
     await _require_standing(session, asking)
-    fields = _clean(_from_template(wishes, asking.settings), asking.settings)
+    fields = _clean(_from_template(wishes, asking))
+    refuse_unknown(asking.choices, asking.settings, model=wishes.model, voice=wishes.voice, size=wishes.size)
     await _lock_names(session, tenant_id)
     await _require_room(session, tenant_id, asking.settings.bots_max)
     await _require_free_name(session, tenant_id, fields["name"], None)
@@ -120,8 +124,9 @@ async def change(session: AsyncSession, asking: Asking, bot_id: UUID, wishes: Wi
         Wishes(bot.name, None, bot.persona, bot.instructions, bot.model, bot.voice, bot.size),
         **{name: value for name, value in vars(wishes).items() if value is not None and name != "template"},
     )
-    fields = _clean(said, asking.settings)
+    fields = _clean(said)
     changed = {name: value for name, value in fields.items() if getattr(bot, name) != value}
+    refuse_unknown(asking.choices, asking.settings, **{name: changed.get(name) for name in ("model", "voice", "size")})
     if changed:
         await _require_free_name(session, tenant_id, fields["name"], bot_id)
         for name, value in changed.items():
@@ -273,7 +278,7 @@ async def _touch(session: AsyncSession, bot: Bot, now: datetime, *, generation: 
     await notify(session, BOTS_CHANNEL, str(bot.id))
 
 
-def _from_template(wishes: Wishes, settings: Settings) -> Wishes:
+def _from_template(wishes: Wishes, asking: Asking) -> Wishes:
     template = template_of(wishes.template) if wishes.template else None
     return Wishes(
         name=wishes.name or (template.name if template else ""),
@@ -281,33 +286,20 @@ def _from_template(wishes: Wishes, settings: Settings) -> Wishes:
         instructions=wishes.instructions
         if wishes.instructions is not None
         else (template.instructions if template else ""),
-        model=wishes.model or settings.bot_model,
-        voice=wishes.voice or (template.voice if template else DEFAULT_VOICE),
+        model=wishes.model or asking.settings.bot_model,
+        voice=wishes.voice or asking.choices.voice_or_another(template.voice if template else DEFAULT_VOICE),
         size=wishes.size or SIZE_DEFAULT,
     )
 
 
-def _clean(wishes: Wishes, settings: Settings) -> dict[str, str]:
-    sheet = load_prices(settings.wopr_prices)
-    sizes = sheet.bots
-    size = wishes.size or SIZE_DEFAULT
-    if size not in sizes:
-        raise Invalid(f"There is no size {size[:30]!r}.", code="unknown_size", remedy=f"Choose {', '.join(sizes)}.")
-    # Which models there are only the nodes know; that one is for something else the price sheet knows.
-    model = names.clean_token(wishes.model or "", "model", names.MODEL_CHARACTERS_MAX)
-    if (kind := sheet.model(model).kind) != "chat":
-        raise Invalid(
-            f"The model {model} can't converse: it is for {kind}.",
-            code="wrong_model",
-            remedy=f"Choose a model that answers, such as {settings.bot_model}.",
-        )
+def _clean(wishes: Wishes) -> dict[str, str]:
     return {
         "name": names.clean_name(wishes.name or ""),
         "persona": names.clean_text(wishes.persona or "", "persona", names.PERSONA_CHARACTERS_MAX),
         "instructions": names.clean_text(wishes.instructions or "", "instructions", names.INSTRUCTIONS_CHARACTERS_MAX),
-        "model": model,
+        "model": names.clean_token(wishes.model or "", "model", names.MODEL_CHARACTERS_MAX),
         "voice": names.clean_token(wishes.voice or "", "voice", names.VOICE_CHARACTERS_MAX),
-        "size": size,
+        "size": wishes.size or SIZE_DEFAULT,
     }
 
 

@@ -12,6 +12,7 @@ from wopr.core.platform import Platform
 from wopr.core.settings import Settings
 from wopr.core.vault import Vault
 from wopr.fleet.changes import Changes
+from wopr.fleet.choices import FindChoices, know_nothing
 from wopr.fleet.runtimes.addresses import bot_network, gateway, name_servers
 from wopr.fleet.runtimes.process import ProcessRuntime, stop_all
 from wopr.fleet.runtimes.protocol import Runtime
@@ -31,6 +32,7 @@ class Fleet:
     runtime: Runtime
     http: httpx.AsyncClient
     changes: Changes
+    find_choices: FindChoices = know_nothing
 
     async def close(self) -> None:
         """Give back connections and watches; the bots go on."""
@@ -41,15 +43,16 @@ class Fleet:
 class SharedFleet:
     """The one fleet of a process, for its routes and its loops; made at its first use, closed with the process."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, find_choices: FindChoices = know_nothing) -> None:
         self._platform = platform
+        self._find_choices = find_choices
         self._fleet: Fleet | None = None
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
     def get(self) -> Fleet:
         """The fleet; NotConfigured when the settings name no way to run bots."""
         if self._fleet is None:
-            self._fleet = build_fleet(self._platform)
+            self._fleet = build_fleet(self._platform, self._find_choices)
         return self._fleet
 
     def before_close(self, closer: Callable[[], Awaitable[None]]) -> None:
@@ -65,9 +68,9 @@ class SharedFleet:
             self._fleet = None
 
 
-def build_fleet(platform: Platform) -> Fleet:
-    """The fleet of these settings."""
-    return Fleet(_runtime(platform.settings), bot_http(), Changes(platform.notifier))
+def build_fleet(platform: Platform, find_choices: FindChoices = know_nothing) -> Fleet:
+    """The fleet of these settings. `find_choices` tells what its bots may be made of."""
+    return Fleet(_runtime(platform.settings), bot_http(), Changes(platform.notifier), find_choices)
 
 
 async def stop_bots(settings: Settings) -> int:

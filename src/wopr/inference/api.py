@@ -12,6 +12,7 @@ from wopr.core.money import from_cents, to_usd_string
 from wopr.core.routing import ApiModel, PlatformDep
 from wopr.inference import nodes as registry
 from wopr.inference.offer import Offered, offered_models
+from wopr.inference.watchdog import known_voices
 
 router = APIRouter(tags=["inference"])
 NodeName = Annotated[str, Path(min_length=1, max_length=registry.NAME_LENGTH_MAX)]
@@ -31,9 +32,10 @@ class ModelBody(ApiModel):
 
 
 class ModelsBody(ApiModel):
-    """Every model."""
+    """Every model, and the voices of those that speak."""
 
     models: list[ModelBody]
+    voices: list[str]
 
 
 class NodeBody(ApiModel):
@@ -74,7 +76,8 @@ async def models(_principal: Reader, platform: PlatformDep) -> ModelsBody:
     """The models that nodes have listed, with their prices and whether they can be asked now."""
     async with platform.db.begin() as session:
         nodes = await registry.list_nodes(session)
-    return ModelsBody(models=[_model_body(model) for model in offered_models(nodes, platform.settings.wopr_prices)])
+    models = [_model_body(model) for model in offered_models(nodes, platform.settings.wopr_prices)]
+    return ModelsBody(models=models, voices=known_voices(nodes))
 
 
 @router.get("/api/admin/nodes", operation_id="nodes_list")

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wopr.billing.prices import PriceKind, Rates, load_prices
+from wopr.inference.engines.speech import OPENAI_VOICES
 from wopr.inference.nodes import Node
-from wopr.inference.watchdog import served_models
+from wopr.inference.watchdog import known_voices, served_models
 
 SERVICE_KINDS: Mapping[str, PriceKind] = {
     "llama": "chat",
@@ -25,6 +26,21 @@ class Offered:
     available: bool
     aliases: tuple[str, ...]
     price: Rates
+
+
+@dataclass(frozen=True)
+class Names:
+    """What may be asked for by name: chat models with their aliases, voices, OpenAI's names for voices."""
+
+    chat_models: Sequence[str]
+    voices: Sequence[str]
+    more_voices: Sequence[str] = tuple(OPENAI_VOICES)
+
+
+def offered_names(nodes: Sequence[Node], prices: Path | None) -> Names:
+    """The names that customers may use; a list is empty while no node has listed any."""
+    models = [model for model in offered_models(nodes, prices) if model.kind == "chat"]
+    return Names([name for model in models for name in (model.name, *model.aliases)], known_voices(nodes))
 
 
 def offered_models(nodes: Sequence[Node], prices: Path | None) -> list[Offered]:

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -29,6 +29,7 @@ SLOW_FAILURES_BEFORE_DOWN = 2
 FAILURES_BEFORE_FAILED = 6
 MODELS_SECONDS = 60
 MODELS_MAX = 100
+SPEECH_SERVICE = "chatterbox"
 NAME_LENGTH_MAX = 128
 ERROR_LENGTH_MAX = 300
 ACTIVE, DEGRADED, FAILED = "active", "degraded", "failed"
@@ -36,17 +37,18 @@ ACTIVE, DEGRADED, FAILED = "active", "degraded", "failed"
 
 @dataclass(frozen=True)
 class Memory:
-    """What is remembered of one service. Times are seconds since 1970; `models` are the names that it last listed."""
+    """What is remembered of one service. Times are seconds since 1970; `models` and `voices`: what it last listed."""
 
     failures: int = 0
     failing_since: int | None = None
     error: str | None = None
     models: tuple[str, ...] = ()
     models_at: int = 0
+    voices: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in the row."""
-        return {**self.__dict__, "models": list(self.models)}
+        return {**self.__dict__, "models": list(self.models), "voices": list(self.voices)}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Look:
     error: str | None = None
     hard: bool = False
     models: tuple[str, ...] | None = None
+    voices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def memories_of(state: Mapping[str, Any]) -> dict[str, Memory]:
             error=kept.get("error"),
             models=tuple(kept.get("models", ())),
             models_at=int(kept.get("models_at", 0)),
+            voices=tuple(kept.get("voices", ())),
         )
         for service, kept in state.items()
     }
@@ -146,13 +150,20 @@ def served_models(nodes: Sequence[Node]) -> dict[tuple[str, str], bool]:
     return served
 
 
+def known_voices(nodes: Sequence[Node]) -> list[str]:
+    """Every voice that some speech service listed, in its order."""
+    listed = [memories_of(node.probe_state).get(SPEECH_SERVICE, Memory()).voices for node in nodes]
+    return list(dict.fromkeys(voice for voices in listed for voice in voices))
+
+
 def _remember(before: Memory, look: Look, now: int) -> Memory:
     if look.error is not None:
         since = before.failing_since if before.failures else now
-        return Memory(before.failures + 1, since, look.error, before.models, before.models_at)
+        return replace(before, failures=before.failures + 1, failing_since=since, error=look.error)
+    voices = before.voices if look.voices is None else look.voices
     if look.models is not None:
-        return Memory(models=look.models, models_at=now)
-    return Memory(models=before.models, models_at=before.models_at)
+        return Memory(models=look.models, models_at=now, voices=voices)
+    return Memory(models=before.models, models_at=before.models_at, voices=voices)
 
 
 def _healthy(node: Node, memory: Memory, look: Look) -> bool:
@@ -186,15 +197,20 @@ async def _look(http: httpx.AsyncClient, backend: Backend, *, ask_models: bool) 
         return Look(backend.service, f"no answer within {time.monotonic() - started:.1f} s")
     except httpx.HTTPError as error:
         return Look(backend.service, f"{error or type(error).__name__}"[:ERROR_LENGTH_MAX], hard=True)
-    return Look(backend.service, models=await _models(http, backend, headers) if ask_models else None)
+    if not ask_models:
+        return Look(backend.service)
+    models = await _listed(http, f"{backend.base_url}/v1/models", headers, "data")
+    speaks = backend.service == SPEECH_SERVICE
+    voices = await _listed(http, f"{backend.base_url}/v1/audio/voices", headers, "voices") if speaks else None
+    return Look(backend.service, models=models, voices=voices)
 
 
-async def _models(http: httpx.AsyncClient, backend: Backend, headers: Mapping[str, str]) -> tuple[str, ...] | None:
+async def _listed(http: httpx.AsyncClient, url: str, headers: Mapping[str, str], member: str) -> tuple[str, ...] | None:
     """The names that the service lists; None when it lists none, which makes it no less healthy."""
     try:
         async with asyncio.timeout(PROBE_SECONDS_MAX):
-            answer = await http.get(f"{backend.base_url}/v1/models", headers=headers)
-        names = [item["id"] for item in answer.json()["data"]]
+            answer = await http.get(url, headers=headers)
+        names = [item["id"] if isinstance(item, dict) else item for item in answer.json()[member]]
     except (TimeoutError, httpx.HTTPError, ValueError, KeyError, TypeError):
         return None
     return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= NAME_LENGTH_MAX)[:MODELS_MAX]

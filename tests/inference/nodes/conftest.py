@@ -27,7 +27,8 @@ class FakeService:
 
     async def start(self) -> None:
         app = web.Application()
-        app.add_routes([web.get("/health", self._health), web.get("/v1/models", self._models)])
+        voices = web.get("/v1/audio/voices", self._voices)
+        app.add_routes([web.get("/health", self._health), web.get("/v1/models", self._models), voices])
         self.runner = web.AppRunner(app, access_log=None)
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
@@ -41,6 +42,9 @@ class FakeService:
     async def _health(self, _request: web.Request) -> web.Response:
         self.asked += 1
         return web.json_response({"status": "ok"}, status=self.status)
+
+    async def _voices(self, _request: web.Request) -> web.Response:
+        return web.json_response({"voices": [{"id": "rms", "model": "flite"}, "lessac"]})
 
     async def _models(self, _request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": name} for name in self.models]})

@@ -9,7 +9,16 @@ from wopr.core.clock import ManualClock
 from wopr.core.ids import NodeId
 from wopr.core.platform import Platform
 from wopr.inference.nodes import Node, get, register, remove
-from wopr.inference.watchdog import FAILURES_BEFORE_FAILED, Look, Memory, judge, memories_of, watch_nodes, watchdog_loop
+from wopr.inference.watchdog import (
+    FAILURES_BEFORE_FAILED,
+    Look,
+    Memory,
+    judge,
+    known_voices,
+    memories_of,
+    watch_nodes,
+    watchdog_loop,
+)
 
 ID = NodeId("gpu-1")
 
@@ -60,6 +69,16 @@ async def test_one_dead_service_degrades_a_node_and_leaves_the_other(platform: P
     await node_with(platform, llama=service.port, qwen=1)
     node = await seen(platform)
     assert (node.status, node.service_health) == ("degraded", {"llama": True, "qwen": False})
+
+
+async def test_the_voices_of_a_speech_service_are_remembered_when_it_is_away(
+    platform: Platform, service: FakeService
+) -> None:
+    await node_with(platform, chatterbox=service.port)
+    assert known_voices([await seen(platform)]) == ["rms", "lessac"]
+    service.status = 503
+    node = await seen(platform)
+    assert (node.service_health, known_voices([node])) == ({"chatterbox": False}, ["rms", "lessac"])
 
 
 async def test_a_loading_service_is_not_asked_yet(platform: Platform, service: FakeService) -> None:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from wopr.client import ApiError
 from wopr.client.fleet import Bot
-from wopr.web.pages.new_bot import VOICES, CharacterForm
+from wopr.web.pages.new_bot import CharacterForm, choices
 from wopr.web.rendering import local_path, redirect
 from wopr.web.visit import Member, Visit
 
@@ -68,6 +68,6 @@ async def state(visit: Member, bot_id: str) -> Response:
 
 
 async def _values(visit: Visit, bot: Bot, problem: ApiError | None = None) -> dict[str, Any]:
-    models = [model for model in await visit.api.inference.models() if model.kind == "chat"]
+    offer = await visit.api.inference.offer()
     form = {key: getattr(bot, key) or "" for key in ("name", "persona", "instructions", "model", "voice", "size")}
-    return {"bot": bot, "tab": "settings", "models": models, "voices": VOICES, "form": form, "problem": problem}
+    return {"bot": bot, "tab": "settings", **choices(offer), "form": form, "problem": problem}

@@ -11,12 +11,13 @@ from starlette.responses import Response
 
 from wopr.client import ApiError
 from wopr.client.fleet import Template
+from wopr.client.inference import Models
 from wopr.web.once import new_mark, once_key
 from wopr.web.rendering import redirect
 from wopr.web.visit import Member, Visit
 
 router = APIRouter()
-VOICES = (("rms", "Ross, calm"), ("slt", "Sarah, bright"), ("awb", "Alan, Scottish"), ("kal", "Kal, a robot"))
+VOICES = {"rms": "Ross, calm", "slt": "Sarah, bright", "awb": "Alan, Scottish", "kal": "Kal, a robot"}
 
 
 class CharacterForm(BaseModel):
@@ -63,8 +64,17 @@ async def create(visit: Member, form: Annotated[NewBotForm, Form()]) -> Response
     return redirect(f"/bots/{bot.id}", "bot-created")
 
 
+def choices(offer: Models) -> dict[str, Any]:
+    """The models and voices to choose from, as the forms show them."""
+    voices = offer.voices or list(VOICES)
+    return {
+        "models": [model for model in offer.models if model.kind == "chat"],
+        "voices": [(voice, VOICES.get(voice, voice)) for voice in voices],
+    }
+
+
 async def _choices(visit: Visit, typed: dict[str, str], problem: ApiError | None = None) -> dict[str, Any]:
-    templates, models = await asyncio.gather(visit.api.fleet.templates(), visit.api.inference.models())
+    templates, offer = await asyncio.gather(visit.api.fleet.templates(), visit.api.inference.offer())
     picked = _picked(templates, typed.get("template", ""))
     filled = {
         "name": typed.get("name", ""),
@@ -75,11 +85,9 @@ async def _choices(visit: Visit, typed: dict[str, str], problem: ApiError | None
         "voice": typed.get("voice") or (picked.voice if picked else "") or "",
         "size": typed.get("size") or "standard",
     }
-    chat_models = [model for model in models if model.kind == "chat"]
     return {
         "templates": templates,
-        "models": chat_models,
-        "voices": VOICES,
+        **choices(offer),
         "form": filled,
         "once": new_mark(),
         "problem": problem,
