@@ -138,7 +138,7 @@ def live() -> Iterator[Stack]:
     running = stacks.start(folder / "home")
     try:
         yield running
-        assert running.stop() == 0
+        assert running.stop() == 130
     finally:
         running.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,13 +2,19 @@
 
 import sys
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run `wopr`."""
-    import wopr.core.lean  # noqa: F401 - before anything that would load more
-    from wopr.cli.root import run
+    try:
+        import wopr.core.lean  # noqa: F401 - before anything that would load more
+        from wopr.cli.root import run
 
-    sys.exit(run())
+        code = run()
+    except KeyboardInterrupt:  # before or after what `run` itself watches
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from tests import stack as stacks
 from tests.live import Person, sign_up, wait_for
 from tests.stack import Stack, clean_environment, free_ports, run_wopr
 
+from wopr.cli.supervisor import end_group
+
 pytestmark = pytest.mark.slow
 
 PATIENCE_SECONDS = 120.0
@@ -198,20 +200,28 @@ def test_what_was_said_survives_a_killed_supervisor_and_nothing_of_it_stays_behi
         assert "Schroedinger" in asked["text"]
 
         again.process.send_signal(signal.SIGINT)
-        assert again.process.wait(PATIENCE_SECONDS) == 0
+        assert again.process.wait(PATIENCE_SECONDS) == 130
         assert owned(up.home) == []
     finally:
         again.stop()
 
 
-def test_sigterm_in_the_middle_of_starting_leaves_nothing(tmp_path: Path) -> None:
+def test_a_child_that_hangs_hears_that_it_shall_end() -> None:
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
+        process.send_signal(signal.SIGSTOP)
+        end_group(process.pid)
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
+def test_a_signal_in_the_middle_of_starting_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     home = tmp_path / "home"
     command = [sys.executable, "-m", "wopr", "up", "--json", *options(home, free_ports())]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_environment())
     try:
         wait_for(lambda: len(owned(home)) > 3, "the first children")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_SECONDS) in (0, 130)
+        process.send_signal(number)
+        assert process.wait(PATIENCE_SECONDS) == code
         assert owned(home) == []
     finally:
         process.kill()

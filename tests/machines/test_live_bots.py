@@ -26,7 +26,7 @@ def contained(engine: Engine, bot_image: str) -> Iterator[tuple[Stack, Container
     running = stack.start(folder / "home", settings=settings)
     try:
         yield running, installation
-        assert running.stop() == 0
+        assert running.stop() == 130
         chosen = ("--filter", f"label=wopr.installation={engine.run_id}", "--quiet")
         assert engine.docker("ps", *chosen).stdout == ""
     finally:

@@ -46,7 +46,7 @@ def swarming(swarm: Swarm, private: Registry) -> Iterator[tuple[Stack, Services]
     running = stack.start(folder / "home", ports, settings)
     try:
         yield running, services
-        assert running.stop() == 0
+        assert running.stop() == 130
     finally:
         running.stop()
         services.sweep()

@@ -12,6 +12,7 @@ from wopr.cli import output
 from wopr.cli.installation import Teller, Where, operator
 from wopr.cli.options import shared
 from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption, ProgressKind, ProgressOption
+from wopr.core.stop import Stop
 
 if TYPE_CHECKING:
     from wopr.core.settings import Settings
@@ -91,14 +92,12 @@ async def _deliver(how: How, where: Where, *, once: bool, as_json: bool) -> str 
 
 
 async def _until_told(deliverer: "Deliverer") -> None:
-    """Run until SIGTERM or Ctrl-C; a release that is on its way is interrupted, and finished by whoever comes next."""
-    import signal
-
+    """Run until a signal ends it; a release that is on its way is interrupted, and finished by whoever comes next."""
     running = asyncio.ensure_future(deliverer.run())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    stop = Stop(running.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await running
+    stop.pass_on()
 
 
 async def _world(how: How, where: Where, settings: "Settings", *, as_json: bool) -> "RealWorld":

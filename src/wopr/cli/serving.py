@@ -5,11 +5,12 @@ that the proxy looks elsewhere before a single connection is refused; then the l
 """
 
 import asyncio
+import contextlib
 import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -18,8 +19,8 @@ import uvicorn
 
 from wopr.cli import output
 from wopr.cli.ports import holder_of_port
+from wopr.core.stop import ending_signals
 
-STARTUP_FAILED = 3
 IP_FREEBIND = 15  # ip(7); Python has no name for it
 
 
@@ -34,7 +35,9 @@ class Drain:
 
 
 def serve(name: str, application: Any, host: str, port: int, drain: Drain) -> None:  # Any: what uvicorn takes
-    """Run on uvicorn with uvloop and httptools until SIGTERM (which drains) or SIGINT (a person's, at once).
+    """Run on uvicorn with uvloop and httptools until SIGTERM (which drains), or SIGHUP or SIGINT (a person's, at once).
+
+    KeyboardInterrupt when it was SIGINT.
 
     `host` may be several addresses by comma; only the first one must be there already.
     """
@@ -60,12 +63,11 @@ def serve(name: str, application: Any, host: str, port: int, drain: Drain) -> No
         proxy_headers=False,
     )
     server = DrainingServer(config, drain)
-    try:
-        server.run([_listener(address, port) for address in (first, *others)] if others else None)
-    except KeyboardInterrupt:
-        return
+    server.run([_listener(address, port) for address in (first, *others)] if others else None)
     if not server.started:
-        sys.exit(STARTUP_FAILED)
+        sys.exit(output.FAILED)
+    if server.interrupted:
+        raise KeyboardInterrupt
 
 
 def _listener(address: str, port: int) -> socket.socket:
@@ -86,12 +88,24 @@ class DrainingServer(uvicorn.Server):
         self._drain = drain
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving = False
+        self.interrupted = False
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, which at the end raises them once more: then a clean stop would look like a crash."""
+        before = {number: signal.signal(number, self.handle_exit) for number in ending_signals()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def startup(self, sockets: Any = None) -> None:  # Any: uvicorn's own type
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.interrupted = self.interrupted or sig == signal.SIGINT
         first = sig == signal.SIGTERM and not self._leaving
         if not (first and self.started and self._loop and self._drain.lead_seconds > 0):
             super().handle_exit(sig, frame)

@@ -76,7 +76,7 @@ class Supervisor:
         await asyncio.gather(*self._watchers, return_exceptions=True)
         living = [c.running for c in self.children.values() if c.running and c.running.returncode is None]
         for process in living:
-            signal_group(process.pid, signal.SIGTERM)
+            end_group(process.pid)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*(process.wait() for process in living)), STOP_SECONDS)
         for process in living:
@@ -169,7 +169,7 @@ class RunFile:
         state = self._read() or {}
         left = {name: p for name, who in state.get("children", {}).items() if (p := _alive(who)) is not None}
         for process in left.values():
-            signal_group(process.pid, signal.SIGTERM)
+            end_group(process.pid)
         _, stubborn = psutil.wait_procs(list(left.values()), timeout=STOP_SECONDS)
         for process in stubborn:
             signal_group(process.pid, signal.SIGKILL)
@@ -209,6 +209,12 @@ def log_path(home: Path, name: str) -> Path:
     if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
         path.replace(path.with_suffix(".log.1"))
     return path
+
+
+def end_group(pid: int) -> None:
+    """Ask a child with everything that it started to end; what hangs by `wopr trigger node` hears it too."""
+    signal_group(pid, signal.SIGTERM)
+    signal_group(pid, signal.SIGCONT)
 
 
 def signal_group(pid: int, number: int) -> None:

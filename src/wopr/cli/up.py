@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +17,7 @@ from wopr.cli.output import bold, dim, fail, good, say, warn
 from wopr.cli.ports import PORT_MAX
 from wopr.cli.processes import Ports, Process, environment, table_of_processes
 from wopr.cli.welcome import Started, already, greet, prefix_of
+from wopr.core.stop import Stop
 
 if TYPE_CHECKING:
     from wopr.cli.progress import Progress
@@ -90,7 +90,7 @@ def up(
         _note(folder, "up.reset")
         plan = _plan(folder, ports, stages, as_json)
     _require_free_ports(plan.processes)
-    raise typer.Exit(asyncio.run(_run(plan, record)))
+    asyncio.run(_run(plan, record))
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,17 @@ def line(name: str, address: str, purpose: str, seconds: float, note: str = "") 
     say(f"  {good('✓')} {name:<11} {address:<24} {dim(f'{purpose:<20}')} {seconds:5.1f} s {dim(note)}".rstrip())
 
 
-async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported where psutil is wanted
+async def _run(plan: Plan, record: Any) -> None:  # Any: the class is imported where psutil is wanted
+    stop = Stop()
+    await _run_until(stop, plan, record)
+    stop.pass_on()
+
+
+async def _run_until(stop: Stop, plan: Plan, record: Any) -> None:  # Any: as above
     from wopr.cli.local import Local
     from wopr.cli.supervisor import Supervisor
 
     started = time.monotonic()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     say(f"{bold('WOPR')} on this machine, data in {plan.home}\n")
     # This process reads its settings as the children do.
     added = plan.environment()
@@ -158,13 +161,13 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
         await supervisor.start({"postgres": launched})
         seconds = await _or_stop(local.start_database(record, launched), stop)
         if seconds is _STOPPED:
-            return 0
+            return
         plan.report("ready", local.database(), seconds, "")
         keeper = asyncio.create_task(local.keep_database(record, plan.report))
         try:
             if await _or_stop(supervisor.all_ready(), stop) is not _STOPPED:
                 starting.done()
-                await _welcome(plan, local, time.monotonic() - started)
+                await _or_stop(_welcome(plan, local, time.monotonic() - started), stop)
                 await stop.wait()
         finally:
             keeper.cancel()
@@ -181,7 +184,6 @@ async def _run(plan: Plan, record: Any) -> int:  # Any: the class is imported wh
         record.end()
         _note(plan.home, "up.stop")
         say(f"  {good('✓')} all stopped in {time.monotonic() - begun:.1f} s; `wopr up` continues where it was")
-    return 0
 
 
 _STOPPED = object()

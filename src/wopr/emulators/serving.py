@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import uvicorn
 from fastapi import FastAPI
+
+from wopr.core.stop import Stop
 
 
 class PortTaken(Exception):
@@ -50,18 +51,17 @@ def listen(one: Served) -> socket.socket:
 
 
 def serve(applications: Sequence[tuple[Served, socket.socket]], announce: Callable[[str, str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `announce` is told each name and address once it accepts connections."""
+    """Serve until a signal ends it; `announce` is told each name and address once it accepts connections."""
     asyncio.run(_serve(applications, announce))
 
 
 async def _serve(applications: Sequence[tuple[Served, socket.socket]], announce: Callable[[str, str], None]) -> None:
     servers = [_server(one, listener, announce) for one, listener in applications]
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _stop, servers)
+    stop = Stop(lambda: _stop(servers))
     async with asyncio.TaskGroup() as group:
         for server, (_, listener) in zip(servers, applications, strict=True):
             group.create_task(server.serve(sockets=[listener]))
+    stop.pass_on()
 
 
 def _server(one: Served, listener: socket.socket, announce: Callable[[str, str], None]) -> uvicorn.Server:

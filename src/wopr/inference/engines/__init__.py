@@ -16,7 +16,7 @@ OnReady = Callable[[str, str], None]
 
 
 def run(name: str, options: EngineOptions, on_ready: OnReady = lambda address, model: None) -> None:
-    """Serve the engine of that name until SIGINT or SIGTERM.
+    """Serve the engine of that name until a signal ends it; KeyboardInterrupt when that was Ctrl-C.
 
     `on_ready` is called once, with the address and the model's name. Raises a WoprError with its remedy when the engine
     can't start.

@@ -6,11 +6,10 @@ A text model is served by llama.cpp itself, with nothing of ours between it and 
 
 from __future__ import annotations  # arrays can't be subscripted at run time before Python 3.12
 
+import asyncio
 import os
 import secrets
-import signal
 import socket
-import threading
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from wopr.core.errors import NotConfigured, Unavailable
+from wopr.core.stop import Stop
 from wopr.inference.engines.options import EngineOptions, port_unavailable
 from wopr.inference.gguf_header import GgufHeader, read_header
 
@@ -40,7 +40,7 @@ class Embedded:
 
 
 def serve_gguf(model: Path, options: EngineOptions, on_ready: Callable[[str, str], None]) -> None:
-    """Serve a text model on the port of the options until SIGINT or SIGTERM. Unavailable when it can't be loaded."""
+    """Serve a text model on the port of the options until a signal ends it. Unavailable when it can't be loaded."""
     library = _library()
     header = read_header(model)
     _claim_port(options)
@@ -54,13 +54,16 @@ def serve_gguf(model: Path, options: EngineOptions, on_ready: Callable[[str, str
     params.cache_ram_mib = PROMPT_CACHE_MIB
     if options.api_key:
         params.api_keys = [options.api_key]
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    server = _start(library, params, model)
-    on_ready(str(server.listening_address), model.stem)
-    stop.wait()
-    del server
+
+    async def until_signal() -> None:
+        stop = Stop()
+        server = _start(library, params, model)
+        on_ready(str(server.listening_address), model.stem)
+        await stop.wait()
+        del server
+        stop.pass_on()
+
+    asyncio.run(until_signal())
 
 
 class Embedder:

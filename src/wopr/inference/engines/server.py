@@ -7,7 +7,6 @@ client leaves is cancelled at once, and what it was doing stops with it.
 import asyncio
 import hmac
 import json
-import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,6 +19,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from wopr.core.errors import WoprError
+from wopr.core.stop import Stop
 from wopr.inference.engines.options import EngineOptions, port_unavailable
 
 BODY_SECONDS_MAX = 30.0
@@ -104,7 +104,7 @@ class Gate:
 
 
 def run_engine(engine: Engine, options: EngineOptions, on_ready: Callable[[str, str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. Raises the WoprError that `load` raised, or Unavailable when the port is taken."""
+    """Serve until a signal ends it. Raises the WoprError that `load` raised, or Unavailable when the port is taken."""
     asyncio.run(_run_until_signal(engine, options, on_ready))
 
 
@@ -162,13 +162,11 @@ class _State:
 
 
 async def _run_until_signal(engine: Engine, options: EngineOptions, on_ready: Callable[[str, str], None]) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop = Stop()
     async with serving(engine, options) as (address, model):
         on_ready(address, model)
         await stop.wait()
+    stop.pass_on()
 
 
 def _application(engine: Engine, options: EngineOptions, state: _State) -> web.Application:
