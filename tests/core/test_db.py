@@ -3,8 +3,9 @@
 import pytest
 from sqlalchemy import text
 
-from wopr.core.db import Database, sqlalchemy_url
+from wopr.core.db import Database
 from wopr.core.errors import Unavailable
+from wopr.core.settings import Settings, database_url
 from wopr.migrations.head import head_revision
 from wopr.migrations.run import upgrade
 
@@ -29,5 +30,10 @@ async def test_an_error_rolls_the_transaction_back(db: Database) -> None:
 
 def test_another_kind_of_database_is_refused_with_the_remedy() -> None:
     with pytest.raises(Unavailable) as caught:
-        sqlalchemy_url("mysql://localhost/x")
+        database_url(Settings(database_url="mysql://localhost/x"))
     assert "postgresql://" in caught.value.remedy
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg"])
+def test_an_address_may_be_written_as_each_library_wants_it(scheme: str) -> None:
+    assert database_url(Settings(database_url=f"{scheme}://a:b@c/d")) == "postgresql://a:b@c/d"

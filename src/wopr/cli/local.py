@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from wopr.cli.processes import Ports, Process
+from wopr.cli.processes import Ports, Process, how_it_ended
 from wopr.core.errors import Unavailable
-from wopr.core.files import ensure_own_secrets
+from wopr.core.files import ensure_own_secrets, read_secret
 from wopr.core.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Local:
     @property
     def external(self) -> bool:
         """Whether the operator brought a database of their own."""
-        return bool(self.environment.get("DATABASE_URL"))
+        return bool(self.environment.get("DATABASE_URL") or read_secret(self.home, "DATABASE_URL"))
 
     def prepare(self) -> None:
         """Make the folder, and the secrets that are ours alone."""
@@ -72,20 +73,23 @@ class Local:
             await asyncio.sleep(DATABASE_CHECK_SECONDS)
             if (code := self._database.poll()) is None:
                 continue
-            report("died", self.database(), RESTART_SECONDS, f"exit code {code}")
+            report("died", self.database(), RESTART_SECONDS, how_it_ended(code))
             await asyncio.sleep(RESTART_SECONDS)
             begun = time.monotonic()
             try:
                 await asyncio.to_thread(self._launch, EmbeddedPostgres(self.home))
-            except Unavailable as error:
-                report("slow", self.database(), time.monotonic() - begun, error.remedy)
+            except (Unavailable, OSError) as error:
+                report("slow", self.database(), time.monotonic() - begun, getattr(error, "remedy", str(error)))
                 continue
             record.add("postgres", self._database.pid)
             report("back", self.database(), time.monotonic() - begun, "")
 
     def database(self) -> Process:
         """The database as a line of the table of processes."""
-        return Process("postgres", (), 5432 if self.external else EmbeddedPostgres(self.home).port, "", "database")
+        from wopr.core.settings import database_url, load_settings
+
+        url = urlsplit(database_url(load_settings(self.home)))
+        return Process("postgres", (), url.port or 5432, "", "database", host=url.hostname or "localhost")
 
     async def stop_bots(self) -> None:
         """End the bots; each stores what it was saying."""
@@ -122,6 +126,8 @@ class Local:
             told: dict[str, str] = json.loads(line)
             if told["done"] == what:
                 return told
+            if told["done"] == "failed":
+                raise Unavailable(told["message"], remedy=told["remedy"])
         raise Unavailable(
             "The database could not be prepared.", remedy=f"Read the end of {self.home / 'logs' / 'prepare.log'}."
         )

@@ -9,6 +9,7 @@ import wopr.core.lean  # isort: skip  # noqa: F401
 import asyncio
 import json
 import sys
+import time
 
 import asyncpg
 
@@ -21,9 +22,18 @@ from wopr.inference.nodes import Node, register
 from wopr.migrations.head import head_revision
 from wopr.ops.journal import Journal
 
+FAILED = "failed"
 ADMINISTRATOR = "admin@localhost.test"
 POLL_SECONDS = 0.05
 DATABASE_SECONDS_MAX = 60.0
+THEIR_DATABASE_SECONDS_MAX = 15.0
+REFUSALS = (
+    Unavailable,
+    asyncpg.InterfaceError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+REMEDY = "Start PostgreSQL, or correct DATABASE_URL; without it `wopr up` brings its own."
 
 
 async def prepare(settings: Settings) -> None:
@@ -61,15 +71,21 @@ async def _guard(url: str, at: str) -> None:
 
 async def _database(settings: Settings) -> str:
     """The address once the database answers."""
-    async with asyncio.timeout(DATABASE_SECONDS_MAX):
-        while True:
-            try:
-                url = database_url(settings)
-                await (await asyncpg.connect(url, timeout=2)).close()
-            except (Unavailable, OSError, TimeoutError, asyncpg.PostgresError):
-                await asyncio.sleep(POLL_SECONDS)
-            else:
-                return url
+    theirs = settings.database_url is not None
+    deadline = time.monotonic() + (THEIR_DATABASE_SECONDS_MAX if theirs else DATABASE_SECONDS_MAX)
+    while True:
+        try:
+            url = database_url(settings)
+            await (await asyncpg.connect(url, timeout=2)).close()
+        except (Unavailable, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            # Our own is still being made; one of the operator's that lets nobody in will not do so later.
+            if (theirs and isinstance(error, REFUSALS)) or time.monotonic() > deadline:
+                raise Unavailable(
+                    f"The database can't be used: {error or 'no answer in time'}", remedy=REMEDY
+                ) from error
+            await asyncio.sleep(POLL_SECONDS)
+        else:
+            return url
 
 
 def _tell(what: dict[str, str]) -> None:
@@ -81,4 +97,5 @@ if __name__ == "__main__":
     try:
         asyncio.run(prepare(load_settings()))
     except WoprError as error:
-        sys.exit(f"{error.message}\n  fix: {error.remedy}")
+        _tell({"done": FAILED, "message": error.message, "remedy": error.remedy})
+        sys.exit(1)

@@ -1,6 +1,7 @@
 """The table of processes that `wopr up` runs, as data: what, where, in which environment, after which other one."""
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,10 +40,12 @@ class Process:
     purpose: str
     after: tuple[str, ...] = ()
     also: tuple[int, ...] = ()  # further ports that it takes
+    host: str = "localhost"
 
     @property
     def address(self) -> str:
-        return f"http://localhost:{self.port}"
+        """Where it is found; only what a browser can open is written as such."""
+        return f"{'http://' if self.ready_path else ''}{self.host}:{self.port}"
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "wopr", *self.arguments]
@@ -109,3 +112,8 @@ def environment(home: Path, ports: Ports, *, stripe: bool, resend: bool) -> Mapp
     if resend:
         ours |= {"RESEND_API_KEY": STAND_IN_RESEND_KEY, "RESEND_API_BASE": f"http://localhost:{ports.resend}"}
     return ours
+
+
+def how_it_ended(code: int) -> str:
+    """A child's exit code in words; a negative one is the signal that killed it."""
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

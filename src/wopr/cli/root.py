@@ -1,6 +1,8 @@
 """The root of the command line: every group in one list, global options, and the last handler of errors."""
 
+import errno
 import importlib
+import shlex
 import sys
 from typing import Annotated
 
@@ -90,6 +92,8 @@ def run(arguments: list[str] | None = None) -> int:
 
         if isinstance(error, ApiError):
             return _written(error.message, error.remedy)
+        if isinstance(error, OSError) and (remedy := _remedy_of_file(error)):
+            return _written(f"{error.filename or 'A file'}: {error.strerror}.", remedy)
         if _is_database_away(error):
             return _written(f"The database can't be reached: {error}", "wopr up, or correct DATABASE_URL")
         raise
@@ -100,6 +104,15 @@ def _named(arguments: list[str]) -> str:
     """The group or command when it is the first word; empty when all are wanted, for help or for a suggestion."""
     first = arguments[0] if arguments else ""
     return first if first in (*GROUPS, *COMMANDS) else ""
+
+
+def _remedy_of_file(error: OSError) -> str:
+    """What to do about a folder that can't be written; empty when the error is not about a file."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "df -h  shows which disk is full; make room, and do it again"
+    if error.filename and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
+        return f"ls -ld {shlex.quote(str(error.filename))}  or take another folder: WOPR_HOME, or wopr up --home"
+    return ""
 
 
 def _is_database_away(error: Exception) -> bool:

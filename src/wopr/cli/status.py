@@ -4,12 +4,12 @@ import asyncio
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wopr.cli.observing import observe_services
-from wopr.cli.output import FAILED, JsonOption, bad, colored, good, json_document, say, table, warn
+from wopr.cli.output import FAILED, JsonOption, bad, colored, good, json_document, json_line, say, table, warn
 
 if TYPE_CHECKING:
     from wopr.core.settings import Settings
@@ -51,18 +51,26 @@ def status(
         return
     rows = asyncio.run(_rows())
     while watch:
-        say("\x1b[2J\x1b[H" if colored(sys.stderr) else "")
-        _write(rows)
+        if as_json:
+            json_line(_document(rows))
+        else:
+            say("\x1b[2J\x1b[H" if colored(sys.stderr) else "")
+            _write(rows)
         time.sleep(WATCH_SECONDS)
         rows = asyncio.run(_rows())
+    document = _document(rows)
     if as_json:
-        services = [{"name": r.name, "address": r.address, "state": r.state, "detail": r.detail} for r in rows]
-        json_document({"ok": all(r.state == "ok" for r in rows), "services": services})
+        json_document(document)
     else:
         _write(rows)
-    observe_services([{"name": r.name, "address": r.address, "state": r.state, "detail": r.detail} for r in rows])
+    observe_services(document["services"])
     if any(row.state == "down" for row in rows):
         raise typer.Exit(FAILED)
+
+
+def _document(rows: list[Row]) -> dict[str, Any]:  # whatever json can write
+    services = [{"name": r.name, "address": r.address, "state": r.state, "detail": r.detail} for r in rows]
+    return {"ok": all(r.state == "ok" for r in rows), "services": services}
 
 
 def _write(rows: list[Row]) -> None:
@@ -102,23 +110,26 @@ def _is_local(address: str) -> bool:
 
 
 async def _database(settings: "Settings") -> Row:
-    """Whether something accepts connections where the database should be; who it is, `wopr check` proves."""
+    """Whether the database lets us in with what the settings say."""
     from urllib.parse import urlsplit
 
     from wopr.core.errors import Unavailable
     from wopr.core.settings import database_url
 
-    started = time.perf_counter()
     try:
-        url = urlsplit(database_url(settings))
+        whole = database_url(settings)
+        url = urlsplit(whole)
         address = f"{url.hostname}:{url.port or 5432}"
     except Unavailable as error:
         return Row("database", "", "down", 0.0, error.message)
+    import asyncpg
+
+    started = time.perf_counter()
     try:
         async with asyncio.timeout(PROBE_SECONDS_MAX):
-            _, writer = await asyncio.open_connection(url.hostname, url.port or 5432)
-            writer.close()
-    except (OSError, TimeoutError) as error:
+            connection = await asyncpg.connect(whole)
+            await connection.close()
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return Row("database", address, "down", 0.0, str(error) or "no answer in time")
     return Row("database", address, "ok", (time.perf_counter() - started) * 1000, "")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from wopr.cli.processes import Process
+from wopr.cli.processes import Process, how_it_ended
 from wopr.core.files import RUNNING_FILE, replace_text
 
 STOP_SECONDS = 3.5
@@ -88,22 +88,32 @@ class Supervisor:
         for event in waits:
             await event.wait()
         while True:
-            await self._launch(child)
-            assert child.running is not None
-            readiness = asyncio.create_task(self._await_ready(child))
-            code = await child.running.wait()
-            readiness.cancel()
-            await asyncio.gather(readiness, return_exceptions=True)
+            ended = await self._incarnation(child)
             lived = time.monotonic() - child.started_at
             child.deaths = 1 if lived > SETTLED_SECONDS else child.deaths + 1
             delay = min(RESTART_SECONDS_MIN * 2 ** (child.deaths - 1), RESTART_SECONDS_MAX)
-            self.report("died", child.process, delay, f"exit code {code}")
+            self.report("died", child.process, delay, ended)
             await asyncio.sleep(delay)
 
-    async def _launch(self, child: Child) -> None:
+    async def _incarnation(self, child: Child) -> str:
+        """Run it once, to its end; how that came."""
+        child.started_at = time.monotonic()
+        try:
+            process = await self._launch(child)
+        except OSError as error:  # no room for its log, say: that may pass
+            return str(error)
+        readiness = asyncio.create_task(self._await_ready(child))
+        try:
+            code = await process.wait()
+        finally:
+            readiness.cancel()
+            await asyncio.gather(readiness, return_exceptions=True)
+        return how_it_ended(code)
+
+    async def _launch(self, child: Child) -> asyncio.subprocess.Process:
         logfile = log_path(self.home, child.process.name)
         with logfile.open("ab") as stream:
-            child.running = await asyncio.create_subprocess_exec(
+            child.running = process = await asyncio.create_subprocess_exec(
                 *child.process.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -111,8 +121,13 @@ class Supervisor:
                 env=dict(self.environment),
                 start_new_session=True,
             )
-        child.started_at = time.monotonic()
-        self.record.add(child.process.name, child.running.pid)
+        try:
+            self.record.add(child.process.name, process.pid)
+        except OSError:  # what is not on record would be an orphan after a kill -9
+            signal_group(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
+        return process
 
     async def _await_ready(self, child: Child) -> None:
         process = child.process

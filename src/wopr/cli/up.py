@@ -120,7 +120,8 @@ class Plan:
         else:
             trouble = f"not ready after {seconds:.0f} s; log: {detail}"
         if self.as_json:
-            output.json_line({"event": event, "process": process.name, "seconds": round(seconds, 2), "detail": detail})
+            facts = {"seconds": round(seconds, 2), "detail": detail, "address": process.address}
+            output.json_line({"event": event, "process": process.name, **facts})
         elif self.progress.kind is not output.ProgressKind.TTY:
             error = "" if well else trouble
             self.progress.ended("", process.name, seconds if well else 0.0, process.address if well else "", error)
@@ -153,7 +154,8 @@ async def _run_until(stop: Stop, plan: Plan, record: Any) -> None:  # Any: as ab
     os.environ.update(added, LOG_FORMAT="json", PYTHONUNBUFFERED="1", **drain)
     local = Local(plan.home, plan.ports, dict(os.environ))
     local.prepare()
-    record.begin(f"http://localhost:{plan.ports.ui}", added)
+    theirs = {name: os.environ[name] for name in ("DATABASE_URL",) if name in os.environ}
+    record.begin(f"http://localhost:{plan.ports.ui}", {**added, **theirs})
     supervisor = Supervisor(plan.home, local.environment, plan.processes, plan.report, record)
     launched = asyncio.Event()
     starting = plan.progress.stage("", "everything", keep=False)

@@ -12,8 +12,6 @@ from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from wopr.core.errors import Unavailable
-
 CONNECT_TIMEOUT_SECONDS = 5
 STATEMENT_TIMEOUT_MILLISECONDS = 30_000
 POOL_WAIT_SECONDS_MAX = 5
@@ -83,9 +81,4 @@ class Database:
 
 def sqlalchemy_url(url: str) -> str:
     """The same address with the driver's name that SQLAlchemy wants."""
-    scheme, _, rest = url.partition("://")
-    if scheme.partition("+")[0] not in ("postgresql", "postgres"):
-        raise Unavailable(
-            "DATABASE_URL does not name a PostgreSQL database.", remedy="Use postgresql://user:password@host/database."
-        )
-    return f"postgresql+asyncpg://{rest}"
+    return f"postgresql+asyncpg://{url.partition('://')[2]}"
