@@ -26,15 +26,29 @@ def away(home: Path) -> dict[str, str]:
     return {**clean_environment(), **ports, **nowhere, "TERM": "xterm"}
 
 
-def on_a_terminal(environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
-    """Exit code and all that a person would have seen."""
+def on_a_terminal(environment: Mapping[str, str], *arguments: str, typing: bytes = b"") -> tuple[int, str]:
+    """Exit code and all that a person would have seen, who answers a question by `typing`."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen([*WOPR, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=dict(environment))
+    # A session of its own, whose terminal this is: or Ctrl-C would be but a character.
+    login = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", login, *WOPR, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=dict(environment),
+        start_new_session=True,
+    )
     os.close(theirs)
     seen = b""
     with contextlib.suppress(OSError):  # how a closed terminal reads
         while part := os.read(ours, 4096):
             seen += part
+            if typing and b"[y/N]" in seen:
+                os.write(ours, typing)
+                typing = b""
     os.close(ours)
     return process.wait(60), seen.decode()
 
@@ -107,6 +121,21 @@ def test_ctrl_c_exits_130_without_a_trace(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "last"),
+    [(b"\x03", 130, ""), (b"\x04", 3, "Nothing was changed."), (b"n\n", 3, "Nothing was changed.")],
+)
+def test_who_does_not_say_yes_changes_nothing(typed: bytes, code: int, last: str, tmp_path: Path) -> None:
+    (tmp_path / "secrets.env").touch()
+    environment = {**away(tmp_path), "NO_COLOR": "1"}
+    ended, seen = on_a_terminal(environment, "up", "--home", str(tmp_path), "--reset", typing=typed)
+    assert ended == code
+    assert "Delete everything" in seen
+    assert "Aborted" not in seen
+    assert last in seen.splitlines()[-1]
+    assert (tmp_path / "secrets.env").exists()
 
 
 def test_the_most_important_line_is_the_last(capsys: pytest.CaptureFixture[str]) -> None:

@@ -273,6 +273,24 @@ def test_what_a_stand_in_is_made_to_do_is_in_the_journal_and_a_rehearsal_is_not(
     assert [(o["name"], o["outcome"]) for o in json.loads(shown.stdout)["operations"]] == [("trigger.clock", "failed")]
 
 
+def test_the_error_is_last_also_where_a_stage_was_told(tmp_path: Path) -> None:
+    from tests.stack import clean_environment
+
+    environment = {**clean_environment(), "WOPR_HOME": str(tmp_path)}
+    nobody = ("trigger", "stripe", "charge.refunded", "--url", "http://127.0.0.1:1", "--dry-run", "--progress", "plain")
+    told = run_wopr(*nobody, environment=environment).stderr.splitlines()
+    assert "FAILED" in told[0]
+    assert told[1].startswith("error: The Stripe stand-in does not answer")
+    assert told[-1] == "  fix: wopr up"
+
+
+def test_a_secret_that_is_not_ours_to_make_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    for more in ((), ("--dry-run",)):
+        refused = run_wopr("secrets", "rotate", "STRIPE_SECRET_KEY", "--dir", str(tmp_path), *more)
+        assert refused.returncode == 1
+        assert "is not a secret that wopr can make" in refused.stderr
+
+
 def test_a_node_that_does_not_run_cannot_be_made_to_hang(tmp_path: Path) -> None:
     from tests.stack import clean_environment
 

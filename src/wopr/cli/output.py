@@ -99,6 +99,8 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
 
 def fail(message: str, *, remedy: str = "", log: str = "", code: int = FAILED) -> NoReturn:
     """End with an error: what failed, where the log is, and last the command that mends it."""
+    if _speaking and _speaking[0] is sys.stderr:
+        _speaking[1].fail_open()
     complain(message, remedy=remedy, log=log)
     raise typer.Exit(code)
 
@@ -130,7 +132,14 @@ def confirm(question: str, *, yes: bool, flag: str = "--yes") -> None:
         return
     if not sys.stdin.isatty():
         fail(f"{question} Nobody can answer here.", remedy=f"Add {flag} when you mean it.", code=USAGE)
-    if not typer.confirm(question, err=True):
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort as abort:
+        write_error("")
+        if not isinstance(abort.__context__, EOFError):
+            raise KeyboardInterrupt from abort
+        agreed = False  # Ctrl-D says nothing, which is no yes
+    if not agreed:
         say("Nothing was changed.")
         raise typer.Exit(REFUSED)
 

@@ -82,6 +82,11 @@ class Progress:
         stage = self._open[-1] if self._open else self.stage(machine, "")
         stage.failed(reason)
 
+    def fail_open(self) -> None:
+        """Every open stage failed; why is said by the error that follows."""
+        for stage in list(self._open):
+            stage.failed("")
+
     def ended(self, machine: str, what: str, seconds: float, detail: str = "", error: str = "") -> None:
         """A stage that somebody else timed: it lasted `seconds`; `error` is empty when it went well."""
         stage = Stage(self, machine, what, True, self.clock() - seconds)

@@ -2,8 +2,10 @@
 
 import errno
 import importlib
+import os
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -93,7 +95,7 @@ def run(arguments: list[str] | None = None) -> int:
         if isinstance(error, ApiError):
             return _written(error.message, error.remedy)
         if isinstance(error, OSError) and (remedy := _remedy_of_file(error)):
-            return _written(f"{error.filename or 'A file'}: {error.strerror}.", remedy)
+            return _written(f"{error.filename or 'Writing failed'}: {error.strerror}.", remedy)
         if _is_database_away(error):
             return _written(f"The database can't be reached: {error}", "wopr up, or correct DATABASE_URL")
         raise
@@ -111,7 +113,9 @@ def _remedy_of_file(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "df -h  shows which disk is full; make room, and do it again"
     if error.filename and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
-        return f"ls -ld {shlex.quote(str(error.filename))}  or take another folder: WOPR_HOME, or wopr up --home"
+        file = Path(os.fsdecode(error.filename))
+        there = shlex.quote(str(file if file.exists() else file.parent))
+        return f"ls -ld {there}  or take another folder: WOPR_HOME, or wopr up --home"
     return ""
 
 

@@ -68,14 +68,15 @@ def rotate_command(
     as_json: JsonOption = False,
 ) -> None:
     """Put a new secret into .env. Old ones stay valid until --drop-old; it takes effect with `wopr deploy`."""
+    from wopr.delivery.rotate import require_rotatable, rotate
+
+    require_rotatable(secret)
     machine = where.machine()
     if not dry_run:
         what = "Forget the old values" if drop_old else "Make a new value"
         output.confirm(f"{what} of {secret} on {machine.describe()}?", yes=yes)
 
     async def run() -> "Rotated | None":
-        from wopr.delivery.rotate import rotate
-
         try:
             place = await where.place(machine)
             return None if dry_run else await rotate(machine, place, where.journal(), secret, drop_old=drop_old)

@@ -24,7 +24,7 @@ def colored(stream: TextIO) -> bool:
 
 
 def paint(text: str, code: str, stream: TextIO) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if colored(stream) else text
+    return f"\x1b[{code}m{text}\x1b[0m" if text and colored(stream) else text
 
 
 def good(text: str) -> str:

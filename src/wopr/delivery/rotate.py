@@ -34,14 +34,19 @@ def newest(value: str) -> str:
     return next(iter(_parts(value)), "")
 
 
+def require_rotatable(name: str) -> None:
+    """Invalid for a secret that is not ours to make."""
+    if name not in ROTATABLE:
+        remedy = f"wopr makes {', '.join(ROTATABLE)}; change others where they come from, then in .env."
+        raise Invalid(f"{name} is not a secret that wopr can make.", code="not_rotatable", remedy=remedy)
+
+
 async def rotate(host: Host, place: Place, journal: Journal, name: str, *, drop_old: bool = False) -> Rotated:
     """Change a secret in `.env`; it takes effect with the next release. With `drop_old` only forget the old ones.
 
     Invalid for a secret that is not ours to make. Locked while a release runs.
     """
-    if name not in ROTATABLE:
-        remedy = f"wopr makes {', '.join(ROTATABLE)}; change others where they come from, then in {place.env}."
-        raise Invalid(f"{name} is not a secret that wopr can make.", code="not_rotatable", remedy=remedy)
+    require_rotatable(name)
     async with hold(host, place, "secrets.rotate") as fence:
         with journal.operation("secrets.rotate", secret=name, host=host.describe(), drop_old=drop_old) as operation:
             text = (await host.read(place.env) or b"").decode()
