@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from stage import MARKS, Stage, say, streamed, until
@@ -153,3 +154,68 @@ async def test_an_answer_that_could_not_be_stopped_says_so(stage: Stage) -> None
     await page.route("**/cancel", lambda route: route.abort())
     await page.click("[data-stop]")
     await until(page, "document.querySelector('[data-note]').textContent.startsWith('It could not be stopped')")
+
+
+@pytest.mark.parametrize("viewport", [NARROWEST, {"width": 1280, "height": 700}], ids=["phone", "desktop"])
+async def test_a_long_conversation_scrolls_in_its_place_and_the_page_stays(stage: Stage, viewport: Any) -> None:
+    stage.store.messages["c1"] *= 12
+    page = await stage.page(f"{stage.bot}?c=c1", viewport=viewport)
+    scrolls = "(document.querySelector('.history').scrollHeight > document.documentElement.clientHeight)"
+    assert await page.evaluate(scrolls)
+    assert await page.evaluate("document.documentElement.scrollHeight - document.documentElement.clientHeight") == 0
+
+
+async def test_a_bot_is_called_by_its_whole_name_on_its_card(stage: Stage) -> None:
+    stage.store.add_bot(name="Wolfeschlegelsteinhausenbergerdorffsuper")
+    stage.store.add_bot(name="A name with many words that goes on and")
+    page = await stage.page("/dashboard", viewport=NARROWEST)
+    cut = "[...document.querySelectorAll('.bot-card h3')].filter((one) => one.scrollHeight > one.clientHeight + 1)"
+    assert await page.evaluate(f"{cut}.map((one) => one.textContent)") == []
+
+
+async def test_a_greeting_is_not_broken_within_a_name(stage: Stage) -> None:
+    stage.store.name = "Maximiliana Featherstone"
+    page = await stage.page("/dashboard", viewport=NARROWEST)
+    title = page.locator("h1")
+    assert await title.inner_text() == "Hello, Maximiliana"
+    box, button = await title.bounding_box(), await page.locator(".page-head .button").bounding_box()
+    assert box is not None
+    assert button is not None
+    assert button["y"] >= box["y"] + box["height"], "the button makes room for the name"
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+async def test_the_amounts_to_top_up_stand_in_one_line(stage: Stage, width: int) -> None:
+    page = await stage.page("/billing", viewport={"width": width, "height": 800})
+    tops = "[...document.querySelectorAll('.amounts .option')].map((one) => one.getBoundingClientRect().top)"
+    assert len(set(await page.evaluate(tops))) == 1
+    assert await page.evaluate(CUT) == []
+
+
+async def test_dates_keep_their_line_and_look_the_same_on_every_page(stage: Stage) -> None:
+    page = await stage.page("/admin/tenants", viewport={"width": 1280, "height": 800}, locale="en-US")
+    days = await page.evaluate(
+        "[...document.querySelectorAll('td[data-label=Since] time')].map((one) => one.getClientRects().length)"
+    )
+    assert days
+    assert set(days) == {1}
+    await page.goto(f"{stage.url}/billing")
+    moments = await page.locator("#transactions time").all_inner_texts()
+    assert moments
+    assert all(re.fullmatch(r"\d{1,2} [A-Z][a-z]{2,3} \d{4}, \d\d:\d\d", moment) for moment in moments), moments
+
+
+async def test_on_a_phone_what_is_wrong_with_the_microphone_is_said_in_full(stage: Stage) -> None:
+    page = await stage.page(f"{stage.bot}?c=c1", viewport=NARROWEST)
+    denied = "void (navigator.mediaDevices.getUserMedia = () => Promise.reject({ name: 'NotAllowedError' }))"
+    await page.evaluate(denied)
+    await page.locator("[data-mic]").dispatch_event("pointerdown")
+    note = page.locator("[data-note]")
+    await until(page, "document.querySelector('[data-note]').textContent.includes('Allow')")
+    assert "address bar" in await note.inner_text()
+    assert await note.evaluate("(one) => one.scrollWidth <= one.clientWidth + 1")
+    assert await note.get_attribute("role") == "status"
+    missing = denied.replace("NotAllowedError", "NotFoundError")
+    await page.evaluate(missing)
+    await page.locator("[data-mic]").dispatch_event("pointerdown")
+    await until(page, "document.querySelector('[data-note]').textContent.includes('No microphone')")

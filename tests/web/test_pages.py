@@ -11,6 +11,8 @@ import httpx
 import pytest
 from fake_data import Store, bot_json, conversation_json, message
 
+from wopr.fleet import names
+
 MEMBER_PAGES = ["/dashboard", "/bots/new", "/billing", "/keys", "/account", "/parts/balance", "/dashboard/bots"]
 BOT_PAGES = ["", "/logs", "/usage", "/settings", "/turns/t1/receipt", "/state"]
 ADMIN_PAGES = ["", "/tenants", "/bots", "/nodes", "/nodes/list", "/inbox", "/inbox?state=failed", "/loops"]
@@ -509,3 +511,14 @@ async def test_an_api_that_is_away_is_a_page_that_tries_again(browser: httpx.Asy
 async def test_words_in_the_address_are_never_shown_as_ours(browser: httpx.AsyncClient) -> None:
     page = (await browser.get("/dashboard?done=Your+account+was+hacked")).text
     assert "hacked" not in page
+
+
+async def test_the_forms_of_a_bot_take_as_much_as_the_platform_does(browser: httpx.AsyncClient, store: Store) -> None:
+    for path in ("/bots/new", f"/bots/{bot_of(store)}/settings"):
+        page = (await browser.get(path)).text
+        limits = dict(re.findall(r'name="(name|persona|instructions)"[^>]* maxlength="(\d+)"', page))
+        assert limits == {
+            "name": str(names.NAME_CHARACTERS_MAX),
+            "persona": str(names.PERSONA_CHARACTERS_MAX),
+            "instructions": str(names.INSTRUCTIONS_CHARACTERS_MAX),
+        }, path

@@ -46,9 +46,13 @@ export class Voice {
       if (this.recorder !== recorder) return; // Let go meanwhile.
       this.mic.classList.add("recording");
       this.note.textContent = "Listening… let go to write it down";
-    } catch {
+    } catch (problem) {
       if (this.recorder && this.recorder !== recorder) return;
-      this.endRecording("The microphone is not available. Allow it in the browser's address bar.");
+      this.endRecording(
+        problem.name === "NotFoundError"
+          ? "No microphone was found. Plug one in, or type instead."
+          : "The microphone is not available. Allow it in the browser's address bar.",
+      );
     }
   }
 

@@ -15,7 +15,8 @@ document.addEventListener("click", (event) => {
   }
 });
 
-const longTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+// In the place's time, but as the pages write dates everywhere else.
+const longTime = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 const shortTime = new Intl.DateTimeFormat(undefined, { timeStyle: "medium", hourCycle: "h23" });
 
 export function localTimes(root) {
