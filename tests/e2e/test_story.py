@@ -34,16 +34,15 @@ def test_a_stranger_signs_up_pays_makes_a_bot_and_gets_an_answer(live: Stack, wi
     expect(page.locator("main")).to_contain_text("Ada")
     picture(page, "story-first-dashboard")
 
-    page.goto("/billing")
-    page.get_by_role("button", name="Start the plan").click()
+    page.get_by_role("button", name="Start for $5 a month").click()
     page.wait_for_url(f"{live.stripe}/**")
     picture(page, "story-checkout")
     fill_card(page, "4242 4242 4242 4242")
-    page.wait_for_url("**/billing/return*")
-    expect(page.locator("main")).to_contain_text("$5.0000")
+    page.wait_for_url("**/bots/new*")
+    expect(page.locator("main")).to_contain_text("Your payment arrived.")
+    expect(page.locator(".sidebar")).to_contain_text("$5.0000")
     picture(page, "story-paid")
 
-    page.goto("/bots/new")
     page.get_by_label("Name", exact=True).fill("Marvin")
     page.locator("input[name=template]").nth(1).check(force=True)
     page.get_by_role("button", name="Make the bot").click()
@@ -73,8 +72,8 @@ def test_a_declined_card_says_why_and_takes_nothing(live: Stack, window: Callabl
         picture(page, "declined")
         assert float(person.get("/api/billing")["balance"]["available_usd"]) == 0
         fill_card(page, "4242 4242 4242 4242")
-        page.wait_for_url("**/billing/return*")
-        expect(page.locator("main")).to_contain_text("$5.0000")
+        page.wait_for_url("**/bots/new*")
+        expect(page.locator(".sidebar")).to_contain_text("$5.0000")
 
 
 def test_a_used_link_and_a_wrong_password_are_answered_on_the_page(window: Callable[..., Page], watch: Watch) -> None:

@@ -142,7 +142,9 @@ async def test_a_new_account_is_told_what_to_do_first(browser: httpx.AsyncClient
     assert "First steps" in page
     assert "No bot yet" in page
     assert "No credit yet" in page or "used up" in page
-    assert "See the plan" in page
+    assert 'action="/billing/subscribe"' in page, "the plan starts here"
+    assert "Start for $5 a month" in page
+    assert "Nothing spent yet" not in page, "an empty chart helps nobody yet"
     assert "Open the chat" not in page, "there is no bot to talk to"
     assert "Make your first bot" not in page, "credit comes first"
 
@@ -323,6 +325,19 @@ async def test_payments_lead_to_the_payment_page_and_back(browser: httpx.AsyncCl
     assert (answer.status_code, answer.headers["location"]) == (303, "http://127.0.0.1:4101/c/pay/cs_1")
     assert "Waiting for the payment" in (await browser.get("/billing/return?session_id=cs_1")).text
     assert "Your payment arrived." in (await browser.get("/billing/return/state?session_id=cs_1")).text
+
+
+async def test_after_the_first_payment_comes_the_first_bot(browser: httpx.AsyncClient, store: Store) -> None:
+    store.bots = []
+    waiting = await browser.get("/billing/return?session_id=cs_1")
+    assert "Waiting for the payment" in waiting.text
+    looked = await browser.get("/billing/return/state?session_id=cs_1")
+    assert looked.headers["hx-redirect"] == "/bots/new?done=payment-arrived"
+    again = await browser.get("/billing/return?session_id=cs_1")
+    assert (again.status_code, again.headers["location"]) == (303, "/bots/new?done=payment-arrived")
+    page = (await browser.get(again.headers["location"])).text
+    assert "Your payment arrived." in page
+    assert re.search(r'name="name"[^>]* autofocus', page), "only a name is needed"
 
 
 async def test_an_unknown_payment_page_is_asked_about_rather_than_followed(

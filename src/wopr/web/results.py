@@ -42,6 +42,7 @@ RESULTS = {
     "password-changed": Result("password", "good", "Your password is changed."),
     "session-revoked": Result("sessions", "good", "That browser is signed out."),
     "preferences-saved": Result("preferences", "good", "Your preferences are saved in this browser."),
+    "payment-arrived": Result("page", "good", "Your payment arrived.", "Now give your first bot a name."),
     "payment-cancelled": Result("page", "warn", "No payment was made.", "Nothing was charged."),
     "credit-granted": Result("tenants", "good", "The credit is granted.", "It stands in the tenant's transactions."),
     "tenant-suspended": Result("tenants", "good", "The tenant is suspended.", "Keys are refused and bots are stopped."),

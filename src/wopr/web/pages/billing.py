@@ -8,10 +8,12 @@ from fastapi import APIRouter, Form
 from starlette.responses import RedirectResponse, Response
 
 from wopr.client import ApiError
+from wopr.web.rendering import redirect
 from wopr.web.visit import Member, Visit, member
 
 router = APIRouter()
 TRANSACTIONS_SHOWN = 25
+FIRST_BOT = "/bots/new"
 Field = Annotated[str, Form()]
 
 
@@ -25,6 +27,8 @@ async def billing(visit: Member, cursor: str = "") -> Response:
 async def back(visit: Member, session_id: str = "") -> Response:
     """After a payment: wait, visibly, until the credit is there."""
     values = await _arrival(visit, session_id)
+    if await _wants_first_bot(visit, values):
+        return redirect(FIRST_BOT, "payment-arrived")
     fresh = await member(visit.request) if values["arrived"] else visit  # The frame shows the new balance, too.
     return fresh.page("pages/billing_return.html", values)
 
@@ -32,7 +36,11 @@ async def back(visit: Member, session_id: str = "") -> Response:
 @router.get("/billing/return/state")
 async def arrival(visit: Member, session_id: str = "") -> Response:
     """The waiting part alone, renewed until the credit is there."""
-    return visit.page("parts/payment_state.html", await _arrival(visit, session_id))
+    values = await _arrival(visit, session_id)
+    answer = visit.page("parts/payment_state.html", values)
+    if await _wants_first_bot(visit, values):
+        answer.headers["hx-redirect"] = redirect(FIRST_BOT, "payment-arrived").headers["location"]
+    return answer
 
 
 @router.post("/billing/subscribe")
@@ -100,3 +108,15 @@ async def _arrival(visit: Visit, session_id: str) -> dict[str, object]:
             raise
         return values | {"problem": error}
     return values | {"arrived": confirmed.state == "applied", "balance": confirmed.balance}
+
+
+async def _wants_first_bot(visit: Visit, values: dict[str, object]) -> bool:
+    """Who has paid and has no bot yet goes on to make one; whoever pays again sees the payment."""
+    if not values["arrived"] or not values["session_id"]:
+        return False
+    try:
+        return not await visit.api.fleet.bots()
+    except ApiError as error:
+        if error.status == 401:
+            raise
+        return False

@@ -13,7 +13,7 @@ from wopr.client import ApiError
 from wopr.client.billing import Billing
 from wopr.client.fleet import Bot
 from wopr.web.chart import spend_chart
-from wopr.web.formats import usd
+from wopr.web.formats import usd, usd_price
 from wopr.web.rendering import environment
 from wopr.web.visit import Member, Visit
 
@@ -43,6 +43,7 @@ class Step:
     done: bool
     path: str = ""
     action: str = ""
+    sends: bool = False  # its button is a form's
     next: bool = False
 
 
@@ -88,9 +89,11 @@ def first_steps(visit: Visit, bots: Sequence[Bot], talked: bool) -> list[Step]:
     paid = _has_paid(visit.billing)
     verified = visit.identity is not None and visit.identity.user.email_verified
     talk = f"/bots/{bots[0].id}" if bots else ""
+    price = visit.prices.plan_usd
+    start = f"Start for {usd_price(price)} a month" if price else "Start the plan"
     steps = [
         Step("Confirm your address", "Follow the link in the mail that we sent you.", verified),
-        Step("Add credit", "A month of one bot, with talk.", paid, "/billing", "See the plan"),
+        Step("Add credit", "A month of one bot, with talk.", paid, "/billing/subscribe", start, sends=True),
         Step("Make a bot", "Pick a character and a name.", bool(bots), "/bots/new", "New bot"),
         Step("Say hello", "By text or by voice.", talked, talk, "Open the chat"),
     ]
