@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wopr.delivery import commands
-from wopr.delivery.commands import PLUGIN, STANDALONE
+from wopr.delivery.commands import PLUGIN, STANDALONE, Filling
 from wopr.delivery.place import Place
 
 PLACE = Place("/srv/wopr", "acme")
@@ -38,10 +38,12 @@ def test_both_composes_are_called_alike_and_hide_the_callers_environment(
 
 def test_what_compose_interpolates_names_both_slots_and_the_operators_choices() -> None:
     settings = {"HTTP_PORT": "8080", "POSTGRES_PASSWORD": "p$1", "STRIPE_SECRET_KEY": "sk"}
-    text = commands.stack_env(PLACE, settings, {"blue": ("a@sha256:1", 4), "green": ("b@sha256:2", 5)}, "b@sha256:2")
+    blue, green = Filling("a@sha256:1", 4, "f00"), Filling("b@sha256:2", 5, "ba5")
+    text = commands.stack_env(PLACE, settings, {"blue": blue, "green": green}, "b@sha256:2")
     read = commands.parsed_env(text)
     assert read["WOPR_BLUE_IMAGE"] == "a@sha256:1"
     assert read["WOPR_GREEN_RELEASE"] == "5"
+    assert read["WOPR_BLUE_MADE"] == "f00"
     assert read["WOPR_GREEN_ENV"] == "/srv/wopr/slots/green.env"
     assert read["HTTP_PORT"] == "8080"
     assert read["POSTGRES_PASSWORD"] == "p$1"

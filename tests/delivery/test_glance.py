@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from wopr.delivery.errors import HostFailed
@@ -43,6 +44,15 @@ def test_unhealthy_is_degraded_and_stopped_is_down() -> None:
     boxes = read_boxes([inspected("caddy", health="unhealthy"), inspected("postgres", "exited", "none")], State())
     assert [(box.state, box.status) for box in boxes] == [("degraded", "running, unhealthy"), ("down", "exited")]
     assert boxes[1].since is None
+
+
+def test_what_is_kept_for_a_rollback_is_no_trouble() -> None:
+    kept = [inspected(service, "exited") for service in ("api-blue", "ui-blue")]
+    boxes = read_boxes([*whole(), *kept], SERVING)
+    assert {box.status for box in boxes if box.service.endswith("blue")} == {"kept for a rollback"}
+    assert {box.state for box in boxes} == {"ok"}
+    coming = replace(SERVING, candidate=Part(8, "blue"))
+    assert {box.state for box in read_boxes(kept, coming) if box.service.endswith("blue")} == {"down"}
 
 
 def test_the_verdict_is_down_when_customers_cant_use_it_and_degraded_when_something_is_wrong() -> None:

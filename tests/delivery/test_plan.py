@@ -13,6 +13,7 @@ from wopr.delivery.plan import (
     Container,
     Observed,
     Remove,
+    Retire,
     Services,
     Settle,
     Start,
@@ -60,10 +61,45 @@ def test_after_the_commit_a_ready_release_stays_and_the_old_one_goes() -> None:
         [release(1), release(2, Judgement.PENDING)],
     )
     actions = plan(state, seen)
-    assert [type(action) for action in actions] == [Settle, Remove, Become]
+    assert [type(action) for action in actions] == [Settle, Become], "the old one has left and is kept"
     assert isinstance(actions[0], Settle)
     assert actions[0].verdict is Judgement.GOOD
     assert actions[-1] == Become(State(active=Part(2, "green")))
+
+
+def test_what_still_runs_of_the_old_one_after_the_commit_is_retired_and_only_what_served_well_is_kept() -> None:
+    state = State(active=Part(2, "green"), leaving=Part(1, "blue"))
+    stack, releases = [*STACK, *slot("green", 2)], [release(1), release(2)]
+    seen = Observed([*stack, *slot("blue", 1)], {"green": True}, releases)
+    assert plan(state, seen) == [Retire("blue"), Become(State(active=Part(2, "green")))]
+    half = Observed([*stack, *slot("blue", 1)[:1]], {"green": True}, releases)
+    crashed = Observed([*stack, *(replace(one, restarts=1) for one in slot("blue", 1))], {"green": True}, releases)
+    for seen in (half, crashed):
+        assert plan(state, seen) == [Remove("blue"), Become(State(active=Part(2, "green")))]
+
+
+def test_what_is_kept_stays_and_what_no_rollback_can_use_does_not() -> None:
+    state, stack = State(active=Part(2, "green")), [*STACK, *slot("green", 2)]
+    kept = Observed([*stack, *slot("blue", 1, "exited")], {}, [release(1), release(2)])
+    assert plan(state, kept) == []
+    candidate = replace(state, candidate=Part(3, "blue"))
+    assert plan(candidate, kept) == [Configure(2), Become(state)], "one that never came as far as its slot"
+    for useless in (
+        Observed([*stack, *slot("blue", 1, "created")], {}, [release(1), release(2)]),
+        Observed([*stack, *slot("blue", 1, "exited")[1:]], {}, [release(1), release(2)]),
+        Observed([*stack, *slot("blue", 1, "exited")], {}, [release(1, Judgement.BAD), release(2)]),
+        Observed([*stack, *slot("blue", 1, "exited")], {}, [release(2)]),
+    ):
+        assert plan(state, useless) == [Remove("blue")]
+
+
+def test_a_rollback_is_whole_with_the_containers_of_the_release_that_it_restores() -> None:
+    restored = replace(release(1), number=3, restores=1)
+    state = State(active=Part(3, "blue"))
+    seen = Observed([*STACK, *slot("blue", 1)], {}, [release(1), release(2, Judgement.ROLLED_BACK), restored])
+    assert plan(state, seen) == []
+    other = replace(restored, env_hash="another")
+    assert plan(state, replace(seen, releases=[release(1), other])) == [Start(Part(3, "blue"))]
 
 
 def test_after_the_commit_an_unready_release_goes_and_the_old_one_is_started_first() -> None:
@@ -149,7 +185,8 @@ def test_whatever_was_left_one_run_mends_it_and_the_next_has_nothing_to_do(
     assert plan(state, after) == []
     if state.active:
         assert after.whole(state.active)
-        assert {one.slot for one in after.containers if one.slot} == {state.active.slot}
+        beside = {one.slot for one in after.containers if one.slot} - {state.active.slot}
+        assert all(after.kept(which) for which in beside)
 
 
 def apply(state: State, seen: Observed) -> tuple[State, Observed]:
@@ -166,6 +203,8 @@ def _applied(
     match action:
         case Remove(which):
             found = [one for one in found if one.slot != which]
+        case Retire(which):
+            found = [replace(one, status="exited") if one.slot == which else one for one in found]
         case Start(part):
             found = [one for one in found if one.slot != part.slot] + slot(part.slot, part.release)
         case Become(to):

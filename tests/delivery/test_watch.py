@@ -404,6 +404,29 @@ async def test_the_loop_wakes_for_a_notification_and_settles_a_moment_so_that_tw
     assert world.made[0][BOT].endswith(digest(2))
 
 
+async def test_the_push_of_the_only_tag_that_is_watched_is_not_waited_with() -> None:
+    world = Simulated(stored=[stored(1, IMAGES[PLATFORM].pinned(digest(1)), "", Judgement.GOOD)])
+    deliverer = Deliverer(world, {PLATFORM: IMAGES[PLATFORM]}, period_seconds=PERIOD)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if not world.made:
+            world.tags[PLATFORM] = 2
+            deliverer.notify("platform", "latest")
+        await asyncio.Event().wait()
+
+    released = asyncio.Event()
+    world.during = released.set
+    running = asyncio.create_task(deliverer.run(sleep))
+    async with asyncio.timeout(30):
+        await released.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert slept[0] == PERIOD
+    assert len(slept) == 1 or min(slept) >= 1, "nothing but the pause between looks"
+
+
 async def run_until(deliverer: Deliverer, sleep: Callable[[float], Awaitable[None]]) -> None:
     """The loop without its race between timer and notification: the timer decides."""
     while True:

@@ -5,11 +5,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.machines.engine import Engine
 from tests.machines.installation import Installation, Load, installed
 from tests.machines.registry import Registry
+
+from wopr.delivery.place import Slot, other
 
 SLOTS = ("api-blue", "ui-blue", "api-green", "ui-green")
 # An entrypoint that behaves as the platform does, but for `wopr api`.
@@ -24,18 +27,33 @@ def site(engine: Engine, platform_image: str, third_party_images: object) -> Ite
 
 
 def whole(site: Installation) -> None:
-    """One release runs, whole, and nothing else is left of any other."""
+    """One release runs, whole; of others at most one that served well is left, whole and stopped."""
     state = site.state()
     assert state["candidate"] is None
     assert state["leaving"] is None
     active = state["active"]
     found = site.containers()
-    assert {name for name in found if name in SLOTS} == {f"api-{active['slot']}", f"ui-{active['slot']}"}
-    for name in (f"api-{active['slot']}", f"ui-{active['slot']}"):
+    releases = {one["number"]: one for one in site.releases()["releases"]}
+    serving = [f"api-{active['slot']}", f"ui-{active['slot']}"]
+    for name in serving:
         assert found[name]["State"]["Running"], name
-        assert found[name]["Config"]["Labels"]["wopr.release"] == str(active["release"])
+        assert content(releases[made_as(found[name])]) == content(releases[active["release"]])
+    beside = [name for name in SLOTS if name in found and name not in serving]
+    assert len(beside) in (0, len(SLOTS) - len(serving)), beside
+    for name in beside:
+        assert found[name]["State"]["Status"] == "exited", name
+        assert releases[made_as(found[name])]["verdict"] in ("good", "rolled back")
     assert {"caddy", "postgres"} <= set(found)
-    assert not [one for one in site.releases()["releases"] if one["verdict"] == "pending"]
+    assert not [one for one in releases.values() if one["verdict"] == "pending"]
+
+
+def made_as(container: dict[str, Any]) -> int:
+    """The release for which a container was made; another one with the same content may have taken it over."""
+    return int(container["Config"]["Labels"]["wopr.release"])
+
+
+def content(release: dict[str, Any]) -> list[str]:
+    return [release[name] for name in ("platform", "bot", "config_hash", "env_hash")]
 
 
 def test_a_first_release_makes_everything_that_an_empty_folder_lacks(site: Installation) -> None:
@@ -180,6 +198,38 @@ def test_back_brings_images_settings_and_configuration_and_is_in_the_books(site:
     assert found[first + 2]["restores"] == first
     assert "logins fail" in (site.folder / "logbook" / "INCIDENTS.md").read_text()
     assert "rollback" in (site.folder / "logbook" / "DEPLOYMENTS.md").read_text().lower()
+
+
+def test_back_starts_the_containers_that_were_kept_unless_they_were_made_from_something_else(
+    site: Installation,
+) -> None:
+    first = site.settle()
+    kept = ids(site, site.state()["active"]["slot"])
+    site.release(site.derive())
+    assert ids(site, other(site.state()["active"]["slot"])) == kept, "the one before is kept"
+    status = site.wopr("status", "--json")
+    assert json.loads(status.stdout)["verdict"] == "ok", status.stdout
+    assert site.wopr("rollback", "--json", "--ready", "180").returncode == 0
+    assert ids(site, site.state()["active"]["slot"]) == kept
+    whole(site)
+    listed = {one["number"]: one for one in site.releases()["releases"]}
+    assert listed[site.state()["active"]["release"]]["restores"] == first
+    assert "down" not in site.wopr("releases").stdout
+    site.release(site.derive())
+    site.engine.docker("rm", *ids(site, other(site.state()["active"]["slot"])))
+    assert site.wopr("rollback", "--json", "--ready", "180").returncode == 0, "an operator tidied up"
+    whole(site)
+    site.set_env("WOPR_TEST_MARK", "another")
+    site.release()
+    site.wopr("rollback", "--to", str(first), "--json", "--ready", "180")
+    slot = site.state()["active"]["slot"]
+    assert "WOPR_TEST_MARK=another" not in site.containers()[f"api-{slot}"]["Config"]["Env"]
+    whole(site)
+
+
+def ids(site: Installation, slot: Slot) -> list[str]:
+    found = site.containers()
+    return [found[name]["Id"] for name in (f"api-{slot}", f"ui-{slot}") if name in found]
 
 
 def test_a_migration_that_only_adds_runs_and_stays_when_the_release_goes(site: Installation) -> None:

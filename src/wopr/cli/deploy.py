@@ -128,7 +128,7 @@ async def _dry(host: "Host", where: Where, request: "Request") -> dict[str, Any]
         lacking = await setup.look(host, place, request.settings or {})
         state, inputs = await read_state(host, place), await read_inputs(host, place)
         serving = await read_release(host, place, state.active.release) if state.active else None
-        left = plan(state, await observe(host, place))
+        left = plan(state, await observe(host, place, state))
         return {
             "host": host.describe(),
             "folder": place.dir,

@@ -14,7 +14,7 @@ from wopr.cli.output import JsonOption
 if TYPE_CHECKING:
     from wopr.delivery.plan import Container
     from wopr.delivery.quarantine import Entry
-    from wopr.delivery.release import Release, State
+    from wopr.delivery.release import Part, Release, State
 
 EXAMPLES = "Examples: wopr releases --json --dir /root/wopr-platform | wopr releases --host root@api.example.com"
 SHOWN_MAX = 20
@@ -40,7 +40,7 @@ def releases(
             }
         )
         return
-    rows = [_row(one, active, running) for one in found[-limit:]]
+    rows = [_row(one, state.active, running) for one in found[-limit:]]
     output.table(("", "release", "at", "verdict", "platform", "by", "why"), rows, "Nothing was released here yet.")
 
 
@@ -58,17 +58,13 @@ async def _read(where: Where) -> "tuple[list[Release], State, list[Container], l
         await host.close()
 
 
-def _row(release: "Release", active: int | None, running: "list[Container]") -> tuple[object, ...]:
-    runs = any(one.release == release.number and one.runs for one in running)
-    mark = (
-        "serves"
-        if release.number == active and runs
-        else "down"
-        if release.number == active
-        else "runs"
-        if runs
-        else ""
-    )
+def _row(release: "Release", active: "Part | None", running: "list[Container]") -> tuple[object, ...]:
+    serving = active is not None and release.number == active.release
+    # Containers that a rollback started again bear the number of the release that they were made for.
+    here = [one for one in running if active and one.slot == active.slot]
+    mine = here if serving else [one for one in running if one not in here and one.release == release.number]
+    runs = any(one.runs for one in mine)
+    mark = ("serves" if runs else "down") if serving else "runs" if runs else ""
     name, sign, digest = release.platform.rpartition("sha256:")
     restored = f"release {release.restores} again" if release.restores else ""
     platform = f"{name}{sign}{digest[:DIGEST_CHARACTERS]}"

@@ -13,20 +13,25 @@ PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 SLOT_LABEL = "wopr.slot"
 RELEASE_LABEL = "wopr.release"
+MADE_LABEL = "wopr.made"
 PROBE = "wopr-probe"
 API_PORT, UI_PORT = 3100, 3000
 EDGE_SECONDS = 5
 # What compose.yaml interpolates. Compose prefers the caller's environment to its file, so these are taken out of it.
 INTERPOLATED = (
     "WOPR_DIR", "WOPR_NAME", "WOPR_BLUE_IMAGE", "WOPR_GREEN_IMAGE", "WOPR_BLUE_ENV", "WOPR_GREEN_ENV",
-    "WOPR_BLUE_RELEASE", "WOPR_GREEN_RELEASE", "WOPR_DELIVERER_IMAGE", "WOPR_DOMAIN", "WOPR_SCHEME", "POSTGRES_IMAGE",
-    "CADDY_IMAGE", "POSTGRES_PASSWORD", "HTTP_PORT", "HTTPS_PORT", "EDGE_PROXIES", "COMPOSE_FILE",
-    "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "DOCKER_GID",
+    "WOPR_BLUE_RELEASE", "WOPR_GREEN_RELEASE", "WOPR_BLUE_MADE", "WOPR_GREEN_MADE", "WOPR_DELIVERER_IMAGE",
+    "WOPR_DOMAIN", "WOPR_SCHEME", "POSTGRES_IMAGE", "CADDY_IMAGE", "POSTGRES_PASSWORD", "HTTP_PORT", "HTTPS_PORT",
+    "EDGE_PROXIES", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "DOCKER_GID",
 )  # fmt: skip
 
 OBSERVE_SCRIPT = 'ids=$(docker ps -aq --filter "label=$1") || exit 1; [ -z "$ids" ] || docker container inspect $ids'
 REMOVE_SCRIPT = (
     'ids=$(docker ps -aq --filter "label=$1" --filter "label=$2"); [ -z "$ids" ] || docker rm -f -v $ids >/dev/null'
+)
+START_SCRIPT = (
+    'for name in "$@"; do docker start "$name" >/dev/null & all="$all $!"; done;'
+    ' for one in $all; do wait "$one" || exit 1; done'
 )
 WHICH_COMPOSE_SCRIPT = (
     "docker compose version >/dev/null 2>&1 && echo plugin && exit 0;"
@@ -46,6 +51,15 @@ FREE_SCRIPT = (
 )
 
 Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What a slot is filled with. `made` is the hash of all that its containers are made from."""
+
+    image: str
+    release: int
+    made: str
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,13 @@ def up_slot(compose: Compose, place: Place, file: str, slot: Slot) -> Command:
     return compose.call(place, file, "up", "-d", "--no-deps", "--no-build", *(f"{role}-{slot}" for role in ROLES))
 
 
+def create_slot(compose: Compose, place: Place, file: str, slot: Slot) -> Command:
+    """As `up_slot`, but nothing is started."""
+    return compose.call(
+        place, file, "up", "--no-start", "--no-deps", "--no-build", *(f"{role}-{slot}" for role in ROLES)
+    )
+
+
 def up_services(compose: Compose, place: Place, file: str, *services: str) -> Command:
     """Create and start others; those whose definition is unchanged stay as they are."""
     return compose.call(place, file, "up", "-d", "--no-deps", "--no-build", *services)
@@ -96,7 +117,8 @@ def remove_slot(place: Place, slot: Slot) -> Command:
 
 
 def start(names: Sequence[str]) -> Command:
-    return ("docker", "start", *names)
+    """Start containers side by side: the client starts several one after the other."""
+    return ("sh", "-c", START_SCRIPT, "start", *names)
 
 
 def stop(names: Sequence[str], seconds: int) -> Command:
@@ -182,8 +204,8 @@ def remove_files(*paths: str) -> Command:
     return ("rm", "-rf", "--", *paths)
 
 
-def stack_env(place: Place, settings: Mapping[str, str], slots: Mapping[Slot, tuple[str, int]], deliverer: str) -> str:
-    """The file that compose interpolates: where things are, and for each slot its image and release."""
+def stack_env(place: Place, settings: Mapping[str, str], slots: Mapping[Slot, Filling], deliverer: str) -> str:
+    """The file that compose interpolates: where things are, and for each slot what it is filled with."""
     values = {
         "WOPR_DIR": place.dir,
         "WOPR_NAME": place.name,
@@ -191,8 +213,13 @@ def stack_env(place: Place, settings: Mapping[str, str], slots: Mapping[Slot, tu
         "WOPR_BLUE_ENV": place.slot_env("blue"),
         "WOPR_GREEN_ENV": place.slot_env("green"),
     }
-    for slot, (image, number) in slots.items():
-        values |= {f"WOPR_{slot.upper()}_IMAGE": image, f"WOPR_{slot.upper()}_RELEASE": str(number)}
+    for slot, filling in slots.items():
+        start = f"WOPR_{slot.upper()}"
+        values |= {
+            f"{start}_IMAGE": filling.image,
+            f"{start}_RELEASE": str(filling.release),
+            f"{start}_MADE": filling.made,
+        }
     chosen = {name: settings[name] for name in INTERPOLATED if settings.get(name) and name not in values}
     if networks := chosen.get("EDGE_PROXIES"):  # by comma as in other settings; Caddy wants them by blank
         chosen["EDGE_PROXIES"] = " ".join(networks.replace(",", " ").split())

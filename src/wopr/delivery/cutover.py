@@ -2,21 +2,20 @@
 
 Each step is in the journal, and each may be the last: what is half done is abandoned before the commit point, which is
 the replacement of `state.json`, and finished after it. The release that serves is never touched before the new one is
-ready, and is kept, stopped, until the new one has proved itself.
+ready, and is kept, stopped, when it has left: a rollback then only starts its containers.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from urllib.parse import quote
 
 from wopr.delivery import commands, quarantine
 from wopr.delivery.context import Context
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.look import unready
 from wopr.delivery.observe import Counts, counts, through, wait_ready, watch
-from wopr.delivery.place import Place, Slot, other
+from wopr.delivery.place import Slot, other
 from wopr.delivery.release import (
     Judgement,
     Part,
@@ -30,6 +29,7 @@ from wopr.delivery.release import (
     record_new,
     write_state,
 )
+from wopr.delivery.slots import COMPOSE_SECONDS, drain, empty, fill, retire, write_environment
 from wopr.ops.incidents import open_incident
 
 READY_SECONDS = 6.0
@@ -37,12 +37,7 @@ READY_SECONDS = 6.0
 READY_TIMES = 3.0
 FIRST_READY_SECONDS = 60.0
 OBSERVE_SECONDS = 20.0
-COMPOSE_SECONDS = 120.0
-DRAIN_SECONDS = 20.0
-DRAIN_LEAD_SECONDS = 1.0
-STOP_MARGIN_SECONDS = 5.0
 BRING_IN_TRIES = 10
-PRIVATE_NETWORKS = "127.0.0.1/32,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
 
 
 @dataclass(frozen=True)
@@ -101,11 +96,10 @@ async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
     await write_state(ctx.fence, replace(state, candidate=part))
     ctx.step("candidate")
     try:
-        incoming = await _start(ctx, incoming, state, part)
+        incoming, before = await _start(ctx, incoming, state, part)
     except (Failed, HostFailed) as error:
         reason = error.message if isinstance(error, HostFailed) else str(error)
         return await _abandon(ctx, incoming, state, reason, began)
-    before = await counts(ctx.host, ctx.place, state.active.slot) if state.active else Counts()
     await write_state(ctx.fence, State(active=part, leaving=state.active))
     ctx.step("committed", release=part.release)
     if reason := await _prove(ctx, incoming, state.active, part, before):
@@ -116,45 +110,10 @@ async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
     good = incoming.release.judged(Judgement.GOOD, "", round(time.monotonic() - began, 3))
     verdict = await _judge(ctx, good, None)
     if state.active:
-        await empty(ctx, state.active.slot)
+        await retire(ctx, state.active.slot)
     await write_state(ctx.fence, State(active=part))
     ctx.step("finished", serving=part.release)
     return verdict
-
-
-async def fill(ctx: Context, release: Release, snapshot: Snapshot, slot: Slot) -> None:
-    """Put a release's containers into a slot and start them. What was there is removed."""
-    place = ctx.place
-    await write_environment(ctx, release, snapshot, slot)
-    ctx.step("environment")
-    await ctx.fence.must(commands.remove_slot(place, slot))
-    file = place.snapshot(release.number, "compose.yaml")
-    await ctx.fence.must(commands.up_slot(ctx.compose, place, file, slot), timeout=COMPOSE_SECONDS)
-    ctx.step("started", slot=slot)
-
-
-async def write_environment(ctx: Context, release: Release, snapshot: Snapshot, slot: Slot) -> None:
-    """Write the environment of a slot, and what compose interpolates, from the files of the release."""
-    place = ctx.place
-    settings = _settings(snapshot)
-    address = f"wopr:{quote(settings.get('POSTGRES_PASSWORD', ''), safe='')}@postgres:5432/wopr_platform"
-    trusted = ",".join((PRIVATE_NETWORKS, *settings.get("EDGE_PROXIES", "").replace(",", " ").split()))
-    given = {"DATABASE_URL": f"postgresql://{address}", "TRUSTED_PROXIES": trusted, **_bots(place)}
-    settings |= {"BOT_IMAGE": release.bot} if release.bot else {}
-    await ctx.fence.write(place.slot_env(slot), commands.slot_env(settings, given).encode())
-    beside = await ctx.host.read(place.slot_env(other(slot)))
-    if beside is None:  # compose 1.29 reads the files of services that it does not start
-        await ctx.fence.write(place.slot_env(other(slot)), b"")
-    state = await read_state(ctx.host, place)
-    slots: dict[Slot, tuple[str, int]] = {"blue": (release.platform, release.number)}
-    slots["green"] = slots["blue"]
-    if state.active and state.active.slot != slot:
-        serving = await read_release(ctx.host, place, state.active.release)
-        slots[state.active.slot] = (serving.platform, serving.number)
-    group = (await ctx.host.run(commands.socket_group())).text.strip()
-    settings = {"DOCKER_GID": group, **settings} if group.isdecimal() else settings
-    text = commands.stack_env(place, settings, slots, release.platform)
-    await ctx.fence.write(place.stack_env, text.encode())
 
 
 async def configure(ctx: Context, snapshot: Snapshot) -> bool:
@@ -178,25 +137,11 @@ async def services(ctx: Context, number: int) -> None:
     await ctx.fence.must(up, timeout=COMPOSE_SECONDS)
 
 
-async def empty(ctx: Context, slot: Slot) -> None:
-    """Empty a slot: what runs there gets its time to drain, then everything is removed."""
-    await drain(ctx, slot)
-    await ctx.fence.must(commands.remove_slot(ctx.place, slot))
-    ctx.step("removed", slot=slot)
+async def _start(ctx: Context, incoming: Incoming, state: State, part: Part) -> tuple[Incoming, Counts]:
+    """Everything up to the commit point. Failed, or HostFailed, with the reason.
 
-
-async def drain(ctx: Context, slot: Slot) -> None:
-    """Tell a slot to leave and wait until it has; its containers stay, stopped."""
-    text = (await ctx.host.read(ctx.place.slot_env(slot)) or b"").decode()
-    settings = commands.parsed_env(text)
-    lead = _number(settings.get("DRAIN_LEAD_SECONDS", ""), DRAIN_LEAD_SECONDS)
-    seconds = round(lead + _number(settings.get("DRAIN_SECONDS", ""), DRAIN_SECONDS) + STOP_MARGIN_SECONDS)
-    # One that is gone already is as good as stopped.
-    await ctx.fence.run(commands.stop(ctx.place.slot_containers(slot), seconds), timeout=seconds + 30)
-
-
-async def _start(ctx: Context, incoming: Incoming, state: State, part: Part) -> Incoming:
-    """Everything up to the commit point; the release with the time it took. Failed, or HostFailed, with the reason."""
+    Returns the release with the time it took, and what the one before it counted.
+    """
     release, snapshot = incoming.release, incoming.snapshot
     serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
     if serving is None or serving.config_hash != release.config_hash:
@@ -210,13 +155,16 @@ async def _start(ctx: Context, incoming: Incoming, state: State, part: Part) -> 
         await incoming.prepare()
     await fill(ctx, release, snapshot, part.slot)
     began = time.monotonic()
-    if reason := await wait_ready(ctx.host, ctx.place, part.slot, incoming.limits.patience(serving)):
+    counting = counts(ctx.host, ctx.place, state.active.slot) if state.active else asyncio.sleep(0, Counts())
+    waiting = wait_ready(ctx.host, ctx.place, part.slot, incoming.limits.patience(serving))
+    reason, before = await asyncio.gather(waiting, counting)
+    if reason:
         raise Failed(reason)
     took = round(time.monotonic() - began, 3)
     ctx.step("ready", slot=part.slot, seconds=took)
     if await configure(ctx, snapshot):
         ctx.step("Caddy configured")
-    return replace(incoming, release=replace(release, ready_seconds=took))
+    return replace(incoming, release=replace(release, ready_seconds=took)), before
 
 
 async def _prove(ctx: Context, incoming: Incoming, before: Part | None, part: Part, counted: Counts) -> str:
@@ -323,20 +271,3 @@ async def condemn(ctx: Context, release: Release, reason: str, serving: Part | N
     }
     severity = "SEV3" if serving else "SEV1"
     open_incident(ctx.journal, f"Release {release.number} failed: {reason}"[:200], severity, "wopr deploy", facts)
-
-
-def _bots(place: Place) -> dict[str, str]:
-    """Whose the bots' containers are, and that they reach the platform at Caddy, whichever slot serves."""
-    return {"WOPR_INSTALLATION": place.name, "BOT_GATEWAY_URL": f"http://gateway:{commands.API_PORT}"}
-
-
-def _settings(snapshot: Snapshot) -> dict[str, str]:
-    parsed = commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace"))
-    return {name: value for name, value in parsed.items() if value}
-
-
-def _number(text: str, default: float) -> float:
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        return default

@@ -13,7 +13,7 @@ from wopr.delivery import commands, images_on_host, quarantine, setup
 from wopr.delivery.api_journal import take_in
 from wopr.delivery.commands import PLUGIN, STANDALONE, Compose
 from wopr.delivery.context import Context, Tell
-from wopr.delivery.cutover import Failed, Incoming, Limits, Verdict, condemn, cut_over, services, write_environment
+from wopr.delivery.cutover import Failed, Incoming, Limits, Verdict, condemn, cut_over, services
 from wopr.delivery.dump import dump_verified
 from wopr.delivery.env_look import refuse_bad_env
 from wopr.delivery.errors import HostFailed, Refused
@@ -34,6 +34,7 @@ from wopr.delivery.release import (
     record_new,
 )
 from wopr.delivery.sight import record_sight
+from wopr.delivery.slots import created_meanwhile, write_environment
 from wopr.ops.journal import Journal
 
 PLATFORM_IMAGE = "ghcr.io/wopr-network/wopr-platform:latest"
@@ -104,7 +105,8 @@ async def _deploy(ctx: Context, request: Request) -> Verdict:
         return await _turned_away(ctx, release, snapshot, f"{release.platform}: {reason}")
     ctx.step("image fits")
     try:
-        plan = await _judged_migrations(ctx, release, snapshot, state, request)
+        async with created_meanwhile(ctx, release, snapshot, state):
+            plan = await _judged_migrations(ctx, release, snapshot, state, request)
     except HostFailed as error:  # the image itself does not do what every image of ours does
         return await _turned_away(ctx, release, snapshot, error.message)
     release = replace(release, migration_head=plan.head, migrations=_recorded(plan))

@@ -7,7 +7,7 @@ something may be wrong.
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from wopr.delivery.errors import HostFailed
 from wopr.delivery.hosts import Host, Output
 from wopr.delivery.lock import Seen
 from wopr.delivery.lock import show as look_at_lock
-from wopr.delivery.place import SLOTS, Place
+from wopr.delivery.place import ROLES, SLOTS, Place
 from wopr.delivery.release import Release, State, read_releases, read_state
 
 ASK_SECONDS = 8.0
@@ -135,11 +135,22 @@ async def glance(host: Host, place: Place) -> Glance:
 
 def read_boxes(inspected: Sequence[Mapping[str, Any]], state: State) -> list[Box]:
     """The containers from what `docker inspect` says of them, by name, and one for each that should be and is not."""
-    boxes = [_box(one) for one in inspected]
+    boxes = [_kept(box) if _idle(box, state) else box for box in map(_box, inspected)]
     there = {box.service for box in boxes}
-    wanted = [*CORE, *(f"{role}-{state.active.slot}" for role in ("api", "ui") if state.active)] if state.active else []
+    wanted = [*CORE, *(f"{role}-{state.active.slot}" for role in ROLES if state.active)] if state.active else []
     gone = [Box(name, name, "down", "not there", "", "", None, 0) for name in wanted if name not in there]
     return sorted([*boxes, *gone], key=lambda box: box.name)
+
+
+def _idle(box: Box, state: State) -> bool:
+    """Whether a container belongs to a slot that is to be still: what served before is kept there, stopped."""
+    used = {part.slot for part in (state.active, state.candidate, state.leaving) if part}
+    still = {f"{role}-{slot}" for role in ROLES for slot in SLOTS if slot not in used}
+    return box.service in still and box.status.startswith("exited")
+
+
+def _kept(box: Box) -> Box:
+    return replace(box, state="ok", status="kept for a rollback")
 
 
 def slots(state: State) -> dict[str, tuple[str, int | None]]:

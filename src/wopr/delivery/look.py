@@ -9,7 +9,7 @@ from wopr.delivery.errors import HostFailed
 from wopr.delivery.hosts import Host, Output
 from wopr.delivery.place import ROLES, SLOTS, Place, Slot
 from wopr.delivery.plan import Container, Observed
-from wopr.delivery.release import read_releases
+from wopr.delivery.release import State, read_releases
 
 PROBE_SECONDS_MAX = 15.0
 
@@ -26,11 +26,11 @@ async def containers(host: Host, place: Place) -> list[Container]:
     return [_container(one) for one in json.loads(got.out or b"[]")]
 
 
-async def observe(host: Host, place: Place) -> Observed:
-    """Everything that the plan is made from."""
+async def observe(host: Host, place: Place, state: State) -> Observed:
+    """Everything that the plan is made from. Slots are asked only where one leaves: else nothing depends on it."""
     found = await containers(host, place)
     running = {one.service for one in found if one.runs}
-    whole = [slot for slot in SLOTS if {f"{role}-{slot}" for role in ROLES} <= running]
+    whole = [slot for slot in SLOTS if state.leaving and {f"{role}-{slot}" for role in ROLES} <= running]
     asked = asyncio.gather(*(unready(host, place, slot) for slot in whole))
     answers, releases = await asyncio.gather(asked, read_releases(host, place))
     return Observed(found, {slot: not answer for slot, answer in zip(whole, answers, strict=True)}, releases)
@@ -83,4 +83,5 @@ def _container(described: dict[str, Any]) -> Container:
         restarts=int(described.get("RestartCount", 0)),
         exit_code=int(state.get("ExitCode", 0)),
         image=described["Config"].get("Image", ""),
+        made=labels.get(commands.MADE_LABEL, ""),
     )

@@ -1,8 +1,8 @@
 """What an earlier run left unfinished, decided from what shall be and what is: pure, so that each case is a quick test.
 
 Before the commit point (`state.json` names the release as active) a release is abandoned, after it it is finished. A
-container that no part of the state names is removed, one that is missing is started. With everything in place the
-plan is empty.
+container that no part of the state names is removed, one that is missing is started; but a release that served well and
+left stays beside the one that serves, stopped, for a rollback. With everything in place the plan is empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from wopr.delivery.place import ROLES, SLOTS, Slot
 from wopr.delivery.release import Judgement, Part, Release, State
 
+SERVED_WELL = (Judgement.GOOD, Judgement.ROLLED_BACK)
 KILLED_BEFORE = "its deployer was stopped before it served"
 KILLED_AFTER = "its deployer was stopped while it was observed; it was ready when the next one looked"
 UNREADY_AFTER = "its deployer was stopped while it was observed; it was not ready when the next one looked"
@@ -28,6 +29,7 @@ class Container:
     restarts: int = 0
     exit_code: int = 0
     image: str = ""
+    made: str = ""  # hash of all that it was made from
 
     @property
     def runs(self) -> bool:
@@ -47,11 +49,32 @@ class Observed:
 
     def whole(self, part: Part) -> bool:
         """Whether each role of a release runs in its slot."""
-        runs = {one.service for one in self.in_slot(part.slot) if one.runs and one.release == part.release}
+        here = self.in_slot(part.slot)
+        runs = {one.service for one in here if one.runs and self._stands_for(one.release, part.release)}
         return runs == {f"{role}-{part.slot}" for role in ROLES}
+
+    def worth_keeping(self, slot: Slot) -> bool:
+        """Whether a slot holds a release, whole, that served well: a rollback then only starts it again."""
+        here = self.in_slot(slot)
+        numbers = {one.release for one in here}
+        return (
+            sorted(one.service for one in here) == sorted(f"{role}-{slot}" for role in ROLES)
+            and all(one.status in ("running", "exited") and not one.restarts for one in here)
+            and len(numbers) == 1
+            and self.verdict(numbers.pop() or 0) in SERVED_WELL
+        )
+
+    def kept(self, slot: Slot) -> bool:
+        """Whether a slot is kept for a rollback: whole, and all of it stopped."""
+        return self.worth_keeping(slot) and not any(one.runs for one in self.in_slot(slot))
 
     def verdict(self, number: int) -> str:
         return next((one.verdict for one in self.releases if one.number == number), "")
+
+    def _stands_for(self, made_as: int | None, number: int) -> bool:
+        """Whether containers are a release's: a rollback starts those that were made for an earlier number."""
+        both = [one for one in self.releases if one.number in (made_as, number)]
+        return made_as == number or (len(both) > 1 and both[0].same_content(both[1]))
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,13 @@ class Start:
 @dataclass(frozen=True)
 class Remove:
     """Empty a slot: what runs is told to leave and gets its time to drain."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True)
+class Retire:
+    """What runs in a slot is told to leave and gets its time to drain; its containers stay, stopped."""
 
     slot: Slot
 
@@ -98,11 +128,11 @@ class Settle:
     reason: str
 
 
-Action = Services | Start | Remove | Configure | Become | Settle
+Action = Services | Start | Remove | Retire | Configure | Become | Settle
 
 
 def plan(state: State, observed: Observed) -> list[Action]:
-    """The actions that bring the host to a state in which one release serves and nothing else is left."""
+    """The actions that bring the host to a state in which one release serves and nothing else runs."""
     actions: list[Action] = [*_services(state, observed)]
     if state.candidate:
         more, state = _abandoned(state, observed)
@@ -112,9 +142,10 @@ def plan(state: State, observed: Observed) -> list[Action]:
         actions += more
     elif state.active:
         actions += _alone(state.active, observed)
-    kept = state.active.slot if state.active else None
-    gone = {action.slot for action in actions if isinstance(action, Remove)}
-    actions += [Remove(slot) for slot in SLOTS if slot != kept and slot not in gone and observed.in_slot(slot)]
+    done = {action.slot for action in actions if isinstance(action, Remove | Retire)}
+    done |= {state.active.slot} if state.active else set()
+    for slot in SLOTS:
+        actions += [] if slot in done else _cleared(slot, observed)
     return actions + _forgotten(state, observed, actions)
 
 
@@ -134,9 +165,7 @@ def _alone(active: Part, observed: Observed) -> list[Action]:
 def _abandoned(state: State, observed: Observed) -> tuple[list[Action], State]:
     """The release that came in never served by our word: it goes, and the one that serves keeps its configuration."""
     assert state.candidate is not None
-    actions: list[Action] = []
-    if observed.in_slot(state.candidate.slot):
-        actions.append(Remove(state.candidate.slot))
+    actions = _cleared(state.candidate.slot, observed)
     if state.active:
         actions.append(Configure(state.active.release))
     if observed.verdict(state.candidate.release) == Judgement.PENDING:
@@ -165,10 +194,16 @@ def _gone(state: State, observed: Observed, actions: list[Action]) -> tuple[list
     assert state.leaving is not None
     if state.leaving.reason and observed.verdict(state.leaving.release) != Judgement.BAD:
         actions.append(Settle(state.leaving.release, Judgement.BAD, state.leaving.reason))
-    if observed.in_slot(state.leaving.slot):
-        actions.append(Remove(state.leaving.slot))
+    actions += _cleared(state.leaving.slot, observed, bad=bool(state.leaving.reason))
     state = replace(state, leaving=None)
     return [*actions, Become(state)], state
+
+
+def _cleared(slot: Slot, observed: Observed, *, bad: bool = False) -> list[Action]:
+    """Nothing runs in a slot any more; what served well stays there, stopped."""
+    if bad or not observed.worth_keeping(slot):
+        return [Remove(slot)] if observed.in_slot(slot) else []
+    return [] if observed.kept(slot) else [Retire(slot)]
 
 
 def _forgotten(state: State, observed: Observed, actions: Sequence[Action]) -> list[Action]:

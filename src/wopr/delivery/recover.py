@@ -2,18 +2,19 @@
 
 from wopr.delivery import commands
 from wopr.delivery.context import Context
-from wopr.delivery.cutover import Limits, condemn, configure, empty, fill, services
+from wopr.delivery.cutover import Limits, condemn, configure, services
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.look import observe
 from wopr.delivery.observe import wait_ready
-from wopr.delivery.plan import Action, Become, Configure, Remove, Services, Settle, Start, plan
+from wopr.delivery.plan import Action, Become, Configure, Remove, Retire, Services, Settle, Start, plan
 from wopr.delivery.release import Judgement, read_release, read_snapshot, read_state, record, write_state
+from wopr.delivery.slots import empty, fill, retire
 
 
 async def recover(ctx: Context) -> list[Action]:
-    """Bring the host to where one release serves and nothing else is left; what was done."""
+    """Bring the host to where one release serves and nothing else runs; what was done."""
     state = await read_state(ctx.host, ctx.place)
-    actions = plan(state, await observe(ctx.host, ctx.place))
+    actions = plan(state, await observe(ctx.host, ctx.place, state))
     await ctx.fence.run(commands.remove_files(ctx.place.registry_config))
     for action in actions:
         await _execute(ctx, action)
@@ -34,6 +35,8 @@ async def _execute(ctx: Context, action: Action) -> None:
                 ctx.step("not ready", release=part.release, reason=reason)  # a release that mends it must be possible
         case Remove(slot):
             await empty(ctx, slot)
+        case Retire(slot):
+            await retire(ctx, slot)
         case Configure(number):
             await configure(ctx, await read_snapshot(ctx.host, ctx.place, number))
         case Become(state):

@@ -122,7 +122,7 @@ class Deliverer:
             except WoprError as error:  # the host does not answer: what runs there goes on without us
                 self._complain_once("host", "host does not answer", error)
             woken = await self._wait(self.next_look_seconds(), sleep)
-            if woken:
+            if woken and len(self.watched) > 1:
                 await sleep(SETTLE_SECONDS)
 
     async def look(self) -> Ended | None:
