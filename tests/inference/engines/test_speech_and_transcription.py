@@ -58,6 +58,7 @@ async def test_formats_speed_and_voices(serve: Serve, options: EngineOptions) ->
     assert len(pcm.content) == pytest.approx(read_wav(normal).seconds * 48_000, rel=0.01)
     assert nova.status_code == 200
     assert {"rms", "slt", "kal"} <= set(voices)
+    assert "awb_time" not in voices  # a talking clock, which has no other words
 
 
 @speaks

@@ -49,6 +49,7 @@ OPENAI_VOICES: Mapping[str, str] = {
     "shimmer": "slt",
     "verse": "rms",
 }
+CLOCK_SUFFIX = "_time"
 FLITE_PREFERRED = ("rms", "slt")
 INSTALL = "Install one: `apt-get install flite` (Debian, Ubuntu) or `brew install espeak-ng` (macOS)."
 
@@ -220,14 +221,14 @@ def _voice_name(asked: object, voices: Sequence[str]) -> str:
 
 
 def _flite_voices() -> list[str]:
-    """The names after the colon of `flite -lv`."""
+    """The names after the colon of `flite -lv`, without those that know the words of a talking clock only."""
     try:
         answer = subprocess.run(
             ["flite", "-lv"], capture_output=True, text=True, timeout=PROBE_SECONDS_MAX, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return answer.stdout.rpartition(":")[2].split()
+    return [name for name in answer.stdout.rpartition(":")[2].split() if not name.endswith(CLOCK_SUFFIX)]
 
 
 def _has_piper() -> bool:
