@@ -13,8 +13,9 @@ from aiohttp import web
 from sqlalchemy import text
 
 from wopr.core.ids import NodeId
+from wopr.core.money import NANOS_PER_USD
 from wopr.inference import nodes
-from wopr.inference.gateway import upstream
+from wopr.inference.gateway import upstream, watch
 from wopr.inference.gateway.watch import Running
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
@@ -141,6 +142,56 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_a_bill_for_what_came(
     assert "middle of the answer" in str(caught.value)
     [row] = await stage.usage(customer)
     assert (row.status, row.completion_tokens) == ("failed", 2)
+
+
+async def turn_sick(stage: Any, node: str) -> None:
+    """What the watchdog writes about a machine that takes connections and answers nothing."""
+    async with stage.platform.db.begin() as session:
+        sick = {"health": '{"llama": false}', "node": node}
+        await session.execute(
+            text("UPDATE gpu_nodes SET service_health = CAST(:health AS jsonb) WHERE id = :node"), sick
+        )
+    await stage.gateway.refresh()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_what_waits_for_a_machine_that_hangs_is_asked_elsewhere_or_refused(stage: Any, others: int) -> None:
+    hanging = await stage.backend()
+    hanging.gate = asyncio.Event()
+    customer = await stage.customer()
+    waiting = asyncio.create_task(stage.http(customer).post("/v1/chat/completions", json=BODY))
+    async with asyncio.timeout(60):
+        while not hanging.bodies:  # noqa: ASYNC110 - the backend has no event for it
+            await asyncio.sleep(0.01)
+    for _ in range(others):
+        await stage.backend()
+    await turn_sick(stage, "node-1")
+    response = await waiting
+    if others:
+        assert (response.status_code, response.headers["x-wopr-node"]) == (200, "node-2")
+        assert len(await stage.usage(customer)) == 1
+    else:
+        assert (response.status_code, response.headers["retry-after"]) == (502, "1")
+        assert response.json()["error"]["message"] == "The model's machine stopped answering."
+        assert (await stage.balance(customer)).available + (await stage.balance(customer)).held == 5 * NANOS_PER_USD
+
+
+async def test_a_stream_of_a_machine_that_hangs_ends_soon_with_an_error_and_a_bill(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "GONE_IDLE_SECONDS_MAX", 0.05)
+    hanging = await stage.backend()
+    hanging.gate = asyncio.Event()
+    customer = await stage.customer()
+    async with stage.http(customer).stream("POST", "/v1/chat/completions", json=BODY | {"stream": True}) as response:
+        lines = response.aiter_lines()
+        while "word" not in await anext(lines):
+            pass
+        await turn_sick(stage, "node-1")
+        rest = [line async for line in lines if line]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "stream_failed"
+    [row] = await stage.usage(customer)
+    assert (row.status, row.completion_tokens) == ("cut", 1)
 
 
 async def test_a_stream_that_ends_before_its_first_byte_goes_to_the_next_backend(stage: Any) -> None:

@@ -34,14 +34,15 @@ class Gateway:
 
     def __init__(self, platform: Platform) -> None:
         settings = platform.settings
+        watch = Watch(platform.clock.monotonic)
         self._platform = platform
         self._parts = Parts(
             platform=platform,
             keys=Authenticator(platform),
             limiter=Limiter(settings.gateway_requests_per_minute, settings.gateway_concurrency_max),
             settler=Settler(platform),
-            upstreams=Upstreams(platform, load_prices(settings.wopr_prices)),
-            watch=Watch(platform.clock.monotonic),
+            upstreams=Upstreams(platform, load_prices(settings.wopr_prices), watch),
+            watch=watch,
             shelf=Shelf(platform),
         )
         self._chores: asyncio.Task[None] | None = None

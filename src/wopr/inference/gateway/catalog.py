@@ -42,17 +42,24 @@ class Catalog:
         for alias, name in prices.aliases.items():
             self._aliases.setdefault(name, {name}).add(alias)
 
-    def replace(self, backends: Sequence[Backend]) -> None:
-        """Take over a new list; what is known of backends that stay is kept."""
+    def replace(self, backends: Sequence[Backend]) -> Sequence[Target]:
+        """Take over a new list; what is known of backends that stay is kept. Those that turned sick are returned.
+
+        One that was removed is not among them: what it has begun it may end.
+        """
         old = {_place(target.backend): target for target in self.targets}
         targets = []
         for backend in backends:
+            if not backend.healthy:
+                continue
             target = old.get(_place(backend))
             if target is None:
                 target = Target(backend)
             target.backend = backend
             targets.append(target)
         self.targets = targets
+        sick = {_place(backend) for backend in backends if not backend.healthy}
+        return [target for place, target in old.items() if place in sick]
 
     def index(self) -> None:
         """Rebuild the index after targets or their models changed."""

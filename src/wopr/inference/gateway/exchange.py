@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from wopr.accounts.keys import KeyRecord
-from wopr.core.errors import Unavailable, WoprError
+from wopr.core.errors import Unavailable, UpstreamFailed, WoprError
 from wopr.core.ids import KeyId, TurnId
 from wopr.core.platform import Platform
 from wopr.inference.gateway import auth, meters
@@ -35,7 +35,7 @@ from wopr.inference.gateway.once import KEY_HEADER, REPLAYED, Kept, Shelf
 from wopr.inference.gateway.relay import Relay
 from wopr.inference.gateway.settle import Settler
 from wopr.inference.gateway.upstream import Upstreams
-from wopr.inference.gateway.watch import FIRST_BYTE_SECONDS_MAX, LEFT, SHUTDOWN, Running, Watch
+from wopr.inference.gateway.watch import FIRST_BYTE_SECONDS_MAX, GONE, LEFT, SHUTDOWN, Running, Watch
 
 TURN_HEADER = b"x-wopr-turn"
 ID_MASK = 2**62 - 1
@@ -181,7 +181,7 @@ class Exchange:
         bill = Bill(parts.settler, parts.settler.purse(key.tenant_id), job, price, catalog.canonical(job.model))
         await bill.hold()
         try:
-            reply = await parts.upstreams.open(job, self._request_name)
+            reply = await parts.upstreams.open(job, self._request_name, running)
         except BaseException:
             bill.let_go()
             raise
@@ -217,4 +217,6 @@ class Exchange:
 def _cut_short(why: str) -> WoprError:
     if why == SHUTDOWN:
         return Unavailable("This server is being restarted.", code="restarting", retry_after_seconds=1)
+    if why == GONE:
+        return UpstreamFailed("The model's machine stopped answering in the middle.", code="stream_failed")
     return TimedOut("The model took too long.", remedy="Ask for fewer tokens with max_tokens, or try again.")

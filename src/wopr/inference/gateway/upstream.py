@@ -25,7 +25,8 @@ from wopr.inference.gateway import meters
 from wopr.inference.gateway.catalog import Catalog
 from wopr.inference.gateway.errors import DATABASE_ERRORS, TimedOut
 from wopr.inference.gateway.jobs import Job
-from wopr.inference.nodes import NODES_CHANNEL, Backend, healthy_backends
+from wopr.inference.gateway.watch import Running, Watch
+from wopr.inference.nodes import NODES_CHANNEL, Backend, backends
 from wopr.inference.routing import FALLBACK_SERVICE, Target
 
 CONNECT_SECONDS = 2.0
@@ -68,8 +69,9 @@ class _Attempts:
 class Upstreams:
     """Every backend of this process, and the pooled client."""
 
-    def __init__(self, platform: Platform, prices: PriceSheet) -> None:
+    def __init__(self, platform: Platform, prices: PriceSheet, watch: Watch) -> None:
         self._platform = platform
+        self._exchanges = watch
         self.now = platform.clock.monotonic
         self.catalog = Catalog(prices, _fallback(platform))
         self._urls: dict[tuple[str, str], yarl.URL] = {}
@@ -102,15 +104,17 @@ class Upstreams:
         """Read the nodes' table and ask each backend for its models. What can't be read stays as it was."""
         try:
             async with self._platform.db.begin() as session:
-                backends = await healthy_backends(session)
+                found = await backends(session)
         except DATABASE_ERRORS as error:
             log.warning("gateway.backends.unread", error=f"{type(error).__name__}: {error}")
         else:
-            self.catalog.replace(backends)
+            sick = self.catalog.replace(found)
             self.catalog.index()
+            if sick:
+                self._exchanges.give_up(sick)
         await asyncio.gather(*(self._learn(target) for target in self.catalog.targets))
 
-    async def open(self, job: Job, request_id: str) -> Reply:
+    async def open(self, job: Job, request_id: str, running: Running) -> Reply:
         """An answer from the best backend that gives one. Raises the WoprError of the last one that was asked."""
         attempts = _Attempts()
         while True:
@@ -124,9 +128,20 @@ class Upstreams:
                 )
             routing.begin(target)
             reply = None
+            running.target, running.waiting = target, True
             try:
                 reply = await self._attempt(target, job, request_id, attempts)
+            except asyncio.CancelledError:
+                if not running.given_up or running.why is not None:
+                    raise
+                running.task.uncancel()
+                running.given_up = False
+                attempts.tried.add(target)
+                attempts.last = UpstreamFailed(
+                    "The model's machine stopped answering.", retry_after_seconds=RETRY_SECONDS
+                )
             finally:
+                running.waiting = False
                 if reply is None:
                     routing.end(target)
             if reply is not None:

@@ -6,7 +6,7 @@ for its client to leave; the many short ones never need one. Time limits are com
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 
 from wopr.inference.gateway.asgi import Receive
@@ -17,11 +17,13 @@ IDLE_SECONDS_MAX = 120.0
 FIRST_BYTE_SECONDS_MAX = 300.0
 BODY_SECONDS_MAX = 60.0
 TOTAL_SECONDS_MAX = 1800.0
+GONE_IDLE_SECONDS_MAX = 5.0  # silence of a stream whose machine answers the watchdog no more
 
 LEFT = "client left"
 IDLE = "idle"
 TOTAL = "total"
 SHUTDOWN = "shutdown"
+GONE = "gone"
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,10 @@ class Running:
     over: bool = False  # the end is on its way: whoever leaves now misses nothing
     why: str | None = None
     follower: "asyncio.Task[None] | None" = None
+    target: object = None  # the machine that was asked
+    waiting: bool = False  # for the first bytes of that machine
+    given_up: bool = False  # cancelled to ask another one
+    idle_why: str = IDLE
 
     def has_left(self) -> bool:
         """Whether the server knows already that the client is gone; `end` hears of it a little later.
@@ -54,6 +60,14 @@ class Running:
             return bool(answer.value["type"] == "http.disconnect")
         call.close()
         return False
+
+    def give_up(self) -> None:
+        """Its machine answers no more: before the first byte another one is asked, later little patience is left."""
+        if not self.waiting:
+            self.idle_max, self.idle_why = min(self.idle_max, GONE_IDLE_SECONDS_MAX), GONE
+        elif self.why is None and not self.given_up:
+            self.given_up = True
+            self.task.cancel()
 
     def end(self, why: str) -> None:
         """Cancel it for a reason, once."""
@@ -114,6 +128,12 @@ class Watch:
             self._some.clear()
             self._none.set()
 
+    def give_up(self, targets: Collection[object]) -> None:
+        """The watchdog found that these machines answer no more."""
+        for running in list(self.running):
+            if running.target in targets:
+                running.give_up()
+
     def follow(self, running: Running) -> None:
         """Notice from now on, at once, when the client leaves."""
         if running.follower is None and not running.reading:
@@ -128,7 +148,7 @@ class Watch:
                 if now - running.started > TOTAL_SECONDS_MAX:
                     running.end(TOTAL)
                 elif now - running.progress > running.idle_max:
-                    running.end(IDLE)
+                    running.end(running.idle_why)
                 elif running.follower is None and now - running.started > FOLLOW_AFTER_SECONDS:
                     self.follow(running)
 
