@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from typing import Any
 
 from aiohttp import web
+
+from wopr.bot.gateway_errors import from_answer
 
 CHAT = "/chat/completions"
 
@@ -31,6 +34,16 @@ async def test_a_refusal_that_time_cannot_mend_fails_at_once_with_a_remedy(bot: 
         assert len(gateway.chats()) == number + 1
         _, view = await bot.call("GET", f"/turns/{turn_id}")
         assert (view["state"], view["error"]) == ("failed", last.data)
+
+
+def test_a_model_that_no_machine_has_any_more_names_the_settings_as_the_remedy() -> None:
+    body = json.dumps({"error": {"message": "No machine can serve x.", "type": "server_error", "code": "no_backend"}})
+    gone, away = from_answer(503, {}, body.encode()), from_answer(503, {}, b"")
+    assert "choose another model in the bot's settings" in gone.body.remedy
+    assert "status page" in away.body.remedy
+    unknown = from_answer(404, {}, b'{"error": {"message": "The model `x` does not exist."}}')
+    assert "`x` does not exist" in unknown.body.message
+    assert "settings" in unknown.body.remedy
 
 
 async def test_a_busy_model_is_asked_again_when_it_says(bot: Any, gateway: Any) -> None:
