@@ -40,6 +40,7 @@ def test_a_model_that_no_machine_has_any_more_names_the_settings_as_the_remedy()
     body = json.dumps({"error": {"message": "No machine can serve x.", "type": "server_error", "code": "no_backend"}})
     gone, away = from_answer(503, {}, body.encode()), from_answer(503, {}, b"")
     assert "choose another model in the bot's settings" in gone.body.remedy
+    assert "model" in gone.body.message
     assert "status page" in away.body.remedy
     unknown = from_answer(404, {}, b'{"error": {"message": "The model `x` does not exist."}}')
     assert "`x` does not exist" in unknown.body.message

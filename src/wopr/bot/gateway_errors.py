@@ -75,11 +75,13 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Gateway
         )
     said, code = _said(body)
     if status >= 500 or status == 408:
+        message = f"The inference service failed (status {status})."
         remedy = "Try again in a minute; the status page shows whether a service is down."
         if NOBODY_SERVES in code:
+            message = "No machine has the bot's model at the moment."
             remedy = "Try again in a minute; if it stays so, choose another model in the bot's settings."
         return GatewayError(
-            ErrorBody(ErrorCode.GATEWAY_FAILED, f"The inference service failed (status {status}).", remedy),
+            ErrorBody(ErrorCode.GATEWAY_FAILED, message, remedy),
             retry=Retry.AWAY if status in AWAY_STATUS else Retry.BRIEFLY,
         )
     error = _error(
