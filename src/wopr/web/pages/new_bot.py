@@ -17,7 +17,13 @@ from wopr.web.rendering import redirect
 from wopr.web.visit import Member, Visit
 
 router = APIRouter()
-VOICES = {"rms": "Ross, calm", "slt": "Sarah, bright", "awb": "Alan, Scottish", "kal": "Kal, a robot"}
+VOICES = {
+    "rms": "Ross, calm",
+    "slt": "Sarah, bright",
+    "awb": "Alan, Scottish",
+    "kal": "Kal, a robot",
+    "kal16": "Kal, a clearer robot",
+}
 
 
 class CharacterForm(BaseModel):
