@@ -11,9 +11,11 @@ _color_choice = "auto"
 
 
 def choose_color(choice: str) -> None:
-    """Set by the root command's `--color`: auto, always or never."""
+    """Set by the root command's `--color`: auto, always or never, which holds for our logs and children as well."""
     global _color_choice
     _color_choice = choice
+    if choice == "never":
+        os.environ["NO_COLOR"] = "1"
 
 
 def colored(stream: TextIO) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from wopr.core.settings import environment
+
 SECRET_NAMES = re.compile(r"(password|secret|token|authorization|cookie|api_key|database_url)", re.IGNORECASE)
 SECRET_VALUES = re.compile(
     r"\b(wopr_(?:read|write|admin|bot)_|sk_live_|sk_test_|whsec_|re_)[A-Za-z0-9_-]{6,}"
@@ -55,7 +57,8 @@ def _renderer(as_json: bool) -> Processor:
     if as_json:
         return structlog.processors.JSONRenderer()
     # Tracebacks are text by then: they were searched for secrets.
-    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    colors = sys.stderr.isatty() and not environment().get("NO_COLOR")
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -8,10 +8,11 @@ import hashlib
 import os
 from collections.abc import Mapping
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wopr.core.errors import NotConfigured, Unavailable
@@ -20,6 +21,20 @@ from wopr.core.files import DATABASE_URL_FILE, RUNNING_FILE, SECRETS_FILE
 
 def _home_default() -> Path:
     return Path.cwd() / ".wopr"
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _networks(value: str) -> str:
+    for part in value.split(","):
+        if part.strip():
+            ip_network(part.strip(), strict=False)
+    return value
+
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class Settings(BaseSettings):
@@ -49,24 +64,28 @@ class Settings(BaseSettings):
     cookie_domain: str = Field(
         default="", description="Domain of the session cookie; `.wopr.bot` in production, empty: host only."
     )
-    trusted_proxies: str = Field(
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
         default="127.0.0.1/32,::1/128", description="Networks whose X-Forwarded-For is believed, by comma."
     )
     allowed_origins: str = Field(
         default="", description="Further origins that may send state-changing cookie requests, by comma."
     )
     api_host: str = Field(default="127.0.0.1", description="Address on which the API listens.")
-    api_port: int = Field(default=3100, description="Port of the API.")
+    api_port: Port = Field(default=3100, description="Port of the API.")
     ui_host: str = Field(default="127.0.0.1", description="Address on which the UI listens.")
-    ui_port: int = Field(default=3000, description="Port of the UI.")
+    ui_port: Port = Field(default=3000, description="Port of the UI.")
     drain_seconds: float = Field(
         default=20.0, ge=0, description="Seconds that running requests get when a process is stopped."
     )
     drain_lead_seconds: float = Field(
         default=1.0, ge=0, description="Seconds between saying draining on `/ready` and closing the listener."
     )
-    log_level: str = Field(default="info", description="debug, info, warning or error.")
-    log_format: str = Field(default="auto", description="json, text, or auto: text on a terminal, json elsewhere.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        default="info", description="debug, info, warning or error."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="json, text, or auto: text on a terminal, json elsewhere."
+    )
 
     # secrets of our own
     better_auth_secret: SecretStr | None = Field(
@@ -124,7 +143,7 @@ class Settings(BaseSettings):
         default="0.0.0.0",  # noqa: S104 - inside its container; outside only what publishes it is reached
         description="Address on which `wopr deliver` listens for notifications of pushes.",
     )
-    deliver_hook_port: int = Field(default=3200, description="Port of that listener.")
+    deliver_hook_port: Port = Field(default=3200, description="Port of that listener.")
     deliver_hook_secret: SecretStr | None = Field(
         default=None, description="What a registry's notifications must carry; without it they are not listened for."
     )
@@ -140,10 +159,10 @@ class Settings(BaseSettings):
     engine_api_key: SecretStr | None = Field(
         default=None, description="Key that the embedded engines demand; empty: none."
     )
-    llama_port: int = Field(default=8080, description="Port of the text engine.")
-    chatterbox_port: int = Field(default=8081, description="Port of the speech engine.")
-    whisper_port: int = Field(default=8082, description="Port of the transcription engine.")
-    qwen_port: int = Field(default=8083, description="Port of the embedding engine.")
+    llama_port: Port = Field(default=8080, description="Port of the text engine.")
+    chatterbox_port: Port = Field(default=8081, description="Port of the speech engine.")
+    whisper_port: Port = Field(default=8082, description="Port of the transcription engine.")
+    qwen_port: Port = Field(default=8083, description="Port of the embedding engine.")
     models_dir: Path | None = Field(
         default=None, description="Folder with model weights; empty: `models` under WOPR_HOME."
     )
@@ -167,7 +186,7 @@ class Settings(BaseSettings):
     )
 
     # fleet
-    bot_runtime: str = Field(
+    bot_runtime: Literal["process", "docker", "swarm"] = Field(
         default="process", description="How bots run: process, docker (containers of one machine) or swarm (of many)."
     )
     bot_model: str = Field(
@@ -245,13 +264,35 @@ class Settings(BaseSettings):
 
 
 def load_settings(home: Path | None = None) -> Settings:
-    """Settings from the environment, then from `run/up.env` and `secrets.env` under WOPR_HOME, then the defaults."""
+    """Settings from the environment, then from `run/up.env` and `secrets.env` under WOPR_HOME, then the defaults.
+
+    NotConfigured names what can't be understood.
+    """
+    try:
+        return _read(home)
+    except ValidationError as error:
+        # Not as its cause: pydantic's own words have the values, secrets among them.
+        raise _not_understood(error) from None
+
+
+def _read(home: Path | None) -> Settings:
     settings = Settings() if home is None else Settings(wopr_home=home)
     home_path = settings.wopr_home.expanduser().resolve()
     files = [home_path / name for name in (SECRETS_FILE, RUNNING_FILE)]  # the later one wins
     overrides: dict[str, object] = {"wopr_home": home_path}
     # The files' folder is itself a setting, hence the second reading; the environment keeps precedence.
     return Settings(_env_file=[file for file in files if file.exists()], **overrides)  # type: ignore[call-arg, arg-type]
+
+
+def _not_understood(error: ValidationError) -> NotConfigured:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    field = Settings.model_fields.get(name)
+    told = "" if field is None or "SecretStr" in str(field.annotation) else f" ({first['input']!r})"
+    return NotConfigured(
+        f"{name.upper()}{told} can't be used: {first['msg'].removeprefix('Value error, ')}.",
+        remedy=f"Correct {name.upper()} in the environment or in {SECRETS_FILE}; docs/settings.md says what it takes.",
+    )
 
 
 def environment() -> Mapping[str, str]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from wopr.core.errors import NotConfigured
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
 from wopr.core.vault import Vault
@@ -50,7 +49,7 @@ class SharedFleet:
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
     def get(self) -> Fleet:
-        """The fleet; NotConfigured when the settings name no way to run bots."""
+        """The fleet; NotConfigured names what its way of running bots lacks."""
         if self._fleet is None:
             self._fleet = build_fleet(self._platform, self._find_choices)
         return self._fleet
@@ -119,11 +118,6 @@ def _runtime(settings: Settings) -> Runtime:
         return ProcessRuntime(settings.wopr_home)
     if settings.bot_runtime == "docker":
         return docker_runtime(settings)
-    if settings.bot_runtime == "swarm":
-        from wopr.fleet.swarming import swarm_runtime
+    from wopr.fleet.swarming import swarm_runtime
 
-        return swarm_runtime(settings)
-    raise NotConfigured(
-        f"BOT_RUNTIME={settings.bot_runtime} is not a way to run bots here.",
-        remedy="Set BOT_RUNTIME to process, docker or swarm.",
-    )
+    return swarm_runtime(settings)
