@@ -15,7 +15,7 @@ help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
 up: $(SETUP) ## Run the whole business on this machine (Ctrl-C stops it); ARGS="--ui-port 8000" for options
-	@$(BIN)/wopr up $(ARGS)
+	@trap : INT; $(BIN)/wopr up $(ARGS) || [ $$? -eq 130 ] # Ctrl-C, which is no error of make
 
 test: $(SETUP) ## Format, lint, types, contracts, then every test; the same gate as CI
 	@bash scripts/prepare-tests
