@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.stack import clean_environment, free_ports, run_wopr
 from wopr.cli import output
 
 ESCAPE = "\x1b["
+SILENCE_SECONDS = 5.0
 WOPR = [sys.executable, "-m", "wopr"]
 
 
@@ -44,11 +46,17 @@ def on_a_terminal(environment: Mapping[str, str], *arguments: str, typing: bytes
     os.close(theirs)
     seen = b""
     with contextlib.suppress(OSError):  # how a closed terminal reads
-        while part := os.read(ours, 4096):
-            seen += part
-            if typing and b"[y/N]" in seen:
-                os.write(ours, typing)
-                typing = b""
+        typed = not typing
+        while True:
+            if not typed and b"[y/N]" in seen:
+                typed = os.write(ours, typing) > 0
+            elif not select.select([ours], [], [], SILENCE_SECONDS)[0]:
+                # A signal between the question and the reading of its answer is not noticed: one types it again.
+                typed = typed and b"[y/N]" not in seen
+            elif part := os.read(ours, 4096):
+                seen += part
+            else:
+                break
     os.close(ours)
     return process.wait(60), seen.decode()
 
