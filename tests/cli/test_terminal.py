@@ -159,6 +159,15 @@ def test_quiet_is_nothing_but_errors(tmp_path: Path) -> None:
     assert all(line.lstrip().startswith(("✗", "fix:")) for line in told)
 
 
+def test_json_progress_is_json_where_a_check_fails(tmp_path: Path) -> None:
+    ended = run_wopr("check", "--only", "settings", "--progress", "json", environment=away(tmp_path))
+    assert ended.returncode == 3
+    events = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [event["event"] for event in events] == ["started", "done", "error"]
+    assert "settings.session-secret" in events[2]["message"]
+    assert events[2]["fix"]
+
+
 def test_json_progress_is_json_to_the_last_line(tmp_path: Path) -> None:
     nowhere = ("--url", "http://127.0.0.1:1", "--mail-url", "http://127.0.0.1:1", "--progress", "json")
     ended = run_wopr("smoke", *nowhere, environment=away(tmp_path))

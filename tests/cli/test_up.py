@@ -135,9 +135,18 @@ def test_reset_without_a_terminal_names_the_missing_flag_and_deletes_nothing(tmp
 
 def test_reset_refuses_a_folder_that_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
-    ended = run_wopr("up", "--reset", "--yes", *options(tmp_path, free_ports()))
-    assert ended.returncode == 3
-    assert (tmp_path / "thesis.tex").exists()
+    for more in ((), ("--dry-run",)):
+        ended = run_wopr("up", "--reset", "--yes", *options(tmp_path, free_ports()), *more)
+        assert ended.returncode == 3
+        assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_rehearsed_reset_says_what_it_would_delete(tmp_path: Path) -> None:
+    (tmp_path / "secrets.env").touch()
+    ended = run_wopr("up", "--reset", "--dry-run", *options(tmp_path, free_ports()))
+    assert ended.returncode == 0
+    assert f"Would delete everything under {tmp_path}" in ended.stderr
+    assert (tmp_path / "secrets.env").exists()
 
 
 def test_a_database_that_refuses_us_ends_up_with_the_reason(postgres_url: str, tmp_path: Path) -> None:
@@ -177,6 +186,15 @@ def test_a_child_whose_log_cannot_be_written_is_started_again_when_it_can(up: St
     finally:
         log.rmdir()
     up.wait_event("back", "chatterbox")
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.touch()
+    ended = run_wopr("up", *options(file, free_ports()))
+    assert ended.returncode == 1
+    assert f"error: {file}: File exists." in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(f"  fix: ls -ld {file}")
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path) -> None:

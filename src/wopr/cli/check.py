@@ -113,6 +113,9 @@ def _write_lines(outcomes: "Sequence[Outcome]") -> None:
     for outcome in outcomes:
         finding = outcome.finding
         # --progress quiet leaves out what is well, never what failed.
+        if finding.verdict.value == "failed" and output.tells_json():
+            output.complain(f"{outcome.name}: {finding.evidence}", remedy=finding.remedy)
+            continue
         write = write_error if finding.verdict.value == "failed" else say
         write(f"  {marks[finding.verdict.value]} {outcome.name:<26} {finding.evidence}")
         if finding.remedy:

@@ -108,7 +108,7 @@ def fail(message: str, *, remedy: str = "", log: str = "", code: int = FAILED) -
 def complain(message: str, *, remedy: str = "", log: str = "") -> None:
     """Write an error and go on: as lines, or with --progress json as one line of JSON."""
     _make_room()
-    if _kind() is ProgressKind.JSON:
+    if tells_json():
         parts = {"message": message, "log": log, "fix": remedy}
         told = {"event": "error", **{name: value for name, value in parts.items() if value}}
         write_error(json.dumps(told, ensure_ascii=False))
@@ -118,6 +118,11 @@ def complain(message: str, *, remedy: str = "", log: str = "") -> None:
         write_error(f"  log: {log}")
     if remedy:
         write_error(f"  fix: {remedy}")
+
+
+def tells_json() -> bool:
+    """Whether every line on stderr has to be JSON."""
+    return _kind() is ProgressKind.JSON
 
 
 def nothing_to_do(exit_code: bool) -> None:

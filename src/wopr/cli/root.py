@@ -25,6 +25,11 @@ COMMANDS = (
     "teardown", "completion",
 )  # fmt: skip
 
+# What a path can be that was given as a folder of ours and is none.
+UNFIT = (
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG
+)  # fmt: skip
+
 app = typer.Typer(
     name="wopr",
     no_args_is_help=True,
@@ -112,7 +117,7 @@ def _remedy_of_file(error: OSError) -> str:
     """What to do about a folder that can't be written; empty when the error is not about a file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "df -h  shows which disk is full; make room, and do it again"
-    if error.filename and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
+    if error.filename and error.errno in UNFIT:
         file = Path(os.fsdecode(error.filename))
         there = shlex.quote(str(file if file.exists() else file.parent))
         return f"ls -ld {there}  or take another folder: WOPR_HOME, or wopr up --home"

@@ -83,7 +83,7 @@ def up(
         output.nothing_to_do(exit_code)
         return
     if dry_run:
-        _describe(plan)
+        _describe(plan, wiped=reset and _is_there(folder))
         return
     _end_leftovers(record, folder)
     if reset and _wipe(folder, yes=yes):
@@ -227,11 +227,14 @@ def _refuse_reset(state: dict[str, Any], folder: Path) -> None:
     fail(f"It runs already on {folder} (pid {pid}).", remedy=f"Stop it first: kill {pid}", code=output.REFUSED)
 
 
-def _describe(plan: Plan) -> None:
+def _describe(plan: Plan, *, wiped: bool) -> None:
     rows = [(p.name, p.address, p.purpose, ", ".join(p.after)) for p in plan.processes]
     if plan.as_json:
-        output.json_line({"event": "plan", "home": str(plan.home), "processes": [p.name for p in plan.processes]})
+        facts = {"home": str(plan.home), "wiped": wiped, "processes": [p.name for p in plan.processes]}
+        output.json_line({"event": "plan", **facts})
     else:
+        if wiped:
+            say(f"Would delete everything under {plan.home}: accounts, payments, bots and their memories.")
         say(f"Would run on {plan.home}:")
         output.table(("name", "address", "purpose", "after"), [("postgres", "", "database", ""), *rows], "Nothing.")
 
@@ -251,6 +254,16 @@ def _wipe(folder: Path, *, yes: bool) -> bool:
     """Delete the folder; False when there is none."""
     from wopr.fleet.runtimes.ending import stop_all
 
+    if not _is_there(folder):
+        return False
+    output.confirm(f"Delete everything under {folder}: accounts, payments, bots and their memories?", yes=yes)
+    stop_all(folder)
+    shutil.rmtree(folder)
+    return True
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether there is something to wipe; refused where it is not ours."""
     if not folder.exists():
         return False
     if any(folder.iterdir()) and not (folder / "secrets.env").exists():
@@ -259,9 +272,6 @@ def _wipe(folder: Path, *, yes: bool) -> bool:
             remedy="Name the right folder with --home.",
             code=output.REFUSED,
         )
-    output.confirm(f"Delete everything under {folder}: accounts, payments, bots and their memories?", yes=yes)
-    stop_all(folder)
-    shutil.rmtree(folder)
     return True
 
 
