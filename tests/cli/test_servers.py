@@ -1,17 +1,20 @@
 """How servers end, by one rule: SIGTERM is a clean stop and exits 0, Ctrl-C stops as well and exits 130."""
 
+import asyncio
 import contextlib
+import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 from tests.inference.engines.tiny import write_tiny_model
 from tests.live import wait_for
-from tests.stack import clean_environment, free_ports
+from tests.stack import clean_environment, free_ports, run_wopr
 
 WOPR = [sys.executable, "-m", "wopr"]
 PATIENCE_SECONDS = 60.0
@@ -19,7 +22,7 @@ SERVERS = ("api", "ui", "engine llama", "engine llama gguf", "engine qwen", "emu
 
 
 @contextlib.contextmanager
-def running(name: str, home: Path, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+def running(name: str, home: Path, before: Sequence[str] = (), **settings: str) -> Iterator[subprocess.Popen[str]]:
     """The server, serving, with nothing else there."""
     port = free_ports()["stripe"]  # the next one is free too
     command = [*WOPR, *name.removesuffix(" gguf").split()]
@@ -41,7 +44,7 @@ def running(name: str, home: Path, before: Sequence[str] = ()) -> Iterator[subpr
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=clean_environment() | nowhere,
+        env=clean_environment() | nowhere | settings,
     )
     try:
         wait_for(lambda: process.poll() is not None or _answers(port), f"{name} to serve")
@@ -91,3 +94,36 @@ main()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout + ended.stderr) == (130, "")
+
+
+@pytest.fixture
+def empty_database(postgres_url: str) -> Iterator[str]:
+    """The address of a database that was never migrated."""
+
+    async def execute(statement: str) -> None:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute(statement)
+        await connection.close()
+
+    name = f"empty_{secrets.token_hex(6)}"
+    asyncio.run(execute(f"CREATE DATABASE {name}"))
+    yield f"{postgres_url.rpartition('/')[0]}/{name}"
+    asyncio.run(execute(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def test_the_api_is_not_ready_while_a_migration_is_pending_and_begins_by_itself(
+    empty_database: str, tmp_path: Path
+) -> None:
+    own = {"DATABASE_URL": empty_database, "BETTER_AUTH_SECRET": secrets.token_hex(32)}
+    with running("api", tmp_path, **own) as process:
+        address = f"http://127.0.0.1:{list(process.args)[-1]}"
+        unready = httpx.get(f"{address}/ready", timeout=30, trust_env=False)
+        assert unready.status_code == 503
+        assert "migrations pending: database at nothing" in str(unready.json()["reasons"])
+        assert httpx.get(f"{address}/v1/models", timeout=30, trust_env=False).status_code == 503
+        migrated = run_wopr("migrate", "apply", environment={**clean_environment(), **own, "WOPR_HOME": str(tmp_path)})
+        assert migrated.returncode == 0, migrated.stderr
+        wait_for(
+            lambda: httpx.get(f"{address}/ready", timeout=30, trust_env=False).status_code == 200, "the API to be ready"
+        )
+        assert httpx.get(f"{address}/v1/models", timeout=30, trust_env=False).status_code == 401
