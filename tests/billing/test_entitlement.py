@@ -182,6 +182,9 @@ async def test_before_deletion_there_is_a_last_reminder(life: Life) -> None:
     assert (await life.state()).state == "deleted"
     async with life.platform.db.begin() as session:
         assert await at_the_end(session) == [life.customer.id]
+    await life.credit(USD)
+    await life.days(1)
+    assert "you can make new ones" in await life.last_mail()
 
 
 async def test_no_payment_lifts_what_the_operator_suspended(life: Life) -> None:

@@ -56,6 +56,16 @@ async def test_pages_hold_whole_days_and_together_everything(db: Database) -> No
     assert sum(line.amount for line in lines) == 1000 - 101 * 7
 
 
+async def test_a_page_is_filled_however_long_ago_its_movements_were(db: Database) -> None:
+    tenant_id = TenantId(uuid4())
+    await insert(db, tenant_id, [("topup", 5, NOW - timedelta(days=70 * number)) for number in range(7)])
+    async with db.begin() as session:
+        page, cursor = await list_movements(session, tenant_id, None, 5)
+        assert len(page) == 5
+        rest, end = await list_movements(session, tenant_id, cursor, 5)
+    assert (len(rest), end) == (2, None)
+
+
 async def test_a_cursor_that_is_no_date_is_refused_and_nothing_is_an_empty_page(db: Database) -> None:
     async with db.begin() as session:
         assert await list_movements(session, TenantId(uuid4())) == ([], None)

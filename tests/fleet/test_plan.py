@@ -118,14 +118,21 @@ def test_every_pause_has_an_end(observed: Observed) -> None:
         assert NOW < step.look_again_at <= NOW + FAILED_PAUSE
 
 
-@given(st.sampled_from(Desired), st.sampled_from(State))
-def test_the_state_shown_never_contradicts_what_is_wanted(desired: Desired, state: State) -> None:
-    shown = shown_state(desired, state)
+@given(st.sampled_from(Desired), st.sampled_from(State), st.sampled_from(["", "The credit is used up."]))
+def test_the_state_shown_never_contradicts_what_is_wanted(desired: Desired, state: State, reason: str) -> None:
+    shown = shown_state(desired, state, reason)
     assert (shown is State.DELETING) == (desired is Desired.DELETED or state is State.DELETING)
     if desired is Desired.STOPPED:
         assert shown not in (State.RUNNING, State.STARTING)
     if desired is Desired.RUNNING:
-        assert shown not in (State.STOPPED, State.STOPPING)
+        assert shown is not State.STOPPED
+        assert shown is not State.STOPPING or reason
+
+
+def test_a_bot_that_is_being_suspended_is_shown_as_stopping_and_not_as_starting() -> None:
+    living = Observed(1, ready=True, waited_seconds=0, crashes=())
+    step = plan(Wanted(Desired.RUNNING, 1), living, Standing(False, "The credit is used up."), NOW)
+    assert shown_state(Desired.RUNNING, step.state, step.reason) is State.STOPPING
 
 
 def test_a_first_crash_is_answered_almost_at_once_and_later_ones_more_slowly() -> None:

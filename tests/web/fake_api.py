@@ -101,6 +101,8 @@ async def by_token(request: Request) -> JSONResponse:
 
 @accounts.post("/api/auth/reset")
 async def reset(request: Request) -> Response:
+    if (await request.json())["token"] == "old":
+        raise Refused(400, "bad_link", "This link was used already, has expired or is incomplete.", "Ask for another.")
     return Response(status_code=204)
 
 

@@ -419,7 +419,7 @@ def full_store() -> Store:
         {"id": "s2", "created_at": at(-9), "last_used_at": at(-2), "ip": "2001:db8::1", "user_agent": iphone},
     ]
     movements = [
-        ("usage", "Inference on 22 Nov", "-0.0873"),
+        ("usage", "Talking on 22 Nov", "-0.0873"),
         ("runtime", "Marvin, running for 24 h", "-0.1000"),
         ("topup", "Top-up", "10"),
         ("subscription", "Plan, November", "5"),

@@ -59,6 +59,13 @@ async def test_a_reload_sends_no_second_mail_and_no_address_is_in_the_address(
         assert says in (await browser.get(answer.headers["location"])).text
 
 
+async def test_a_dead_link_for_a_new_password_leads_to_another(browser: httpx.AsyncClient) -> None:
+    answer = await browser.post("/reset", data={"token": "old", "password": "violet anchor tundra biscuit"})
+    assert answer.status_code == 400
+    assert 'href="/reset-request"' in answer.text
+    assert "<form" not in answer.text.partition("<main")[2].partition("</main>")[0]
+
+
 async def test_who_asked_for_no_mail_is_told_of_none(browser: httpx.AsyncClient) -> None:
     for cookie in ("", "verify:", "anything:ada@example.com", "<b>"):
         answer = await browser.get("/check-mail", headers={"cookie": f"wopr_mail={cookie}"})

@@ -4,6 +4,7 @@ import re
 
 import httpx
 import pytest
+from tests.web.fake_data import Store
 
 from wopr.web.once import new_mark, once_key
 
@@ -27,3 +28,11 @@ async def test_a_key_shows_what_it_spent(browser: httpx.AsyncClient) -> None:
     assert ">$12.5032<" in page
     assert "$0.1342 in 30 days" in page
     assert 'title="$12.503127 in all"' in page
+
+
+async def test_a_key_that_has_expired_says_so(browser: httpx.AsyncClient, store: Store) -> None:
+    assert "Expired" not in (await browser.get("/keys")).text
+    store.keys[0]["expires_at"] = "2020-01-02T00:00:00Z"
+    page = (await browser.get("/keys")).text
+    assert page.count("Expired") == 1
+    assert "2 Jan 2020" in page

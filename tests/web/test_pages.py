@@ -138,6 +138,7 @@ async def test_mail_readers_that_follow_links_do_not_use_them_up(browser: httpx.
 
 async def test_a_new_account_is_told_what_to_do_first(browser: httpx.AsyncClient, store: Store) -> None:
     store.bots, store.available_usd, store.plan = [], "0", {"status": "none"}
+    store.entitlement = {"state": "unfunded"}
     page = (await browser.get("/dashboard")).text
     assert "First steps" in page
     assert "No bot yet" in page
@@ -158,6 +159,25 @@ async def test_a_bot_that_failed_can_be_started_where_it_was_found(browser: http
 
 async def test_a_finished_account_sees_no_first_steps(browser: httpx.AsyncClient) -> None:
     assert "First steps" not in (await browser.get("/dashboard")).text
+
+
+async def test_who_has_used_the_credit_up_is_no_beginner(browser: httpx.AsyncClient, store: Store) -> None:
+    store.available_usd, store.plan, store.entitlement = "0", {"status": "none"}, {"state": "warning"}
+    page = (await browser.get("/dashboard")).text
+    assert "First steps" not in page
+    assert "answer nothing until you top up" in page
+
+
+async def test_talking_and_running_bots_have_one_name_each(browser: httpx.AsyncClient, store: Store) -> None:
+    store.transactions = [
+        {"id": kind, "created_at": "2026-11-22T12:00:00Z", "kind": kind, "description": "", "amount_usd": "-0.02"}
+        for kind in ("inference", "runtime")
+    ]
+    for path in ("/dashboard", "/billing"):
+        page = (await browser.get(path)).text
+        assert "Talking" in page
+        assert "Running bots" in page
+        assert "Inference" not in page
 
 
 async def test_a_thousand_bots_are_shown_a_page_at_a_time(browser: httpx.AsyncClient, store: Store) -> None:

@@ -35,8 +35,8 @@ class EntitlementBody(ApiModel):
 
 class DayBody(ApiModel):
     date: str
-    inference_usd: str
-    runtime_usd: str
+    inference_usd: Annotated[str, Field(description="Talking: every request to a model.")]
+    runtime_usd: Annotated[str, Field(description="Running bots.")]
 
 
 class BillingBody(ApiModel):

@@ -167,7 +167,7 @@ def _inference(tenant: UUID, settlement: UUID, cost: int, requests: int) -> Char
 
 
 def _words(requests: int) -> str:
-    return f"Inference, {requests} request{'' if requests == 1 else 's'}"
+    return f"Talking, {requests} request{'' if requests == 1 else 's'}"
 
 
 def _lend(book: Book, roll: LeaseRoll, now: datetime) -> Lease | None:

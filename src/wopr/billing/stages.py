@@ -64,6 +64,9 @@ LETTERS: Mapping[str, Letter] = {
         "Your bots are deleted", "There is still no credit: your bots and their data are deleted now, as announced."
     ),
     "active": Letter("There is credit again", "Thank you: there is credit again, and everything works."),
+    "new start": Letter(
+        "There is credit again", "Thank you: there is credit again. Your bots were deleted; you can make new ones."
+    ),
 }
 
 
@@ -116,7 +119,8 @@ async def _act(session: AsyncSession, platform: Platform, tenant_id: TenantId, s
     if view.state not in LETTERS or (view.state == "active" and before not in WITHOUT_SERVICE):
         return
     try:
-        await _write(session, platform, tenant_id, (view.state, view))
+        name = "new start" if (before, view.state) == ("deleted", "active") else view.state
+        await _write(session, platform, tenant_id, (name, view))
     except NotFound:
         return  # the tenant is gone; what is left is the ledger's history
 
@@ -170,7 +174,9 @@ async def _write(
     now = platform.clock.now()
     facts = _sums(view) + [f"{what}: {when.day} {when:%b %Y}" for what, when in dates if when and when > now]
     billing = (
-        None if name == "active" else letters.Action("Add credit", f"{platform.settings.ui_url.rstrip('/')}/billing")
+        None
+        if view.state == "active"
+        else letters.Action("Add credit", f"{platform.settings.ui_url.rstrip('/')}/billing")
     )
     promise = [] if billing is None else ["With credit you can make new bots." if name == "deleted" else REMEDY]
     written = letters.letter(chosen.subject, [chosen.opening, *facts, *promise], billing, [])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -18,7 +19,7 @@ PAGE_MAX = 200
 SPEND_DAYS = 30
 WINDOW_DAYS = 31
 RATE_DAYS = 7
-DAILY = {"inference": "Inference", "runtime": "Running bots"}
+DAILY = {"inference": "Talking", "runtime": "Running bots"}
 PLAN_STATES = {
     "active": "active",
     "trialing": "active",
@@ -49,7 +50,8 @@ LATEST = text(f"SELECT max(created_at) FROM ({SIDES}) m")  # noqa: S608
 MOVEMENTS = text(
     "SELECT (array_agg(id ORDER BY seq DESC))[1], max(created_at), kind, max(description), sum(amount)::bigint, "  # noqa: S608
     f"day FROM (SELECT *, (created_at AT TIME ZONE 'UTC')::date AS day FROM ({SIDES} ) s WHERE created_at >= :since) m "
-    "GROUP BY day, kind, CASE WHEN kind IN ('inference', 'runtime') THEN NULL ELSE id END ORDER BY max(seq) DESC"
+    "GROUP BY day, kind, CASE WHEN kind IN ('inference', 'runtime') THEN NULL ELSE id END "
+    "ORDER BY day DESC, max(seq) DESC"
 )
 
 
@@ -99,21 +101,19 @@ async def list_movements(
     included) minus debt.
     """
     accounts = {"customer": codes.customer(tenant_id), "debt": codes.debt(tenant_id)}
-    before = _day_before(cursor)
-    latest = await session.scalar(LATEST, {**accounts, "before": before})
-    if latest is None:
-        return [], None
-    since = _midnight(latest.astimezone(UTC).date() - timedelta(days=WINDOW_DAYS - 1))
-    rows = (await session.execute(MOVEMENTS, {**accounts, "before": before, "since": since})).all()
-    days = sorted({row.day for row in rows}, reverse=True)
-    kept, first = 0, days[0]
-    for day in days:
-        if kept >= max(1, min(limit, PAGE_MAX)):
-            break
-        kept, first = kept + sum(row.day == day for row in rows), day
-    page = [_movement(tenant_id, row) for row in rows if row.day >= first]
-    older = await session.scalar(LATEST, {**accounts, "before": _midnight(first)})
-    return page, first.isoformat() if older is not None else None
+    before, wanted = _day_before(cursor), max(1, min(limit, PAGE_MAX))
+    page: list[Movement] = []
+    while latest := await session.scalar(LATEST, {**accounts, "before": before}):
+        if len(page) >= wanted:
+            return page, before.date().isoformat()
+        since = _midnight(latest.astimezone(UTC).date() - timedelta(days=WINDOW_DAYS - 1))
+        rows = (await session.execute(MOVEMENTS, {**accounts, "before": before, "since": since})).all()
+        for day, of_day in groupby(rows, key=lambda row: row.day):
+            page += [_movement(tenant_id, row) for row in of_day]
+            before = _midnight(day)
+            if len(page) >= wanted:
+                break
+    return page, None
 
 
 async def list_usage(

@@ -12,7 +12,7 @@ ZERO = Decimal(0)
 MOVEMENTS = {
     "topup": "Top-up",
     "subscription": "Subscription",
-    "inference": "Inference",
+    "inference": "Talking",
     "runtime": "Running bots",
     "grant": "Credit from WOPR",
     "refund": "Refund",

@@ -197,14 +197,17 @@ async def list_all(session: AsyncSession, settings: Settings, cursor: UUID | Non
     return [_view(*row, settings) for row in (await session.execute(query))]
 
 
-def shown_state(desired: Desired, state: State) -> State:
-    """The observed state as it makes sense beside what is wanted now, before the reconciler has looked again."""
+def shown_state(desired: Desired, state: State, reason: str) -> State:
+    """The observed state as it makes sense beside what is wanted now, before the reconciler has looked again.
+
+    One that is wanted and is being stopped for a reason is being suspended; without one it was stopped by hand before.
+    """
     if desired is Desired.DELETED:
         return State.DELETING
     alive = state in (State.RUNNING, State.STARTING)
     if desired is Desired.STOPPED and alive:
         return State.STOPPING
-    if desired is Desired.RUNNING and state in (State.STOPPED, State.STOPPING):
+    if desired is Desired.RUNNING and (state is State.STOPPED or (state is State.STOPPING and not reason)):
         return State.STARTING
     return state
 
@@ -310,7 +313,7 @@ def _living() -> Select[Bot, BotObserved]:
 def _view(bot: Bot, observed: BotObserved, settings: Settings) -> BotView:
     prices = load_prices(settings.wopr_prices)
     desired = Desired(bot.desired)
-    state = shown_state(desired, State(observed.state))
+    state = shown_state(desired, State(observed.state), observed.reason)
     size = bot.size if bot.size in prices.bots else SIZE_DEFAULT
     return BotView(
         id=bot.id,

@@ -93,7 +93,7 @@ def first_steps(visit: Visit, bots: Sequence[Bot], talked: bool) -> list[Step]:
     start = f"Start for {usd_price(price)} a month" if price else "Start the plan"
     steps = [
         Step("Confirm your address", "Follow the link in the mail that we sent you.", verified),
-        Step("Add credit", "A month of one bot, with talk.", paid, "/billing/subscribe", start, sends=True),
+        Step("Add credit", "A month of one bot, and talking to it.", paid, "/billing/subscribe", start, sends=True),
         Step("Make a bot", "Pick a character and a name.", bool(bots), "/bots/new", "New bot"),
         Step("Say hello", "By text or by voice.", talked, talk, "Open the chat"),
     ]
@@ -104,7 +104,7 @@ def first_steps(visit: Visit, bots: Sequence[Bot], talked: bool) -> list[Step]:
 def _has_paid(billing: Billing | None) -> bool:
     if billing is None:
         return False
-    return billing.plan.status in ("active", "past_due") or billing.balance.total_usd > 0
+    return billing.plan.status in ("active", "past_due") or billing.entitlement.state != "unfunded"
 
 
 async def _has_talked(visit: Visit) -> bool:

@@ -42,7 +42,7 @@ async def sign_up(visit: Guest, email: Field = "", password: Field = "", name: F
 
 @router.get("/check-mail")
 async def check_mail(visit: Guest) -> Response:
-    """After a form that sends a mail, so that a reload sends none; the same whether or not the address is known."""
+    """After a form that sends a mail, so that a reload sends none; tells nobody whether the address is known."""
     why, _, email = visit.request.cookies.get(MAIL_COOKIE, "").partition(":")
     if why not in ("verify", "reset") or not email:
         return redirect("/sign-in")
