@@ -65,7 +65,7 @@ class Entitlement:
         if self.state == "unfunded":
             raise PaymentRequired("There is no credit yet.", code="unfunded", remedy=ADD_CREDIT)
         if self.available > 0:
-            message = f"The credit is used up but for {show(self.available)}, with which nothing can begin."
+            message = f"The credit is used up but for {show(self.available)}, which is too little for a bot."
             raise PaymentRequired(message, code="out_of_credit", remedy=ADD_CREDIT)
         raise PaymentRequired("The credit is used up.", code="out_of_credit", remedy=ADD_CREDIT)
 
