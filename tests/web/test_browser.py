@@ -254,3 +254,19 @@ async def test_targets_are_large_enough_for_a_finger(stage: Stage) -> None:
             .map((one) => one.outerHTML.slice(0, 80))"""
         )
         assert small == [], path
+
+
+async def test_a_page_that_tells_a_state_is_renewed_in_its_place(stage: Stage) -> None:
+    page = await stage.context()
+    away = await page.new_page()
+    await away.clock.install()
+    await away.goto(f"{stage.url}/status")
+    assert await away.locator("meta[http-equiv=refresh]").count() == 0, "with scripts nobody is thrown back to the top"
+    stage.store.down = True
+    await away.clock.run_for(31_000)
+    await away.wait_for_selector("h1:has-text('A part is down')")
+    await away.goto(f"{stage.url}/dashboard")
+    await away.wait_for_selector("h1:has-text('does not answer')")
+    stage.store.down = False
+    await away.clock.run_for(6_000)
+    await away.wait_for_selector("h1:has-text('Hello')")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fake_data import at
 from stage import MARKS, Stage, say, streamed, until
 
 if TYPE_CHECKING:
@@ -219,3 +221,47 @@ async def test_on_a_phone_what_is_wrong_with_the_microphone_is_said_in_full(stag
     await page.evaluate(missing)
     await page.locator("[data-mic]").dispatch_event("pointerdown")
     await until(page, "document.querySelector('[data-note]').textContent.includes('No microphone')")
+
+
+async def test_in_answers_code_can_be_copied_and_words_in_tables_stay_whole(stage: Stage) -> None:
+    stage.store.messages["c1"][1]["text"] = (
+        "# First of all\n\n```python\nprint('a line of code that is longer than a phone is wide')\n```\n\n"
+        "| Name | Another column | Cost | Duration |\n|---|---|---|---|\n| one | some words here | 12345678 | yes |\n"
+    )
+    context = await stage.context(viewport=NARROWEST)
+    await context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = await context.new_page()
+    await page.clock.install()
+    await page.goto(f"{stage.url}{stage.bot}?c=c1")
+    await page.clock.pause_at(datetime.now(UTC) + timedelta(hours=1))  # Buttons say it for a moment only.
+    answer = page.locator(".message.assistant").first
+    button = answer.locator(".prose .code button")
+    await button.click()
+    await button.get_by_text("Copied").wait_for()
+    assert await page.evaluate("navigator.clipboard.readText()") == (
+        "print('a line of code that is longer than a phone is wide')\n"
+    )
+    whole = answer.locator("[data-act=copy]")
+    await whole.click()
+    await whole.get_by_text("Copied").wait_for()
+    assert "Copy" not in await page.evaluate("navigator.clipboard.readText()"), "words of buttons are no answer"
+    assert await answer.locator("pre").get_attribute("tabindex") == "0"
+    cells = answer.locator("th, td")
+    heights = await cells.evaluate_all("(all) => all.map((one) => one.scrollWidth - one.clientWidth)")
+    assert max(heights) <= 0
+    assert await answer.locator("th").nth(2).evaluate("(one) => one.getBoundingClientRect().height") < 70
+    top = "(one) => one.querySelector('h1').getBoundingClientRect().top - one.getBoundingClientRect().top"
+    assert await answer.locator(".prose").evaluate(top) < 1
+    assert await page.evaluate(CUT) == []
+
+
+async def test_on_a_phone_a_warning_leaves_room_for_the_conversation(stage: Stage) -> None:
+    stage.store.entitlement = {
+        "state": "grace",
+        "suspends_at": at(2),
+        "archives_at": at(30),
+        "deletes_at": at(60),
+    }
+    page = await stage.page(f"{stage.bot}?c=c1", viewport={"width": 320, "height": 640})
+    assert await page.locator(".banner").is_visible()
+    assert await page.evaluate("document.querySelector('.history').clientHeight") >= 140

@@ -36,6 +36,7 @@ def to_html(text: str) -> Markup:
         url_schemes=SCHEMES,
         link_rel="noopener noreferrer nofollow",
         attribute_filter=_only_language_classes,
+        set_tag_attribute_values={"pre": {"tabindex": "0"}},  # A keyboard can scroll long lines.
     )
     return Markup(html)  # noqa: S704 - cleaned one line above
 

@@ -1,7 +1,7 @@
 // The conversation. A turn lives at the bot: this element starts turns and attaches to running ones. Events carry numbers;
 // what was seen is never shown twice, and after a lost connection the rest is asked for by the last number.
 
-import { copyText } from "./copy.js";
+import { codeButtons, copyText } from "./copy.js";
 import { Voice } from "./chat-voice.js";
 import { randomId } from "./ids.js";
 
@@ -29,6 +29,7 @@ class Chat extends HTMLElement {
     this.waitForBot();
     if (!this.list) return;
     this.listen();
+    codeButtons(this.list);
     this.channel = new BroadcastChannel(`wopr-${this.bot}`);
     this.channel.onmessage = (message) => this.fromOtherTab(message.data);
     this.draftKey = `wopr-draft-${this.bot}`;
@@ -229,6 +230,7 @@ class Chat extends HTMLElement {
       const stick = this.history.scrollHeight - this.history.scrollTop - this.history.clientHeight < 200;
       item.querySelector(".answer").innerHTML = await answer.text(); // Cleaned by the server.
       window.htmx?.process(item);
+      codeButtons(item);
       if (stick) this.history.scrollTop = this.history.scrollHeight;
     } catch ({ status = 503 }) {
       if (status >= 500 && state.retries < ANSWER_RETRIES_MAX) return this.later(state, () => this.finish(state, null));
@@ -329,7 +331,8 @@ class Chat extends HTMLElement {
     }
     const act = event.target.closest("[data-act]");
     if (act?.dataset.act === "copy") {
-      return copyText(act.closest(".message").querySelector(".prose").innerText, act);
+      const prose = act.closest(".message").querySelector(".prose");
+      return copyText(wordsOf(prose), act, prose);
     }
     if (act?.dataset.act === "speak") return this.voice.press(act.dataset.turn);
     return undefined;
@@ -351,6 +354,15 @@ class Chat extends HTMLElement {
     look();
     if (this.querySelector("[data-look-again]")) setTimeout(() => location.reload(), LOOK_AGAIN_MS);
   }
+}
+
+// What an answer says, without the buttons that we put beside its code.
+function wordsOf(prose) {
+  const buttons = [...prose.querySelectorAll(".code > button")];
+  for (const one of buttons) one.hidden = true;
+  const words = prose.innerText;
+  for (const one of buttons) one.hidden = false;
+  return words;
 }
 
 function hush(words) {

@@ -1,29 +1,53 @@
-// A button that copies the text beside it, and says so for a moment.
+// A button that copies what stands beside it, and says so for a moment.
 
-export async function copyText(text, button) {
+const SAID_MS = 1600;
+
+// Without a clipboard, as on an address without TLS, the place is left selected, ready for the keyboard.
+export async function copyText(text, button, place) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    return false;
+    getSelection().selectAllChildren(place);
+    return;
   }
-  const label = button.getAttribute("aria-label");
   button.classList.add("copied");
-  button.setAttribute("aria-label", "Copied");
+  say(button, "Copied");
+}
+
+// In the button's words where it has some, else in its name.
+function say(button, words) {
+  const label = button.querySelector("span");
+  const before = label ? label.textContent : button.getAttribute("aria-label");
+  const put = (said) => (label ? (label.textContent = said) : button.setAttribute("aria-label", said));
+  if (before === words) return;
+  put(words);
   setTimeout(() => {
     button.classList.remove("copied");
-    if (label) button.setAttribute("aria-label", label);
-    else button.removeAttribute("aria-label");
-  }, 1600);
-  return true;
+    put(before);
+  }, SAID_MS);
+}
+
+// Code in answers gets the same button as the snippets of our pages.
+export function codeButtons(root) {
+  for (const pre of root.querySelectorAll(".prose pre")) {
+    if (pre.parentElement.localName === "wopr-copy") continue;
+    const box = document.createElement("wopr-copy");
+    box.className = "code";
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(document.createElement("span"));
+    button.firstChild.textContent = "Copy";
+    pre.replaceWith(box);
+    box.append(pre, button);
+  }
 }
 
 class Copy extends HTMLElement {
   connectedCallback() {
-    const button = this.querySelector("button");
-    const code = this.querySelector("code");
-    button?.addEventListener("click", async () => {
-      if (await copyText(code.textContent, button)) return;
-      getSelection().selectAllChildren(code); // No clipboard: leave it selected, ready for the keyboard.
+    this.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      const code = this.querySelector("code");
+      if (button) copyText(code.textContent, button, code);
     });
   }
 }

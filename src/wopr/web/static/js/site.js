@@ -31,4 +31,21 @@ export function localTimes(root) {
 export const clockTime = (moment) => shortTime.format(moment);
 
 localTimes(document);
+
+// A page that tells a state looks again: what it tells changes in its place, without a jump to the top; a page that stands
+// in for another one gives way once that one can be had.
+const told = document.querySelector("[data-renew]");
+
+async function renew() {
+  if (document.hidden) return;
+  const from = told.dataset.from || location.href;
+  const answer = await fetch(from).catch(() => null);
+  if (!answer?.ok) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("[data-renew]");
+  if (!fresh) return location.assign(from);
+  told.replaceChildren(...fresh.childNodes);
+  localTimes(told);
+}
+
+if (told) setInterval(renew, Number(told.dataset.renew) * 1000);
 if (!document.querySelector("main [autofocus]:not(dialog *)")) document.querySelector("[data-focus]")?.focus();
