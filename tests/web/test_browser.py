@@ -5,6 +5,8 @@ Against the fake API over loopback; the whole story with real parts is in tests/
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from stage import MARKS, Stage, say, streamed, until
 
@@ -270,3 +272,13 @@ async def test_a_page_that_tells_a_state_is_renewed_in_its_place(stage: Stage) -
     stage.store.down = False
     await away.clock.run_for(6_000)
     await away.wait_for_selector("h1:has-text('Hello')")
+
+
+async def test_another_character_for_a_field_that_was_made_larger_breaks_no_policy(stage: Stage) -> None:
+    page = await stage.page("/bots/new")
+    await page.evaluate("document.querySelector('#f-persona').style.height = '300px'")
+    before = await page.input_value("#f-persona")
+    await page.locator("input[name=template]").nth(1).check(force=True)
+    await until(page, f"document.querySelector('#f-persona').value !== {json.dumps(before)}")
+    await until(page, "!document.querySelector('.htmx-settling, .htmx-swapping')")
+    assert stage.complaints == []

@@ -525,6 +525,12 @@ async def test_credit_is_granted_with_a_reason(browser: httpx.AsyncClient, store
         assert answer.status_code == 422
 
 
+async def test_which_services_of_a_node_are_down_is_said_in_words(browser: httpx.AsyncClient) -> None:
+    part = re.sub(r"<[^>]+>", "", (await browser.get("/admin/nodes/list")).text)
+    assert "llama works" in part
+    assert "whisper down" in part, "not by a colour alone"
+
+
 async def test_administrators_retry_payments_and_care_for_machines(browser: httpx.AsyncClient) -> None:
     retried = await browser.post("/admin/inbox/evt_1/retry")
     assert "applied again" in (await browser.get(retried.headers["location"])).text
