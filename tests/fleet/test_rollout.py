@@ -15,6 +15,7 @@ from wopr.accounts.principal import Scope
 from wopr.cli.root import run
 from wopr.core.errors import Invalid
 from wopr.core.ids import new_id
+from wopr.fleet import images
 from wopr.fleet.images import FAILURES_MAX, Images, require_digest
 from wopr.fleet.plan import (
     Action,
@@ -224,6 +225,30 @@ async def test_a_bot_is_pinned_and_released_and_an_image_that_failed_takes_no_pi
     assert (await admin.http.put("/api/admin/bot-images/canary", json={"image": NEW})).json() == {"changed": True}
     answer = (await admin.http.get("/api/admin/bot-images")).json()
     assert not any(image["quarantined"] for image in answer["images"])
+
+
+async def test_an_image_is_needed_as_long_as_a_bot_a_channel_or_a_copy_has_to_do_with_it(world: World) -> None:
+    async def needed() -> set[str]:
+        async with world.platform.db.begin() as session:
+            return set(await images.needed(session, world.platform.settings))
+
+    customer, admin = await world.customer(), await administrator(world)
+    fallback = world.platform.settings.bot_image
+    assert await needed() == {fallback}
+    bot = await customer.create()
+    await admin.http.put(f"/api/admin/bots/{bot['id']}/channel", json={"channel": "pinned", "image": NEW})
+    assert await needed() == {fallback, NEW}
+    await world.sql(
+        "INSERT INTO bot_updates (bot_id, stage, image_from, image_to, began_at) VALUES "
+        "(:bot, 'kept', :old, :new, now())",
+        bot=UUID(bot["id"]), old=OLD, new=NEW,
+    )  # fmt: skip
+    assert await needed() == {fallback, NEW, OLD}, "its copy may be put back"
+    await world.sql("DELETE FROM bot_updates")
+    await world.sql("UPDATE bots SET deleted_at = now()")
+    assert await needed() == {fallback}
+    await admin.http.put("/api/admin/bot-images/canary", json={"image": OTHER})
+    assert await needed() == {fallback, OTHER}
 
 
 async def test_images_and_pins_on_the_command_line(

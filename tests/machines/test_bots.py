@@ -17,6 +17,7 @@ from tests.machines.second import Daemon
 
 from wopr.fleet.runtimes.containers import UNREADABLE_GENERATION
 from wopr.fleet.runtimes.engine import EngineAway
+from wopr.fleet.runtimes.node_agent import SPARE_IMAGES
 from wopr.fleet.runtimes.protocol import Ended, RuntimeFailed
 
 CALLS_MAX = 30
@@ -188,6 +189,39 @@ async def test_an_image_is_pulled_by_its_digest_with_the_credentials_of_the_sett
     assert (await answering(instance)).status_code == 200
     assert await bots.make().locate(runs.bot_id) == instance
     await answering(await bots.make(**known).start(wanted))
+
+
+async def test_old_images_go_but_for_the_newest_what_is_needed_and_what_a_bot_runs_on(
+    bots: Containers, engine: Engine, registry: Registry, bot_image: str
+) -> None:
+    images = []
+    for number in range(SPARE_IMAGES + 3):
+        tag = f"wopr-test/old:{number}"
+        engine.docker("build", "--tag", tag, "-", input=f"FROM {bot_image}\nLABEL wopr.fresh={engine.run_id}{number}\n")
+        images.append(registry.push(tag, "wopr/old-bot:latest"))
+        engine.docker("rmi", tag)
+        await asyncio.sleep(1.1)  # engines tell whole seconds
+    runs, old, *newer = images
+    known = {
+        "registry_server": registry.server,
+        "registry_username": registry.username,
+        "registry_password": registry.password,
+    }
+    runtime = bots.make(**known)
+    try:
+        for image in images:
+            await runtime.prepare(spec().bot_id, image)
+        instance = await runtime.start(spec(image=runs))
+        assert await runtime.prune([newer[-1]]) == 1
+        left = [image for image in images if not engine.docker("image", "inspect", image, check=False).returncode]
+        assert left == [runs, *newer]
+        assert old not in left
+        assert (await answering(instance)).status_code == 200
+        assert await runtime.prune([newer[-1]]) == 0
+        assert await runtime.prune(["sha256:" + "0" * 64]) == 0
+    finally:
+        await bots.close()
+        engine.docker("rmi", "--force", *images, check=False)
 
 
 async def test_a_registry_that_is_away_matters_only_to_images_that_are_not_here(

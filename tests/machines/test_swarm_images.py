@@ -10,6 +10,7 @@ from tests.machines.swarm import Node, Swarm
 from tests.machines.swarmfleet import Publish, Services, login
 
 from wopr.fleet.runtimes.caretaker import NodeUnfit
+from wopr.fleet.runtimes.node_agent import SPARE_IMAGES
 from wopr.fleet.runtimes.protocol import Instance, RuntimeFailed
 
 REMEDIES = {
@@ -137,6 +138,29 @@ async def test_a_fetch_that_a_process_left_behind_is_finished_by_the_next(
     assert has(home, image)
     assert services.swarm.services("wopr.errand") == []
     assert services.manager.docker("secret", "ls", "--quiet").stdout == ""
+
+
+async def test_old_images_go_from_the_machine_that_has_them_but_for_the_newest_and_those_that_are_needed(
+    services: Services, private: Registry, publish: Publish
+) -> None:
+    instance, home = await running(services, **login(private))
+    runtime = services.make(**login(private))
+    images = [publish() for _ in range(SPARE_IMAGES + 4)]
+    for image in images:
+        await runtime.prepare(instance.bot_id, image)
+    runs, wanted, tagged, old, *spare = images
+    again = await runtime.start(spec(instance.bot_id, 2, image=runs))
+    home.engine.docker("tag", tagged, "kept-by:hand")
+    others = [node for node in services.swarm.nodes if node is not home]
+    assert await runtime.prune([wanted, services.settings().bot_image]) == len(services.swarm.nodes)
+    assert not has(home, old)
+    assert all(has(home, image) for image in (runs, wanted, tagged, *spare))
+    assert (await answering(again)).status_code == 200
+    assert all(has(node, services.settings().bot_image) for node in others)
+    assert services.swarm.services("wopr.errand") == []
+    await runtime.prepare(instance.bot_id, old)  # one that is gone is fetched again
+    assert has(home, old)
+    home.engine.docker("rmi", "kept-by:hand")
 
 
 async def test_the_image_that_looks_after_machines_comes_from_the_same_registry(

@@ -1,6 +1,9 @@
 """Machines of a Swarm by themselves: end bots that keep too much, remove what was deleted while they were away."""
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ from tests.machines.moving import Place, opened
 from tests.machines.registry import Registry
 from tests.machines.swarm import Node, Swarm
 from tests.machines.swarmfleet import Publish, Services, login
+from tests.stack import clean_environment
 
 from wopr.core.db import Database
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, RuntimeFailed
@@ -178,3 +182,33 @@ async def test_bots_that_are_deleted_while_their_machine_is_lost_leave_nothing_o
     await eventually(swept)
     assert (left(home, moved), left(home, plain)) == ([], [])
     assert services.volumes(stays) == [home.name]
+
+
+async def test_a_teardown_names_the_machines_that_it_does_not_reach_and_the_command_for_them(
+    services: Services, swarm: Swarm, tmp_path: Path
+) -> None:
+    made = await services.make().start(spec())
+    home = services.home_of(made.bot_id)
+    await services.make().stop(made.bot_id)
+    folder = tmp_path / "installation"
+    folder.mkdir()
+    name = services.manager.run_id
+    (folder / ".env").write_text(f"BOT_RUNTIME=swarm\nWOPR_INSTALLATION={name}\n")
+    command = (sys.executable, "-m", "wopr", "teardown", "--wipe", "--dry-run", "--dir", str(folder), "--name", name)
+    variables = clean_environment() | {"DOCKER_HOST": services.manager.socket, "WOPR_HOME": str(folder)}
+
+    def said(*words: str) -> str:
+        done = subprocess.run((*command, *words), capture_output=True, text=True, env=variables, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    told = json.loads(said("--json"))["elsewhere"]
+    others = [node for node in swarm.nodes if node is not swarm.manager]
+    assert sorted(told["machines"]) == sorted(f"{node.name} (ready)" for node in others)
+    assert all(f"{node.name} (ready)" in said() for node in others)
+    services.sweep()
+    assert services.volumes(made.bot_id) == [home.name], "it is not gone with its service"
+    assert json.loads(said("--json"))["elsewhere"] == told, "the settings tell it as well"
+    there = variables | {"DOCKER_HOST": home.engine.socket}
+    await asyncio.to_thread(subprocess.run, ("sh", "-c", told["command"]), check=True, capture_output=True, env=there)
+    assert services.volumes(made.bot_id) == []

@@ -67,8 +67,10 @@ def teardown(
     found, done = asyncio.run(run())
     if as_json:
         kept = {} if wipe else {"kept": {name: getattr(found, name) for name in WIPED}}
-        removed = {name: value for name, value in asdict(found).items() if wipe or name not in WIPED}
-        output.json_document({"dry_run": dry_run, "wipe": wipe, "removed" if done else "found": removed, **kept})
+        here = [*WORDS, *(WIPED if wipe else ())]
+        removed = {name: value for name, value in asdict(found).items() if name in here}
+        document = {"dry_run": dry_run, "wipe": wipe, "removed" if done else "found": removed, **kept}
+        output.json_document(document | {"elsewhere": {"machines": found.elsewhere, "command": found.clearing}})
     else:
         _tell(found, where, wipe=wipe, done=done)
     if not found.anything(wipe=wipe):
@@ -89,11 +91,20 @@ def _question(found: "Found", what: str, *, wipe: bool) -> str:
 def _tell(found: "Found", where: Where, *, wipe: bool, done: bool) -> None:
     if not found.anything(wipe=wipe):
         output.result("nothing is there to be removed")
+        _tell_elsewhere(found, wipe=wipe)
         return
     for name, said in (*WORDS.items(), *WIPED.items()):
         names, goes = getattr(found, name), wipe or name in WORDS
         if names:
             verb = ("removed" if done else "would remove") if goes else ("kept" if done else "would keep")
             output.result(f"{verb} {said}: {', '.join(names)}")
+    _tell_elsewhere(found, wipe=wipe)
     if done and not wipe:
         output.result(f"bring it back with: {where.paste('wopr deploy')}")
+
+
+def _tell_elsewhere(found: "Found", *, wipe: bool) -> None:
+    """What a wipe does not reach, and how it is removed there."""
+    if wipe and found.elsewhere:
+        output.result(f"not reached from here: what bots know on {', '.join(found.elsewhere)}")
+        output.result(f"remove it on each of them with: {found.clearing}")

@@ -30,6 +30,9 @@ STOP_SECONDS = 180.0
 ORDER = (("deliverer",), ("api-blue", "api-green"), ("ui-blue", "ui-green", "caddy"))
 LIST_FORM = "{{.Names}}"
 NAME_FORM = "{{.Name}}"
+NODE_FORM = "{{.ID}} {{.Self}} {{.Hostname}} {{.Status}}"
+HOME_FORM = '{{with index .Spec.Labels "wopr.node"}}{{.}}{{end}}'
+CLEARING = "docker volume ls -q --filter label={label} | xargs -r docker volume rm"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Found:
     volumes: Sequence[str] = ()
     bot_volumes: Sequence[str] = ()
     files: Sequence[str] = ()
+    # Machines of a Swarm whose engines can't be reached from here; what bots know is there as well.
+    elsewhere: Sequence[str] = ()
+    clearing: str = ""  # what removes it, on each of them
 
     def anything(self, *, wipe: bool) -> bool:
         """Whether there is something to do."""
@@ -71,16 +77,20 @@ async def survey(host: Host, place: Place) -> Found:
     bots = await _names(host, listing("container", ours))
     containers = [name for name in await _names(host, listing("container", project)) if name not in bots]
     kept = (await setup.look(host, place, {})).kept
+    services = await _names(host, listing("service", ours), may_fail=True)  # only a Swarm has services and secrets
+    elsewhere = await _elsewhere(host, place, services)
     written = [path for path in _written(place) if path.rpartition("/")[2] not in kept]
     return Found(
         containers=containers,
         bots=bots,
-        services=await _names(host, listing("service", ours), may_fail=True),  # only a Swarm has services and secrets
+        services=services,
         secrets=await _names(host, listing("secret", ours), may_fail=True),
         networks=[*await _names(host, listing("network", project)), *await _names(host, listing("network", ours))],
         volumes=await _names(host, listing("volume", project)),
         bot_volumes=await _names(host, listing("volume", ours)),
         files=await _names(host, there(written)),
+        elsewhere=elsewhere,
+        clearing=CLEARING.format(label=ours) if elsewhere else "",
     )
 
 
@@ -162,6 +172,19 @@ def _written(place: Place) -> list[str]:
     files = [place.compose, place.caddyfile, place.stack_env, place.state, place.quarantine, place.registry_config]
     files += [f"{place.dir}/{name}" for name in ("slots", "caddy", "deliver.json", f".{setup.SHIPPED_RECORD}")]
     return [*files, place.releases, place.dumps]
+
+
+async def _elsewhere(host: Host, place: Place, services: Sequence[str]) -> list[str]:
+    """The other machines of the Swarm on which bots may have left what they know; those that left it by their id."""
+    settings = commands.parsed_env((await host.read(place.env) or b"").decode("utf-8", "replace"))
+    if not services and settings.get("BOT_RUNTIME") != "swarm":
+        return []
+    nodes = await host.run(("docker", "node", "ls", "--format", NODE_FORM))
+    known = {line.split()[0]: line.split()[1:] for line in nodes.text.splitlines() if line.strip()} if nodes.ok else {}
+    homes = await host.run(("docker", "service", "inspect", "--format", HOME_FORM, *services)) if services else None
+    gone = set(homes.text.split()) - set(known) if homes and homes.ok else set()
+    others = [f"{name} ({status.lower()})" for self, name, status in known.values() if self != "true"]
+    return [*sorted(others), *(f"{node} (left the Swarm)" for node in sorted(gone))]
 
 
 async def _names(host: Host, command: Command, *, may_fail: bool = False) -> list[str]:

@@ -95,6 +95,17 @@ async def read(session: AsyncSession, settings: Settings) -> Images:
     )
 
 
+async def needed(session: AsyncSession, settings: Settings) -> Sequence[str]:
+    """Every image that a bot runs on, is to run on, may go back to, or may begin with."""
+    known = await read(session, settings)
+    mine = select(Bot.image, Bot.pinned_image).where(Bot.deleted_at.is_(None))
+    moves = select(BotUpdate.image_from, BotUpdate.image_to)
+    found = {image for rows in (mine, moves) for row in await session.execute(rows) for image in row if image}
+    for channel in (Channel.STABLE, Channel.CANARY):
+        found |= {known.wanted(channel, None), known.fit(channel, None)}
+    return sorted(found | {known.fallback})
+
+
 async def errors(session: AsyncSession) -> Mapping[str, str]:
     """Why the last bot came back, by image."""
     rows = await session.execute(select(BotImageFailure.image, BotImageFailure.last_error))

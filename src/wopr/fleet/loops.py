@@ -9,7 +9,7 @@ from wopr.core.platform import Platform
 from wopr.fleet.bots import BOTS_CHANNEL
 from wopr.fleet.build import SharedFleet
 from wopr.fleet.farewell import delete_unpaid
-from wopr.fleet.images import IMAGES_CHANNEL
+from wopr.fleet.images import IMAGES_CHANNEL, needed
 from wopr.fleet.probe import Probe
 from wopr.fleet.reconcile import Reconciler
 from wopr.fleet.rollout import Rollout
@@ -33,6 +33,12 @@ def loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
             why="Bots move to the image of their channel, a few at a time; copies of their data go after a while.",
             run=worker.roll_out,
             wake=(IMAGES_CHANNEL,),
+        ),
+        Loop(
+            name="prune_bot_images",
+            period_seconds=3600.0,
+            why="Images that no bot, channel or copy needs are removed from the machines, but for the newest few.",
+            run=worker.prune,
         ),
         Loop(
             name="charge_runtime",
@@ -92,6 +98,11 @@ class _Worker:
 
     async def charge(self) -> Mapping[str, int]:
         return {"charged": await charge_runs(self._platform.db, load_prices(self._platform.settings.wopr_prices))}
+
+    async def prune(self) -> Mapping[str, int]:
+        async with self._platform.db.begin() as session:
+            wanted = await needed(session, self._platform.settings)
+        return {"pruned": await self._fleet.get().runtime.prune(wanted)}
 
     async def tend(self) -> Mapping[str, int]:
         return {"rotated": await self._fleet.get().runtime.tend()}

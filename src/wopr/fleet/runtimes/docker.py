@@ -158,6 +158,9 @@ class DockerRuntime:
         self._measured_at = monotonic()
         return done + await self.measure()
 
+    async def prune(self, needed: Sequence[str]) -> int:
+        return await self._images.prune(needed)
+
     async def measure(self) -> int:
         """End the bots whose data is too large; how many."""
         found = await self._quotas.measure()

@@ -5,12 +5,14 @@ once typed into `docker login`.
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
 import structlog
 
-from wopr.fleet.runtimes.engine import Engine, EngineRefused
+from wopr.fleet.runtimes.engine import CONFLICT, NOT_FOUND, Engine, EngineRefused
+from wopr.fleet.runtimes.node_agent import unneeded
 from wopr.fleet.runtimes.protocol import RuntimeFailed
 
 FAILURE_SECONDS = 10.0
@@ -78,6 +80,20 @@ class Images:
             self._pulls[reference] = task
             task.add_done_callback(lambda done: self._ended(reference, done))
         await asyncio.shield(self._pulls[reference])
+
+    async def prune(self, needed: Sequence[str]) -> int:
+        """Remove old images of bots but for these; how many. One that a container has, or that just went, is fine."""
+        done = 0
+        for reference in unneeded(await self._engine.call("GET", "images/json"), list(needed)):
+            try:
+                await self._engine.call("DELETE", f"images/{reference}")
+            except EngineRefused as error:
+                if error.http_status not in (CONFLICT, NOT_FOUND):
+                    raise
+                continue
+            log.info("image.removed", image=reference)
+            done += 1
+        return done
 
     async def close(self) -> None:
         """Give up what is being pulled."""

@@ -5,7 +5,8 @@ API knows, whatever image it runs in: it imports nothing but the standard librar
 from afar, which is why it must have the machine's own engine and the right to administer the network.
 
 With arguments it does one thing and ends: `remove VOLUME` as soon as nothing uses it, `clear INSTALLATION BOT` removes
-all that a bot kept, `pull IMAGE` has an image here, `copy JSON` copies a bot's volume or puts the copy back.
+all that a bot kept, `pull IMAGE` has an image here, `copy JSON` copies a bot's volume or puts the copy back, and
+`prune JSON` removes images of bots but for those that are needed.
 """
 
 import contextlib
@@ -29,6 +30,8 @@ REMOVE_SECONDS_MAX = 60.0
 PULL_SILENCE_SECONDS_MAX = 300.0
 COPY_SECONDS_MAX = 1800.0
 POLL_SECONDS = 0.1
+# Of images that nobody needs the newest stay: an operator may go back to one. The rest goes a few at a time.
+SPARE_IMAGES, PRUNED_AT_ONCE_MAX = 5, 10
 OK_MAX, NOT_MODIFIED, NOT_FOUND, CONFLICT = 299, 304, 404, 409
 # Above those of the fence's own script.
 NO_PROTECTION, NOT_PULLED, COPY_GONE, NO_COPIER = 21, 22, 23, 24
@@ -59,7 +62,7 @@ def main(arguments: list[str]) -> int:
         if arguments[:1] == ["copy"]:
             copy(json.loads(arguments[1]))
         elif arguments:
-            errands: dict[str, Callable[..., None]] = {"remove": remove, "clear": clear, "pull": pull}
+            errands: dict[str, Callable[..., None]] = {"remove": remove, "clear": clear, "pull": pull, "prune": prune}
             errands[arguments[0]](*arguments[1:])
         else:
             watch(json.loads(os.environ[VARIABLE]))
@@ -124,6 +127,30 @@ def pull(image: str) -> None:
         failed = answer.status > OK_MAX or "error" in told
     if failed:
         raise Refused(NOT_PULLED, " ".join(str(told.get("error") or told.get("message")).split()))
+
+
+def prune(needed: str) -> None:
+    """Remove images of bots that nobody needs; `needed` is a list in JSON. What a container has stays."""
+    for reference in unneeded(ask("GET", "/images/json?digests=true")[1], json.loads(needed)):
+        status, found = ask("DELETE", f"/images/{urllib.parse.quote(reference, safe='')}")
+        if status > OK_MAX and status not in (NOT_FOUND, CONFLICT):
+            raise Refused(1, f"the image {reference} can't be removed: {found}")
+
+
+def unneeded(listed: list[dict[str, Any]], needed: list[str]) -> list[str]:
+    """Which of an engine's images are bots' and needed by nobody, by digest, oldest first; only so many at once.
+
+    Bots' images are those of a repository from which one is needed. What somebody gave a tag is somebody's own.
+    """
+    ours = {reference.partition("@")[0] for reference in needed if "@" in reference}
+    found = []
+    for image in sorted(listed, key=lambda image: int(image["Created"]), reverse=True):
+        tags = [tag for tag in image.get("RepoTags") or [] if not tag.startswith("<none>")]
+        digests = [one for one in image.get("RepoDigests") or [] if one.partition("@")[0] in ours]
+        if digests and not tags and image["Id"] not in needed and not set(digests) & set(needed):
+            found.append(digests)
+    old = [digest for digests in found[SPARE_IMAGES:] for digest in digests]
+    return old[::-1][:PRUNED_AT_ONCE_MAX]
 
 
 def copy(told: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ machine's own engine is asked first, by an errand; the registry's credentials tr
 
 import asyncio
 import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from weakref import WeakValueDictionary
 
@@ -16,9 +18,11 @@ from wopr.fleet.runtimes.engine import PULL_SECONDS_MAX
 from wopr.fleet.runtimes.errands import Errand, Errands, Result
 from wopr.fleet.runtimes.images import FAILURE_SECONDS, IMAGE_ID, Credentials, PullFailed, explain
 from wopr.fleet.runtimes.nodes import Node
+from wopr.fleet.runtimes.protocol import RuntimeFailed
 
 # Bots that move one after the other, and a bot that ends what it is saying, don't have it looked at each time.
 PRESENT_SECONDS = 60.0
+PRUNE_SECONDS_MAX = 120.0
 Key = tuple[str, str]
 
 log = structlog.get_logger(__name__)
@@ -54,6 +58,26 @@ class NodeImages:
                 raise failure
             log.info("image.present", image=image, machine=node.name, seconds=round(monotonic() - now, 1))
             self._present[key] = monotonic()
+
+    async def prune(self, machines: Iterable[Node], needed: Sequence[str]) -> int:
+        """Remove old images of bots but for these on each machine that works; on how many."""
+        self._present.clear()  # what is fetched from now on is looked at
+        done = 0
+        for node in machines:
+            try:
+                result = await self._errands.run(self._pruning(node, needed), PRUNE_SECONDS_MAX)
+            except RuntimeFailed as error:  # one machine's trouble keeps nothing on the others
+                log.warning("image.not_pruned", machine=node.name, error=error.message)
+                continue
+            if result.code != 0:
+                log.warning("image.not_pruned", machine=node.name, error=result.text)
+            done += result.code == 0
+        return done
+
+    def _pruning(self, node: Node, needed: Sequence[str]) -> Errand:
+        told = f"{self._installation}\0{node.id}"
+        name = f"wopr-prune-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
+        return Errand(name, node.id, "", ("prune", json.dumps(sorted(needed))))
 
     def _errand(self, node: Node, image: str) -> Errand:
         told = f"{self._installation}\0{node.id}\0{image}"

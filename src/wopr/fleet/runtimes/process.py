@@ -96,6 +96,9 @@ class ProcessRuntime:
     async def tend(self) -> int:
         return await asyncio.to_thread(self._rotate)
 
+    async def prune(self, needed: Sequence[str]) -> int:
+        return 0  # processes have no image
+
     async def logs(self, bot_id: BotId, tail: int) -> Sequence[LogLine]:
         return await asyncio.to_thread(logfiles.tail, self._folder(bot_id), tail)
 

@@ -152,6 +152,10 @@ class Runtime(Protocol):
         """Housekeeping between passes, such as rotating logs; the number of things done."""
         ...
 
+    async def prune(self, needed: Sequence[str]) -> int:
+        """Remove old images of bots, a few at a time, but for these; how many, or on how many machines."""
+        ...
+
     async def logs(self, bot_id: BotId, tail: int) -> Sequence[LogLine]:
         """The last `tail` lines, oldest first."""
         ...

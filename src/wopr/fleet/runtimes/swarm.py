@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from secrets import token_urlsafe
 from uuid import UUID
 
+import structlog
+
 from wopr.core.ids import BotId, new_id
 from wopr.core.vault import Vault
-from wopr.fleet.runtimes import enginelog, services
+from wopr.fleet.runtimes import containers, enginelog, services
 from wopr.fleet.runtimes.agents import Charge
 from wopr.fleet.runtimes.caretaker import Caretaker
 from wopr.fleet.runtimes.containers import Start, copier_name, parse_time
@@ -37,6 +39,8 @@ POLL_SECONDS = 0.05
 POLL_SECONDS_MAX = 0.5
 NEXT_TASK_SECONDS = 0.5
 NO_NODE = "no suitable node"
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,10 @@ class SwarmRuntime:
             await self._errands.leave(errand)
         await self._manager.delete(service)
         self._homes.pop(bot_id, None)
-        if home in nodes and nodes[home].works:
+        if home not in nodes:
+            # Nobody can reach it any more; should it still be there, its operator must know what to do on it.
+            log.warning("bot.data_left", bot=str(bot_id), machine=home, remedy=f"There: {self._clearing(bot_id)}")
+        elif nodes[home].works:
             await self._errands.finish(errand.name)
         self._watch.doubt()
 
@@ -182,6 +189,12 @@ class SwarmRuntime:
         await self._quotas.read(nodes.values())
         await asyncio.to_thread(self._installation.report, await self._away(nodes))
         return done
+
+    async def prune(self, needed: Sequence[str]) -> int:
+        if not await self._manager.services():
+            return 0  # no bots, and nobody who would do it there
+        nodes = await self._look_at_nodes()
+        return await self._images.prune([node for node in nodes.values() if node.works], needed)
 
     async def logs(self, bot_id: BotId, tail: int) -> Sequence[LogLine]:
         """The log of the last tasks that Swarm remembers. A machine that is away tells none."""
@@ -212,6 +225,12 @@ class SwarmRuntime:
     async def close(self) -> None:
         await self._watch.close()
         await self._engine.close()
+
+    def _clearing(self, bot_id: BotId) -> str:
+        """The command that removes what a bot kept, on the machine that has it."""
+        labels = containers.labels_of(self._installation.charge.installation, bot_id)
+        filters = " ".join(f"--filter label={name}={value}" for name, value in labels.items())
+        return f"docker volume ls -q {filters} | xargs -r docker volume rm"
 
     def _image(self, spec: BotSpec) -> str:
         return spec.image or self._installation.image
