@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 from tests.machines import second
 from tests.machines.dying import die, dying
-from tests.machines.engine import Engine
+from tests.machines.engine import INSTALLATION, Engine
 from tests.machines.fleet import WAIT_SECONDS, Containers, answering, spec, until
 from tests.machines.registry import Registry, serving
 from tests.machines.second import Daemon
 
+from wopr.fleet.runtimes.addresses import bot_network
 from wopr.fleet.runtimes.containers import UNREADABLE_GENERATION
 from wopr.fleet.runtimes.engine import EngineAway
 from wopr.fleet.runtimes.node_agent import SPARE_IMAGES
@@ -222,6 +224,28 @@ async def test_old_images_go_but_for_the_newest_what_is_needed_and_what_a_bot_ru
     finally:
         await bots.close()
         engine.docker("rmi", "--force", *images, check=False)
+
+
+async def test_a_network_of_an_older_version_is_named_with_what_to_do_about_it(
+    bots: Containers, engine: Engine
+) -> None:
+    changes = {"wopr_installation": f"{engine.run_id[:16]}-old", "bot_firewall": "off"}
+    network, former = bot_network(bots.settings(**changes)), f"{engine.run_id[:16]}-old-bots"
+    labels = ("--label", engine.label, "--label", f"{INSTALLATION}={changes['wopr_installation']}")
+    engine.docker("network", "create", *labels, "--subnet", str(network.subnet), former)
+    bot = engine.docker("run", "-d", *labels, "--network", former, "--entrypoint", "sleep", bots.image, "600")
+    runtime, wanted = bots.make(**changes), spec()
+    try:
+        with pytest.raises(RuntimeFailed, match=f"The network {former} of an older version") as refused:
+            await runtime.start(wanted)
+        command = refused.value.remedy.splitlines()[0]
+        await asyncio.to_thread(subprocess.run, ("sh", "-c", command), check=True, env=engine.environment)
+        assert engine.docker("inspect", bot.stdout.strip(), check=False).returncode != 0
+        await answering(await runtime.start(wanted))
+    finally:
+        await runtime.remove(wanted.bot_id)
+        for name in (former, network.name):
+            engine.docker("network", "rm", name, check=False)
 
 
 async def test_a_registry_that_is_away_matters_only_to_images_that_are_not_here(

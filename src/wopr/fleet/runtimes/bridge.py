@@ -4,6 +4,7 @@ Where the platform itself runs in containers, this one and the proxy are attache
 half: so neither a compose file nor a person has to know the network, and a proxy that was made anew is attached again.
 """
 
+import json
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface
@@ -22,7 +23,8 @@ OPTION_BETWEEN = "com.docker.network.bridge.enable_icc"
 LABEL_GATEWAY = "wopr.gateway"  # on the proxy's container, with the installation as its value
 PLATFORM_FIRST = 3  # .0 is the network, .1 the host, .2 the gateway
 INSIDE_CONTAINER = Path("/.dockerenv").exists()
-OVERLAPS = ("overlap", "conflicts with network")
+CLEARING = "docker ps -aq --filter network={network} | xargs -r docker rm -f; docker network rm {network}"
+OVERLAPS = ("overlap", "conflicts with network", "failed to allocate gateway")
 
 log = structlog.get_logger(__name__)
 
@@ -125,12 +127,23 @@ class Bridge:
             await self._engine.call("POST", "networks/create", body=describe(self._network, self._labels))
         except EngineRefused as error:
             if any(word in error.reason.lower() for word in OVERLAPS):
+                if former := await self._former():
+                    raise NetworkFailed(
+                        f"The network {former} of an older version has the addresses of {self._network.name}.",
+                        remedy=f"{CLEARING.format(network=former)}\nBots come back by themselves, with all they know.",
+                    ) from error
                 raise NetworkFailed(
                     f"The bots' network {self._network.subnet} collides with another one: {error.reason}",
                     remedy="Set BOT_SUBNET to a free network, such as 10.203.64.0/21.",
                 ) from error
             if error.http_status != CONFLICT:  # otherwise another process made it a moment ago
                 raise
+
+    async def _former(self) -> str:
+        """The network of ours that stands in the way under another name; empty when it is none of ours."""
+        query = {"filters": json.dumps({"label": [f"{LABEL_INSTALLATION}={self._labels[LABEL_INSTALLATION]}"]})}
+        found = await self._engine.call("GET", "networks", query=query)
+        return next((str(one["Name"]) for one in found if one["Name"] != self._network.name), "")
 
 
 async def own_container(engine: Engine) -> Json | None:
