@@ -91,6 +91,33 @@ def test_an_operation_that_fails_says_so_and_one_that_was_killed_is_unfinished(t
     assert [line.outcome for line in operations(journal.read())] == ["failed", "unfinished"]
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from wopr.ops.journal import Journal, JournalFailed
+journal = Journal(Path(sys.argv[1]))
+journal.append("1", "deploy", "note", {})
+size = journal.path.stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, size + 40))
+try:
+    with journal.operation("deploy"):
+        raise AssertionError("it began without being written down")
+except JournalFailed as error:
+    print(error.message, error.remedy)
+"""
+
+
+def test_a_journal_that_finds_no_room_is_told_with_what_to_do_and_stays_whole(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path} can't be written" in done.stdout
+    assert "Make room" in done.stdout
+    journal = Journal(tmp_path)
+    journal.append("2", "deploy", "note", {})
+    assert list(journal.verify()) == []
+    assert [entry.operation for entry in journal.read()] == ["1", "2"]
+
+
 @given(st.text(), st.sampled_from(SECRETS), st.text())
 def test_no_secret_gets_in_wherever_it_hides(before: str, secret: str, after: str) -> None:
     value = {"note": f"{before} {secret} {after}", "list": [secret], "password": "hunter2", "deep": {"api_key": "x"}}

@@ -18,7 +18,7 @@ Rows = Sequence[Mapping[str, Any]]  # whatever json can write
 def observe_services(rows: Rows) -> None:
     """What `wopr status` saw of each service. Where a release serves, one that stays down opens an incident."""
     from wopr.core.settings import load_settings
-    from wopr.ops.journal import Journal
+    from wopr.ops.journal import Journal, JournalFailed
     from wopr.ops.logbook.observed import ADDRESSES, SERVICES
     from wopr.ops.observed import observe, observe_secrets
 
@@ -26,7 +26,7 @@ def observe_services(rows: Rows) -> None:
     journal = Journal(settings.wopr_home)
     if not journal.path.exists():
         return
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, JournalFailed):
         told = [{name: value for name, value in row.items() if value} for row in rows]
         public = [{"name": "api", "address": settings.api_url}, {"name": "ui", "address": settings.ui_url}]
         news = [
@@ -42,12 +42,12 @@ def observe_services(rows: Rows) -> None:
 def observe_checks(rows: Rows) -> None:
     """What `wopr check` found."""
     from wopr.core.settings import load_settings
-    from wopr.ops.journal import Journal
+    from wopr.ops.journal import Journal, JournalFailed
     from wopr.ops.logbook.observed import CHECKS
     from wopr.ops.observed import observe
 
     journal = Journal(load_settings().wopr_home)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, JournalFailed):
         observe(journal, CHECKS, [{name: value for name, value in row.items() if name != "remedy"} for row in rows])
 
 

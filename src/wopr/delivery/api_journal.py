@@ -13,7 +13,7 @@ from wopr.delivery.hosts import Host
 from wopr.delivery.place import Place
 from wopr.ops.adoption import adopt
 from wopr.ops.entry import JOURNAL_FILE
-from wopr.ops.journal import Journal
+from wopr.ops.journal import Journal, JournalFailed
 
 API_HOME = "/var/lib/wopr"  # WOPR_HOME in compose.yaml
 COPY_SECONDS = 10.0
@@ -31,7 +31,7 @@ async def take_in(host: Host, place: Place, journal: Journal) -> int:
         got = await host.run(copy, timeout=COPY_SECONDS)
         content = _unpacked(got.out) if got.ok else b""
         return await asyncio.to_thread(adopt, journal, content) if content else 0
-    except (HostFailed, OSError):
+    except (HostFailed, JournalFailed, OSError):
         return 0  # whoever asks wants something else, and the next one does it
 
 

@@ -98,6 +98,9 @@ async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
     try:
         incoming, before = await _start(ctx, incoming, state, part)
     except (Failed, HostFailed) as error:
+        if isinstance(error, HostFailed) and error.no_room:
+            await _clear(ctx, part.slot)
+            raise  # it was not judged: the next run writes down that it was given up, and it may be tried again
         reason = error.message if isinstance(error, HostFailed) else str(error)
         return await _abandon(ctx, incoming, state, reason, began)
     await write_state(ctx.fence, State(active=part, leaving=state.active))
@@ -193,9 +196,7 @@ async def _abandon(ctx: Context, incoming: Incoming, state: State, reason: str, 
     ctx.step("refused", reason=reason)
     verdict = await _judge(ctx, _bad(incoming, reason, began), state.active)
     slot: Slot = other(state.active.slot) if state.active else "blue"
-    if not await unready(ctx.host, ctx.place, slot):
-        await drain(ctx, slot)  # it was ready, so Caddy may have sent it requests
-    await ctx.fence.must(commands.remove_slot(ctx.place, slot))
+    await _clear(ctx, slot)
     ctx.step("removed", slot=slot)
     if state.active:
         serving = await read_snapshot(ctx.host, ctx.place, state.active.release)
@@ -203,6 +204,13 @@ async def _abandon(ctx: Context, incoming: Incoming, state: State, reason: str, 
     await write_state(ctx.fence, replace(state, candidate=None))
     ctx.step("abandoned", serving=state.active.release if state.active else None)
     return verdict
+
+
+async def _clear(ctx: Context, slot: Slot) -> None:
+    """Remove what never served by our word."""
+    if not await unready(ctx.host, ctx.place, slot):
+        await drain(ctx, slot)  # it was ready, so Caddy may have sent it requests
+    await ctx.fence.must(commands.remove_slot(ctx.place, slot))
 
 
 async def _return(ctx: Context, incoming: Incoming, back: Part, reason: str, began: float) -> Verdict:

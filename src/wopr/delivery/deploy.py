@@ -256,7 +256,7 @@ async def _migrate(ctx: Context, release: Release, plan: Pending, request: Reque
             ctx.fence, ctx.place, release.platform, allow_destructive=request.allow_destructive
         )
     except WoprError as error:
-        if isinstance(error, Refused):
+        if isinstance(error, Refused) or (isinstance(error, HostFailed) and error.no_room):
             raise
         raise Failed(error.message) from error
     ctx.step("migrated", to=reached)

@@ -28,8 +28,8 @@ CONNECT_SECONDS = 15.0
 KEEPALIVE_SECONDS = 5
 # Whole or absent, and still there after the power was cut: a new file, on the disk, then renamed over the old one.
 WRITE_SCRIPT = (
-    'umask 077; mkdir -p "$2" && cat > "$1.new" && chmod "$3" "$1.new" && sync "$1.new" && mv -f "$1.new" "$1"'
-    ' && sync "$2"'
+    'umask 077; mkdir -p "$2" && { cat > "$1.new" && chmod "$3" "$1.new" && sync "$1.new" && mv -f "$1.new" "$1"'
+    ' || { rm -f "$1.new"; exit 1; }; } && sync "$2"'
 )
 SSH_PORT, PORTS = 22, 65_536
 ADDRESS = re.compile(

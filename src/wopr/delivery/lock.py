@@ -34,7 +34,7 @@ LOOK_SCRIPT = '[ -e "$1" ] || exit 0; echo $(( $(date +%s) - $(stat -c %Y "$1") 
 # Replace the lock only where it still says what was read.
 SWAP_SCRIPT = (
     'umask 077; now=$(cat "$1" 2>/dev/null); [ "$now" = "$2" ] || exit 76;'
-    ' cat > "$1.new" && sync "$1.new" && mv -f "$1.new" "$1"'
+    ' cat > "$1.new" && sync "$1.new" && mv -f "$1.new" "$1" || { rm -f "$1.new"; exit 77; }'
 )
 # Run a command only while the lock still has our number.
 FENCE_SCRIPT = 'grep -qF "\\"token\\": $1," "$2" || exit 75; shift 2; exec "$@"'
@@ -111,7 +111,9 @@ class Fence:
         return await self.host.read(path)
 
     async def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
-        await self.must(write_command(path, mode), input=data)
+        done = await self.run(write_command(path, mode), input=data)
+        if not done.ok:
+            raise HostFailed(f"{path} on {self.host.describe()} can't be written: {done.complaint}")
 
     def describe(self) -> str:
         return self.host.describe()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from wopr.core.errors import Unavailable
 from wopr.core.ids import new_id
 from wopr.ops.entry import (
     GENESIS,
@@ -36,13 +37,19 @@ from wopr.ops.logbook import history
 from wopr.ops.redaction import Known, redacted
 from wopr.ops.secrets import known_secrets, secret_variables
 
-__all__ = ["GENESIS", "JOURNAL_FILE", "Damage", "Entry", "Held", "Journal", "Operation"]
+__all__ = ["GENESIS", "JOURNAL_FILE", "Damage", "Entry", "Held", "Journal", "JournalFailed", "Operation"]
 
 TAIL_BYTES = 16 * 1024
 # Read and rendered in about 50 ms.
 RENDER_AT_ONCE_BYTES_MAX = 256 * 1024
 JOURNAL, LOGBOOK = "journal", "logbook"
 RENDER = "import sys, pathlib; from wopr.ops.logbook.history import keep; keep(pathlib.Path(sys.argv[1]))"
+
+
+class JournalFailed(Unavailable):
+    """An entry could not be written, so what it is about is not done, or not known to be done."""
+
+    default_code = "journal_failed"
 
 
 @dataclass
@@ -137,16 +144,24 @@ class Journal:
             yield operation
         except BaseException as error:
             wrong = {"error": f"{type(error).__name__}: {error}", **operation.outcome}
-            operation.journal.append(str(operation.id), name, "fail", wrong)
+            with contextlib.suppress(JournalFailed):  # what went wrong first matters more
+                operation.journal.append(str(operation.id), name, "fail", wrong)
             self.keep()
             raise
         operation.journal.append(str(operation.id), name, "end", operation.outcome)
         self.keep()
 
     def append(self, operation: str, name: str, phase: str, data: Mapping[str, Any]) -> Entry:
-        """Write one entry durably. Secrets are blacked out before they reach the disk."""
-        with self.held() as held:
-            return held.append(operation, name, phase, data)
+        """Write one entry durably. Secrets are blacked out before they reach the disk. JournalFailed: it can't be."""
+        try:
+            with self.held() as held:
+                return held.append(operation, name, phase, data)
+        except OSError as error:
+            raise JournalFailed(
+                f"The journal in {self.home} can't be written: {error.strerror or error}",
+                remedy=f"Make room there (df -h {self.home}) or correct its rights, and run it again: "
+                "what was begun is then finished or undone.",
+            ) from error
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Held]:
@@ -180,7 +195,7 @@ class Journal:
             if kept.reason == history.NO_GIT and not any(e.data.get("lacking") == "git" for e in self.read()):
                 self.append(str(new_id()), LOGBOOK, "note", {"lacking": "git", "what": kept.reason})
         except Exception as error:  # noqa: BLE001 - the outermost handler of a by-product of every command
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, JournalFailed):
                 self.append(
                     str(new_id()), LOGBOOK, "note", {"lacking": "pages", "error": f"{type(error).__name__}: {error}"}
                 )
