@@ -69,7 +69,7 @@ async def dump_verified(host: Runner, place: Place, *, keep: int = DUMPS_KEPT) -
         path, size, digest = await _keep(host, place, inner, name)
     finally:
         with contextlib.suppress(WoprError):  # the reason of a failure matters more, and the next run clears up again
-            await _remove_leftovers(host, place)
+            await recover_dumps(host, place)
     dump = Dump(path, at, size, digest, source.tables, source.rows_total, round(time.monotonic() - started, 3))
     await host.write(join(place.dumps, f"{name}.json"), (json.dumps(asdict(dump), indent=2) + "\n").encode())
     await _retain(host, place, keep)
@@ -77,7 +77,7 @@ async def dump_verified(host: Runner, place: Place, *, keep: int = DUMPS_KEPT) -
 
 
 async def recover_dumps(host: Runner, place: Place) -> None:
-    """Remove what a killed run left: half-written files, the scratch database, its connections."""
+    """Remove what a killed or failed run left: half-written files, the scratch database, its connections."""
     await expect(host, ("install", "-d", "-m", "700", place.dumps), f"{place.dumps} can't be made")
     find = ("find", place.dumps, "-maxdepth", "1", "-name", f"*{PARTIAL}", "-delete")
     await expect(host, find, f"{place.dumps} can't be cleaned")
