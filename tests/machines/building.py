@@ -4,7 +4,6 @@ Each is a folder of `images/`. Its recipe's hash is a label of the image, so tha
 on it, and nothing else does. The two that take long are kept as files in $WOPR_TEST_CACHE as well.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,12 +11,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.machines.engine import Engine, EngineError, cache_folder
+from tests.machines.engine import Engine, EngineError, cache_folder, one_at_a_time
 
 FOLDER = Path(__file__).parent / "images"
 RECIPE_LABEL = "wopr.recipe"
@@ -61,7 +58,7 @@ def ensure(engine: Engine, name: str) -> str:
     if recipe.parent:
         ensure(engine, recipe.parent)
     wanted = recipe_hash(name)
-    with _one_at_a_time(name):
+    with one_at_a_time(name):
         if _made_from(engine, recipe.tags[0]) != wanted:
             _make(engine, name, recipe, wanted)
         for tag in recipe.tags[1:]:
@@ -75,7 +72,7 @@ def ours(engine: Engine, kind: str) -> str:
     ensure(engine, "slim")
     if kind == "platform":
         ensure(engine, "docker-cli")
-    with _one_at_a_time("ours"), tempfile.TemporaryDirectory(prefix="wopr-home-") as home:
+    with one_at_a_time(f"ours-{kind}"), tempfile.TemporaryDirectory(prefix="wopr-home-") as home:
         command = [sys.executable, "-m", "wopr", "images", "build", f"--{kind}", "--json", "--source", str(CHECKOUT)]
         command += ["--repository", REPOSITORY, "--tag", "current"]
         environment = {**engine.environment, "WOPR_HOME": home}
@@ -153,11 +150,3 @@ def _import_debian(engine: Engine, tag: str, wanted: str) -> None:
 def _made_from(engine: Engine, tag: str) -> str:
     form = '{{index .Config.Labels "' + RECIPE_LABEL + '"}}'
     return engine.docker("image", "inspect", "--format", form, tag, check=False).stdout.strip()
-
-
-@contextmanager
-def _one_at_a_time(name: str) -> Iterator[None]:
-    """Runs beside each other wait instead of building the same image twice."""
-    with (cache_folder() / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -3,11 +3,14 @@
 One of our own keeps its images and containers in $WOPR_TEST_CACHE: nothing that somebody else left in the engine of the
 system comes back with it, and nothing of ours gets in there.
 
+It ends with the last run that uses it: workers of pytest-xdist share one, and so do runs that live beside each other.
+
 Whatever a test makes carries the label `wopr.test=<run>`, and is removed at the end of the run or, after a kill, at the
 beginning of the next one. `<run>` names the process, so that runs that live beside each other leave each other alone.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -115,10 +118,15 @@ def available() -> bool:
 
 @contextmanager
 def running() -> Iterator[Engine]:
-    """The engine that runs already, else one of our own that ends with the block."""
+    """The engine that runs already, else one of our own, which ends when nobody uses it any more."""
+    socket = _socket()
     with contextlib.ExitStack() as stack:
-        if not _answers(socket := _socket()):
-            stack.enter_context(_daemon(socket))
+        users = stack.enter_context((cache_folder() / "engine.users").open("w"))
+        with one_at_a_time("engine"):
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if not _answers(socket):
+                stack.enter_context(_daemon(socket))
+                stack.callback(fcntl.flock, users, fcntl.LOCK_EX)  # granted when nobody uses it any more
         engine = Engine(socket, _run_id())
         try:
             _sweep_dead_runs(engine)
@@ -147,7 +155,9 @@ def _daemon(socket: str) -> Iterator[None]:
     log = Path(tempfile.gettempdir()) / f"wopr-test-dockerd-{os.getpid()}.log"
     # The run's own, and short: sockets are in there, whose paths have 108 characters at most.
     state = Path(tempfile.mkdtemp(prefix="wopr-dockerd-", dir="/run"))
-    command = ["dockerd", "--host", socket, "--data-root", str(cache_folder() / "engine")]
+    # Killed workers can't stop it, and it must not outlive them.
+    command = ["setpriv", "--pdeathsig", "TERM", "dockerd"]
+    command += ["--host", socket, "--data-root", str(cache_folder() / "engine")]
     command += ["--exec-root", str(state), "--pidfile", str(state / "docker.pid")]
     with log.open("wb") as out:
         # A session of its own: Ctrl-C at the terminal is for the tests, which then stop the daemon in order.
@@ -172,6 +182,14 @@ def _stop(daemon: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         daemon.kill()
         daemon.wait()
+
+
+@contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Runs and workers beside each other wait instead of making the same thing twice."""
+    with (cache_folder() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def cache_folder() -> Path:

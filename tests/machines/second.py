@@ -75,7 +75,7 @@ def daemon(first: Engine, *images: str) -> Iterator[Daemon]:
             made.engine.sweep(made.engine.label)
             made.engine.sweep(f"wopr.installation={made.engine.run_id}")
         made.end(signal.SIGTERM)
-        _end_what_is_left(folder)
+        end_what_is_left(folder)
         subprocess.run(["ip", "netns", "del", folder.name], capture_output=True)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -89,7 +89,7 @@ def _copy(first: Engine, second: Engine, images: tuple[str, ...]) -> None:
         raise EngineError(loading.stderr.decode())
 
 
-def _end_what_is_left(folder: Path) -> None:
+def end_what_is_left(folder: Path) -> None:
     """After a crash the shims and the containers live on; they name the folder in their command lines."""
     for entry in Path("/proc").iterdir():
         try:
