@@ -93,8 +93,10 @@ UNHEX = "import sys; sys.stdout.write(bytes.fromhex(sys.stdin.read()).decode())"
 
 
 @pytest.fixture(scope="module")
-def server(engine: Engine, third_party_images: Mapping[str, str]) -> Iterator[str]:
-    """PostgreSQL as an installation has it; the installation's name."""
+def server(
+    engine: Engine, third_party_images: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory, built: Build
+) -> Iterator[str]:
+    """PostgreSQL as an installation has it, with a database to copy for each test; the installation's name."""
     name = f"wt{secrets.token_hex(4)}"
     engine.network(f"{name}-platform")
     settings = {"POSTGRES_USER": "wopr", "POSTGRES_PASSWORD": "p@ss/w:rd %", "POSTGRES_DB": "wopr_platform"}
@@ -103,21 +105,18 @@ def server(engine: Engine, third_party_images: Mapping[str, str]) -> Iterator[st
     container = engine.run(third_party_images["postgres"], options=options)
     ready = ("exec", container, "pg_isready", "-q", "-h", "127.0.0.1", "-U", "wopr")
     wait_for(lambda: engine.docker(*ready, check=False).returncode == 0, "PostgreSQL")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("DOCKER_HOST", engine.socket)
+        asyncio.run(_fill(Place(str(tmp_path_factory.mktemp("filled")), name), built()))
     yield name
     engine.remove(container)
     engine.docker("network", "rm", f"{name}-platform", check=False)
 
 
-@pytest.fixture
-async def place(engine: Engine, server: str, tmp_path: Path, built: Build, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """An installation's folder and its database at this checkout's head, with two tables of rows that must stay."""
-    monkeypatch.setenv("DOCKER_HOST", engine.socket)
-    place, host = Place(str(tmp_path), server), LocalHost()
-    await query(
-        host, place, "DROP DATABASE IF EXISTS wopr_platform WITH (FORCE);\nCREATE DATABASE wopr_platform;",
-        database="postgres",
-    )  # fmt: skip
-    await run_migrations(host, place, built())
+async def _fill(place: Place, image: str) -> None:
+    """A database at this checkout's head, with two tables of rows that must stay."""
+    host = LocalHost()
+    await run_migrations(host, place, image)
     await query(
         host,
         place,
@@ -126,6 +125,19 @@ async def place(engine: Engine, server: str, tmp_path: Path, built: Build, monke
         "INSERT INTO tenant_customers SELECT 't' || n FROM generate_series(1, 7) n;"
         "INSERT INTO stripe_usage_reports SELECT n, 'abc' FROM generate_series(1, 9) n;",
     )
+    await query(host, place, "ALTER DATABASE wopr_platform RENAME TO filled;", database="postgres")
+
+
+@pytest.fixture
+async def place(engine: Engine, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """An installation's folder and its database, as it was filled."""
+    monkeypatch.setenv("DOCKER_HOST", engine.socket)
+    place = Place(str(tmp_path), server)
+    await query(
+        LocalHost(), place,
+        "DROP DATABASE IF EXISTS wopr_platform WITH (FORCE);\nCREATE DATABASE wopr_platform TEMPLATE filled;",
+        database="postgres",
+    )  # fmt: skip
     return place
 
 
