@@ -28,16 +28,17 @@ from wopr.fleet.runtimes.protocol import Ended, RuntimeFailed
 MIB = 2**20
 OUTSIDE = "203.0.113.7"  # a public address (RFC 5737), here that of a namespace of this machine
 CONNECT = """
-import socket, sys
-for target in sys.argv[1:]:
+import asyncio, sys
+async def connect(target):
     host, port = target.rsplit(":", 1)
-    probe = socket.socket()
-    probe.settimeout(1)
     try:
-        probe.connect((host, int(port)))
+        await asyncio.wait_for(asyncio.open_connection(host, int(port)), 3)
     except OSError:
-        continue
+        return
     print(target)
+async def main():
+    await asyncio.gather(*map(connect, sys.argv[1:]))
+asyncio.run(main())
 """
 SERVE = """
 import socket, sys, time
