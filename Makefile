@@ -24,8 +24,8 @@ test: $(SETUP) ## Format, lint, types, contracts, then every test; the same gate
 	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not e2e and not slow and not machines" $(ARGS)
 	@echo "→ tests of the whole business, one at a time"
 	@$(BIN)/pytest -q -m "(e2e or slow) and not machines" $(ARGS)
-	@echo "→ tests on real containers"
-	@$(BIN)/pytest -q -m machines --durations=20 $(ARGS)
+	@echo "→ tests on real containers, two at a time"
+	@$(BIN)/pytest -q -n 2 --dist loadgroup -m machines --durations=20 $(ARGS)
 
 check: $(SETUP) lint unit ## Quick: format, lint, types, contracts, unit tests
 

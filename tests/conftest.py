@@ -12,11 +12,13 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.live import administrator, customer, live  # noqa: F401 (fixtures for all)
+from xdist.scheduler import LoadScopeScheduling
 
 from wopr.core.db import Database
 from wopr.core.postgres import EmbeddedPostgres
@@ -34,6 +36,19 @@ def pytest_configure() -> None:
     """A shell that starts us in the background has us ignore Ctrl-C, and every command that a test interrupts, too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class WholeFiles(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Each file is for one worker alone, and so is all that needs the Swarm, which takes long to make."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "swarm" if "swarm" in nodeid else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """What `--dist loadgroup` means here: with pytest 9.2, pytest-xdist 3.8 sees no groups and splits every file."""
+    return WholeFiles(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def _memory_folder() -> Path | None:
