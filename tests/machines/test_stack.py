@@ -232,8 +232,9 @@ def a_bot(site: Installation) -> None:
     """A container and a volume as a bot has them."""
     name, label = f"{site.name}-a-bot", f"wopr.installation={site.name}"
     site.engine.docker("volume", "create", "--label", label, "--label", "wopr.bot=1", name)
-    options = ("--label", label, "--label", "wopr.bot=1", "--volume", f"{name}:/data", "--entrypoint", "sleep")
-    site.engine.docker("run", "-d", "--name", name, *options, site.platform, "600")
+    # A program that is the first of its container would hear no SIGTERM.
+    options = ("--label", label, "--label", "wopr.bot=1", "--volume", f"{name}:/data", "--entrypoint", "tini")
+    site.engine.docker("run", "-d", "--name", name, *options, site.platform, "--", "sleep", "600")
 
 
 def test_a_teardown_keeps_the_data_and_a_deploy_brings_everything_back(site: Installation) -> None:
