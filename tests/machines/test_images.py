@@ -146,12 +146,13 @@ def test_the_same_sources_give_the_same_layers(engine: Engine, bot_image: str, t
     """Everything above the distribution's programs; those have the time at which they were installed."""
     form = "{{json .RootFS.Layers}}"
     first = json.loads(engine.docker("image", "inspect", "--format", form, bot_image).stdout)
-    # Without any cache of the builder.
-    arguments = ("images", "build", "--bot", "--fresh", "--repository", "wopr-test", "--tag", "again", "--json")
+    # Without any cache of the builder, and under a name of its own: others use the first one meanwhile.
+    arguments = ("images", "build", "--bot", "--fresh", "--repository", "wopr-again", "--tag", "again", "--json")
     done = wopr(engine, tmp_path, *arguments, "--source", str(building.CHECKOUT))
     assert done.returncode == 0, done.stderr
-    again = json.loads(engine.docker("image", "inspect", "--format", form, "wopr-test/wopr-bot:again").stdout)
-    engine.docker("rmi", "wopr-test/wopr-bot:again")
+    built = json.loads(done.stdout)["images"][0]["id"]
+    again = json.loads(engine.docker("image", "inspect", "--format", form, built).stdout)
+    engine.docker("rmi", "--force", built)
     assert first[-2:] == again[-2:]
 
 
