@@ -99,7 +99,9 @@ async def test_a_bad_image_ends_after_three_bots_which_are_all_as_they_were(
     assert open_incidents(journal) == []
 
 
-async def test_a_bot_ends_what_it_is_saying_before_it_moves(place: Place, derived: dict[str, str]) -> None:
+async def test_a_bot_ends_what_it_is_saying_before_it_moves(
+    place: Place, derived: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     go = asyncio.Event()
 
     async def chat(request: web.Request) -> web.StreamResponse:
@@ -121,7 +123,9 @@ async def test_a_bot_ends_what_it_is_saying_before_it_moves(place: Place, derive
         await place.want("stable", derived["good"])
         assert (await place.roll_out())["begun"] == 1
         for _ in range(3):
-            await place.processes[0].settle()
+            with monkeypatch.context() as patched:
+                patched.setattr(reconcile, "DRAIN_SECONDS_MAX", 3.0)  # for so long a pass waits in vain
+                await place.processes[0].settle()
             assert await place.sql("SELECT stage FROM bot_updates") == "waiting"
             assert await place.sql("SELECT state FROM bot_observed") == "running"
         go.set()
