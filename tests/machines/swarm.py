@@ -20,10 +20,14 @@ import pytest
 from tests.machines import building
 from tests.machines.engine import Engine, EngineError
 
+from wopr.fleet.runtimes import agents
+
 NODES = ("n1", "n2", "n3")
 START_SECONDS = 30.0
 LOST_SECONDS_MAX = 60.0
 NETWORK_TRIES_MAX = 20
+# How often machines measure what bots keep.
+ROUND = ("ROUND_SECONDS = 20.0", "ROUND_SECONDS = 2.0")
 # What systemd or dockerd in a container needs. SYS_TIME and SYS_MODULE would reach the host's clock and kernel.
 MACHINE = (
     *("--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--cap-drop", "SYS_TIME", "--cap-drop", "SYS_MODULE"),
@@ -153,6 +157,9 @@ def swarm(request: pytest.FixtureRequest, engine: Engine, bot_image: str) -> Swa
         return known
     stack = ExitStack()
     request.config.add_cleanup(stack.close)
+    assert ROUND[0] in agents.SCRIPT
+    patched = stack.enter_context(pytest.MonkeyPatch.context())
+    patched.setattr(agents, "SCRIPT", agents.SCRIPT.replace(*ROUND))
     made = stack.enter_context(swarming(engine, (bot_image, building.ensure(engine, "node-agent"))))
     request.config.stash[SHARED] = made
     return made
