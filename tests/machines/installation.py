@@ -86,8 +86,7 @@ class Installation:
         return verdict
 
     def settle(self) -> int:
-        """Have a good release, whatever a test before left; its number."""
-        self.set_env("WOPR_TEST_MARK", secrets.token_hex(4))
+        """Have a good release of its platform, whatever a test before left; its number."""
         return int(self.release(self.platform, "--despite-quarantine")["serving"])
 
     def releases(self) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def test_a_platform_is_made_and_released_on_another_machine(site: Installation, 
     with Load(site, threads=2) as load:
         second = site.release(site.derive())
         back = site.wopr("rollback", "--json", "--ready", "180")
-    assert second["serving"] == first + 1
+    assert second["serving"] > first
     assert back.returncode == 0, back.stderr
     assert json.loads(back.stdout)["to"] == first
     assert load.failures == []
