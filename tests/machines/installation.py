@@ -1,7 +1,9 @@
 """An installation as an operator has it: `wopr deploy` and its companions as commands, on real containers."""
 
+import itertools
 import json
 import os
+import random
 import re
 import secrets
 import shutil
@@ -12,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ READY_SECONDS = "180"  # a machine that does many things at once is slow
 COMMAND_SECONDS = 600.0
 LEFT_SECONDS = "60"
 PLATFORM_NAME = "wopr-test/release"
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = itertools.count(20_000 + 5_000 * WORKER + random.randrange(4_000))
 
 
 @dataclass
@@ -171,7 +175,7 @@ def fresh(engine: Engine, platform: str) -> Installation:
             engine.sweep(f"{PROJECT}={left}")
             engine.sweep(f"{INSTALLATION}={left}")
     folder = Path(tempfile.mkdtemp(prefix="wopr-installation-")) / "wopr-platform"
-    return Installation(engine, folder, f"wt{os.getpid()}{secrets.token_hex(2)}", _port(), _port(), platform)
+    return Installation(engine, folder, f"wt{os.getpid()}{secrets.token_hex(2)}", port(), port(), platform)
 
 
 @dataclass
@@ -221,7 +225,10 @@ class Load:
                 time.sleep(self.pause_seconds)
 
 
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def port() -> int:
+    """A port that stays free until we use it: no other worker takes it, and it is none that the kernel hands out."""
+    while True:
+        found = next(PORTS)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", found))
+            return found

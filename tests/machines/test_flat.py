@@ -4,7 +4,6 @@ import json
 import re
 import secrets
 import shlex
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tests.live import wait_for
 from tests.machines.composing import compose_environment
 from tests.machines.engine import Engine
 from tests.machines.gpu_images import ensure_gpu_images
+from tests.machines.installation import port
 
 from wopr.inference.engines.minilm import ensure_minilm
 
@@ -26,6 +26,7 @@ FILES = ("docker-compose.local.yml", "Caddyfile.local", "gpu-seeder.sql", ".env.
 COMPOSE = "docker compose -f docker-compose.local.yml --env-file .env.local"
 EVERYTHING = f"{COMPOSE} --profile voice --profile llm --profile offline"
 PSQL = "docker exec wopr-ops-postgres-1 psql -U wopr -d wopr_platform"
+PUBLISHED = ("API", "HTTP", "LLAMA", "CHATTERBOX", "WHISPER", "QWEN", "STAND_IN", "STAND_IN_MAIL")
 COMMAND_SECONDS = 300
 START_SECONDS = 120.0
 NODE = "local-gpu-node-001"
@@ -101,7 +102,7 @@ def flat(
     models.mkdir()
     write_tiny_model(models / "llama.gguf")
     ensure_minilm(models).rename(models / "qwen2-0_5b-instruct-q8_0.gguf")
-    ports = _free_ports("API", "HTTP", "LLAMA", "CHATTERBOX", "WHISPER", "QWEN", "STAND_IN", "STAND_IN_MAIL")
+    ports = {name: port() for name in PUBLISHED}
     (folder / ".env.local").write_text(_environment_file(folder, platform_image, ports))
     made = Flat(folder, compose_environment(engine, folder / ".docker"), ports)
     made.run(f"{EVERYTHING} down -v", check=False)  # what a killed run left
@@ -130,14 +131,6 @@ def _environment_file(folder: Path, image: str, ports: dict[str, int]) -> str:
     }
     kept = [line for line in filled.splitlines() if line.partition("=")[0] not in chosen]
     return "\n".join([*kept, *(f"{name}={value}" for name, value in chosen.items())]) + "\n"
-
-
-def _free_ports(*names: str) -> dict[str, int]:
-    held = [socket.create_server(("", 0)) for _ in names]
-    ports = {name: one.getsockname()[1] for name, one in zip(names, held, strict=True)}
-    for one in held:
-        one.close()
-    return ports
 
 
 def test_the_flat_stack_comes_up_is_seeded_serves_and_is_torn_down(flat: Flat) -> None:
