@@ -311,6 +311,8 @@ def test_the_deliverer_s_own_container_follows_the_release_and_a_bad_one_goes_ba
     wait_for(helper_gone, "the helper's end", DELIVERED_SECONDS)
     assert image() == second
     assert site.containers()["deliverer"]["State"]["Running"]
-    assert json.loads((site.folder / "deliver.failed").read_text())["image"] == broken
+    failed = json.loads((site.folder / "deliver.failed").read_text())
+    assert failed["image"] == broken
+    assert "it ended at its start" in failed["why"], "it is not waited for"
     assert hand("begin", broken) == "False", "what failed as a deliverer is not tried again"
     engine.remove(f"{site.name}-deliverer")

@@ -94,8 +94,19 @@ class Handover:
         while time.monotonic() < until:
             if name and signed_by(await self.host.read(join(self.place.dir, ALIVE_FILE))) == name:
                 return ""
+            if ended := await self._ended():
+                return ended
             await asyncio.sleep(ALIVE_LOOK_SECONDS)
         return f"no look at the registry within {ALIVE_SECONDS_MAX:.0f} s"
+
+    async def _ended(self) -> str:
+        """Whether the successor ended by itself, and how; it is started again and again, so the count tells."""
+        successor = await self._inspect(SERVICE)
+        if successor is None:
+            return "its container is gone"
+        if successor["RestartCount"] or successor["State"]["Status"] in ("exited", "dead"):
+            return f"it ended at its start (exit code {successor['State']['ExitCode']})"
+        return ""
 
     async def _up(self, image: str) -> None:
         """Start the deliverer with this image, by the compose file of the release that serves."""
