@@ -129,8 +129,18 @@ def recorded(site: Installation, image: str) -> list[str]:
     ]
 
 
+def wait_recorded(site: Installation, image: str, verdict: str) -> None:
+    """Wait until an image was released so. Nobody asks while a release is under way: a command keeps a core busy."""
+
+    def so() -> bool:
+        state = site.state()
+        return state["candidate"] is state["leaving"] is None and recorded(site, image)[-1:] == [verdict]
+
+    wait_for(so, f"{image} to be {verdict}", DELIVERED_SECONDS)
+
+
 def wait_served(site: Installation, image: str) -> None:
-    wait_for(lambda: recorded(site, image)[-1:] == ["good"], f"{image} to serve", DELIVERED_SECONDS)
+    wait_recorded(site, image, "good")
     assert serving(site) == image
     lock = site.folder / "lock.json"
     wait_for(lambda: not json.loads(lock.read_text())["owner"], "the release's end", DELIVERED_SECONDS)
@@ -193,7 +203,7 @@ def test_a_bad_image_is_tried_once_and_the_next_good_one_follows(site: Installat
     before = serving(site)
     with delivering(site) as deliverer:
         bad = push(site, hub, CRASHES)
-        wait_for(lambda: recorded(site, bad) == ["bad"], "the verdict", DELIVERED_SECONDS)
+        wait_recorded(site, bad, "bad")
         assert serving(site) == before
         looks = (site.folder / "deliver.alive").read_text()
         wait_for(lambda: (site.folder / "deliver.alive").read_text() > looks, "the next look", DELIVERED_SECONDS)
