@@ -19,8 +19,9 @@ from pathlib import Path
 
 import httpx
 
-from wopr.core.errors import Conflict, Unavailable, UpstreamFailed
+from wopr.core.errors import Conflict, Invalid, Unavailable, UpstreamFailed
 from wopr.inference.catalogue import RemoteFile
+from wopr.inference.gguf_header import read_header
 
 ATTEMPTS_MAX = 5
 RETRY_SECONDS = 1.0
@@ -158,11 +159,26 @@ def _settle(file: RemoteFile, part: Path, target: Path, version: _Version) -> Fe
             f"{file.url} arrived with the SHA-256 {digest}, but it should have {expected}. It was thrown away.",
             remedy="Pull it again; if it differs again, do not trust the address.",
         )
+    if target.suffix == ".gguf":
+        _check_model(file, part)
     size = part.stat().st_size
     part.replace(target)
     _note(part).unlink(missing_ok=True)
     verified = "given" if file.sha256 else "published" if version.sha256 else "size"
     return Fetched(target, size, digest, verified, True)
+
+
+def _check_model(file: RemoteFile, part: Path) -> None:
+    """A page of a web site arrives whole, too; as a model it would be in nobody's list, and in the way."""
+    try:
+        read_header(part)
+    except Invalid as error:
+        _note(part).unlink(missing_ok=True)
+        part.unlink()
+        raise UpstreamFailed(
+            f"What {file.url} sends is no GGUF model. It was thrown away.",
+            remedy="Give the address of the file itself, not of the page that shows it.",
+        ) from error
 
 
 def _digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from wopr.inference import download
 from wopr.inference.catalogue import CATALOGUE, RemoteFile, offer_of_address
 from wopr.inference.download import fetch, new_client
 
-CONTENT = bytes(range(256)) * 4096
+# A GGUF without a tensor and without a fact, and what it would weigh.
+CONTENT = b"GGUF" + struct.pack("<IQQ", 3, 0, 0) + bytes(range(256)) * 4096
 
 
 @dataclass
@@ -131,7 +133,7 @@ def test_a_later_run_goes_on_too(files: FileServer, tmp_path: Path) -> None:
 def test_a_file_that_changed_meanwhile_is_fetched_anew(files: FileServer, tmp_path: Path) -> None:
     files.publish = False
     files.break_after = [100_000] * 1
-    monkey = CONTENT[::-1]
+    monkey = CONTENT[:24] + CONTENT[:23:-1]
 
     def change(done: int, _total: int | None) -> None:
         if done >= 100_000:
@@ -150,6 +152,13 @@ def test_wrong_bytes_are_thrown_away(files: FileServer, tmp_path: Path) -> None:
         get(remote(files), tmp_path)
     with pytest.raises(UpstreamFailed, match="SHA-256"):
         get(remote(files, sha256="0" * 64), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_instead_of_a_model_is_thrown_away(files: FileServer, tmp_path: Path) -> None:
+    files.content, files.publish = b"<!doctype html><title>tiny.gguf</title>", False
+    with pytest.raises(UpstreamFailed, match="is no GGUF model"):
+        get(remote(files), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
