@@ -3,14 +3,14 @@
 import asyncio
 import hashlib
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
 
 from wopr.accounts import keys
 from wopr.accounts.principal import Scope
-from wopr.core.ids import BotId, new_id
+from wopr.core.ids import BotId, TenantId, new_id
 
 
 async def test_a_key_is_shown_once_and_kept_as_a_hash(world) -> None:
@@ -192,6 +192,17 @@ async def test_an_account_has_a_hundred_living_keys_at_most_even_when_asked_at_o
     one = (await client.get("/api/keys")).json()["keys"][0]["id"]
     await client.delete(f"/api/keys/{one}")
     assert (await client.post("/api/keys", json=body)).status_code == 201
+
+
+async def test_keys_that_are_over_leave_room_for_others(world, monkeypatch) -> None:
+    monkeypatch.setattr(keys, "KEYS_PER_TENANT_MAX", 2)
+    client = await world.person("ada@example.com")
+    tenant = TenantId(await world.scalar("SELECT tenant_id FROM memberships"))
+    async with world.platform.db.begin() as session:
+        for name in ("old", "older"):
+            await keys.issue(session, tenant, name=name, scope=Scope.READ, expires_at=datetime(2020, 1, 1, tzinfo=UTC))
+    body = {"name": "k", "scope": "read"}
+    assert [(await client.post("/api/keys", json=body)).status_code for _ in range(3)] == [201, 201, 409]
 
 
 async def test_an_administrators_admin_key_administers_the_platform_and_lesser_keys_do_not(world) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NotRequired, TypedDict, Unpack
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Select, bindparam, cast, exists, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Select, bindparam, cast, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.accounts.models import ApiKey, KeySpending, Membership, Tenant, User
@@ -218,7 +218,12 @@ async def touch(session: AsyncSession, last_used: Mapping[KeyId, datetime]) -> N
 async def _refuse_too_many(session: AsyncSession, tenant_id: TenantId) -> None:
     await session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
     living = await session.scalar(
-        select(func.count()).where(ApiKey.tenant_id == tenant_id, ApiKey.bot_id.is_(None), ApiKey.revoked_at.is_(None))
+        select(func.count()).where(
+            ApiKey.tenant_id == tenant_id,
+            ApiKey.bot_id.is_(None),
+            ApiKey.revoked_at.is_(None),
+            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+        )
     )
     if (living or 0) >= KEYS_PER_TENANT_MAX:
         raise Conflict(
