@@ -93,6 +93,12 @@ class Installation:
         """Have a good release of its platform, whatever a test before left; its number."""
         return int(self.release(self.platform, "--despite-quarantine")["serving"])
 
+    def settled(self) -> int:
+        """As `settle`; the number of the release that a rollback to it names: of one that was brought back, its own."""
+        number = self.settle()
+        found = {one["number"]: one for one in self.releases()["releases"]}
+        return int(found[number].get("restores") or number)
+
     def releases(self) -> dict[str, Any]:
         done = self.wopr("releases", "--json", "--limit", "1000")
         assert done.returncode == 0, done.stderr

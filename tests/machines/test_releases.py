@@ -189,7 +189,7 @@ def test_a_registry_that_lets_nobody_in_is_told_and_one_with_credentials_is_used
 
 
 def test_back_brings_images_settings_and_configuration_and_is_in_the_books(site: Installation) -> None:
-    first = site.settle()
+    first = site.settled()
     old_env = (site.folder / ".env").read_text()
     site.set_env("WOPR_TEST_MARK", secrets.token_hex(4))
     second = site.release(site.derive())["serving"]
@@ -211,7 +211,7 @@ def test_back_brings_images_settings_and_configuration_and_is_in_the_books(site:
 def test_back_starts_the_containers_that_were_kept_unless_they_were_made_from_something_else(
     site: Installation,
 ) -> None:
-    first = site.settle()
+    first = site.settled()
     kept = ids(site, site.state()["active"]["slot"])
     site.release(site.derive())
     assert ids(site, other(site.state()["active"]["slot"])) == kept, "the one before is kept"
