@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.hosts import LocalHost, Output
-from wopr.delivery.observe import wait_ready
+from wopr.delivery.observe import Counts, counts, through, wait_ready
 from wopr.delivery.place import Place
 
 PLACE = Place("/srv/wopr", "acme")
@@ -43,6 +43,14 @@ async def test_a_look_that_hangs_is_looked_again() -> None:
 async def test_a_look_that_always_hangs_is_the_reason_in_the_end() -> None:
     reason = await wait_ready(Starting(hanging=["api"] * 1000), PLACE, "blue", 0.0)
     assert reason == "not ready within 0 s: api-blue: `docker exec` did not end within 15 s."
+
+
+async def test_counting_that_hangs_counts_nothing_and_stops_no_release() -> None:
+    assert await counts(Starting(hanging=["api"]), PLACE, "blue") == Counts()
+    assert await through(Starting(hanging=["api"]), PLACE) == (
+        "no way through Caddy to the API: `docker exec` did not end within 15 s."
+    )
+    assert await through(Starting(), PLACE) == ""
 
 
 async def test_a_crash_is_not_waited_for() -> None:

@@ -36,20 +36,25 @@ async def observe(host: Host, place: Place, state: State) -> Observed:
     return Observed(found, {slot: not answer for slot, answer in zip(whole, answers, strict=True)}, releases)
 
 
+async def look(host: Host, command: commands.Command) -> Output:
+    """Ask something of what runs. A look that hangs, as under load an exec may, is a no: who waits asks again."""
+    try:
+        return await host.run(command, timeout=PROBE_SECONDS_MAX)
+    except HostFailed as error:
+        return Output(1, b"", error.message.encode())
+
+
 async def unready(host: Host, place: Place, slot: Slot) -> str:
     """Why a slot is not ready; nothing when it is."""
     names = place.slot_containers(slot)
-    answers = await asyncio.gather(*(host.run(commands.probe(name, "/ready")) for name in names))
+    answers = await asyncio.gather(*(look(host, commands.probe(name, "/ready")) for name in names))
     return next(filter(None, (_why(place, *one) for one in zip(names, answers, strict=True))), "")
 
 
 async def coming(host: Host, place: Place, slot: Slot) -> str:
     """Why a slot that was just started is not ready; nothing when it is, or becomes so within the next moment."""
     for name in place.slot_containers(slot):  # one after the other: looking must not slow down what is starting
-        try:
-            answer = await host.run(commands.probe_patiently(name, "/ready"), timeout=PROBE_SECONDS_MAX)
-        except HostFailed as error:  # an exec that hangs is no answer yet; who waits asks again
-            return f"{name.removeprefix(place.name + '-')}: {error.message}"
+        answer = await look(host, commands.probe_patiently(name, "/ready"))
         if why := _why(place, name, answer):
             return why
     return ""

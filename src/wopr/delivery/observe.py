@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from wopr.delivery import commands
 from wopr.delivery.commands import API_PORT, UI_PORT
 from wopr.delivery.hosts import Host
-from wopr.delivery.look import coming, containers, unready
+from wopr.delivery.look import coming, containers, look, unready
 from wopr.delivery.place import ROLES, Place, Slot
 from wopr.delivery.plan import Container
 
@@ -109,7 +109,7 @@ async def watch(host: Host, place: Place, slot: Slot, seconds: float, before: Co
 
 async def through(host: Host, place: Place) -> str:
     """Why a request through Caddy to the API or the pages is not answered; nothing when both are."""
-    asked = (host.run(commands.through_caddy(place, port, "/ready")) for port in (API_PORT, UI_PORT))
+    asked = (look(host, commands.through_caddy(place, port, "/ready")) for port in (API_PORT, UI_PORT))
     answers = zip(("API", "pages"), await asyncio.gather(*asked), strict=True)
     return next(
         (f"no way through Caddy to the {name}: {answer.complaint}" for name, answer in answers if not answer.ok), ""
@@ -118,7 +118,7 @@ async def through(host: Host, place: Place) -> str:
 
 async def counts(host: Host, place: Place, slot: Slot) -> Counts:
     """What the API of a slot counted so far; nothing where it does not answer."""
-    got = await host.run(commands.from_slot(place, slot, "/metrics"))
+    got = await look(host, commands.from_slot(place, slot, "/metrics"))
     return counted(got.out.decode("utf-8", "replace")) if got.ok else Counts()
 
 
