@@ -40,3 +40,16 @@ class GpuNode(Base):
     api_key: Mapped[str | None] = mapped_column(Text)
     # Per service what the watchdog remembers: failures in a row, since when, the last error. JSON has no narrower type.
     probe_state: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    # What people want of it: serving, cordoned (nothing new is sent), drained (nothing runs either), gone.
+    desired: Mapped[str] = mapped_column(Text, server_default=text("'serving'"))
+    # The cloud whose machine this is; None for one that was registered by hand and is nobody's to destroy.
+    provider: Mapped[str | None] = mapped_column(Text)
+    stage_at: Mapped[int | None] = mapped_column(BigInteger)
+    provision_error: Mapped[str | None] = mapped_column(Text)
+    # Every stage that was reached, in order, as JSON: stage, at, detail.
+    provision_log: Mapped[list[Any]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
+    token_hash: Mapped[str | None] = mapped_column(Text)
+    token_expires_at: Mapped[int | None] = mapped_column(BigInteger)
+    secret_hash: Mapped[str | None] = mapped_column(Text)
+    # Where the ladder of repair stands, as JSON.
+    repair: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
