@@ -38,6 +38,7 @@ QUICK = {
 }
 # Changing commands that do something each time: there is no "nothing to do", so no --exit-code.
 EACH_TIME = {
+    "wopr migrate dump",
     *("wopr admin link", "wopr bots create", "wopr bots restart", "wopr bots say", "wopr images push"),
     *("wopr incident note", "wopr incident open", "wopr logbook decide", "wopr logbook note"),
     *("wopr rollback", "wopr secrets rotate", "wopr trigger clock", "wopr trigger stripe"),

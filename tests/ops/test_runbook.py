@@ -89,14 +89,13 @@ def test_a_blocker_is_open_until_its_check_succeeds_and_done_afterwards(journal:
 
 
 def test_the_checklist_is_ticked_by_proof_only(journal: Journal) -> None:
-    live = "Stripe switched to live mode keys"
-    observe(journal, "checks", [check("settings.stripe-mode", "ok", "test mode")])
-    assert f"- [ ] {live} — test mode" in section(journal, "Go-Live Checklist")
-    observe(
-        journal, "checks", [check("settings.stripe-mode", "ok", "live mode"), check("machine.disk", "warning", "low")]
-    )
+    live, price = "Stripe switched to live mode keys and a live monthly price", check("stripe.price", "ok", "monthly")
+    observe(journal, "checks", [check("settings.stripe-mode", "ok", "test mode"), price])
+    assert f"- [ ] {live} — test mode; monthly" in section(journal, "Go-Live Checklist")
+    seen = [check("settings.stripe-mode", "ok", "live mode"), price, check("machine.disk", "warning", "low")]
+    observe(journal, "checks", seen)
     checklist = section(journal, "Go-Live Checklist")
-    assert f"- [x] {live} — live mode" in checklist
+    assert f"- [x] {live} — live mode; monthly" in checklist
     assert "- [ ] machine.disk is right (`machine.disk`) — warning: low" in checklist
     assert "- [ ] Happy path smoke test passes (sign-up → pay → bot created) — not run yet" in checklist
     with journal.operation("smoke") as operation:

@@ -48,6 +48,29 @@ class CheckoutOrder:
     amount_cents: int = 0
 
 
+@dataclass(frozen=True)
+class Price:
+    """What a customer pays, and how often: `every` is empty for a single payment, else like `1 month`."""
+
+    cents: int | None
+    currency: str
+    every: str
+    active: bool
+    live: bool
+
+
+@dataclass(frozen=True)
+class HookEndpoint:
+    """An address that gets events; `events` holds `*` where it gets all."""
+
+    url: str
+    enabled: bool
+    events: frozenset[str]
+
+    def gets(self, event: str) -> bool:
+        return event in self.events or "*" in self.events
+
+
 class StripeApi:
     """What billing asks of Stripe. Every method may raise UpstreamFailed (try again), NotFound, NotConfigured."""
 
@@ -129,6 +152,26 @@ class StripeApi:
             if not found["has_more"]:
                 break
         return heads
+
+    async def price(self, price_id: str) -> Price:
+        """A price of the account."""
+        found = await _ask(self._client.prices.retrieve_async(price_id))
+        every = found.get("recurring") or {}
+        return Price(
+            cents=found["unit_amount"],
+            currency=found["currency"],
+            every=f"{every['interval_count']} {every['interval']}" if every else "",
+            active=bool(found["active"]),
+            live=bool(found["livemode"]),
+        )
+
+    async def endpoints(self) -> list[HookEndpoint]:
+        """Where the account sends its events; at most PAGE of them."""
+        found = await _ask(self._client.webhook_endpoints.list_async({"limit": PAGE}))
+        return [
+            HookEndpoint(str(one["url"]), one["status"] == "enabled", frozenset(one["enabled_events"]))
+            for one in found["data"]
+        ]
 
 
 @asynccontextmanager

@@ -1,15 +1,12 @@
 """`wopr check`: the preflight checks, each with evidence and remedy."""
 
 import asyncio
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wopr.cli import output
-from wopr.cli.installation import DIR
 from wopr.cli.observing import observe_checks
 from wopr.cli.output import (
     REFUSED,
@@ -29,30 +26,71 @@ from wopr.cli.output import (
 if TYPE_CHECKING:
     from wopr.ops.checks import Outcome
 
-EXAMPLES = "Examples: wopr check | wopr check --only settings | wopr check --only env --dir /root/wopr-platform"
+EXAMPLES = "Examples: wopr check | wopr check --only settings | wopr check --go-live --host root@api.example.com"
 
 
 def check(
     only: Annotated[str, typer.Option(help="Only checks whose name begins so.")] = "",
+    go_live: Annotated[bool, typer.Option("--go-live", help="Also tell whether the platform may go live.")] = False,
     folder: Annotated[
-        str,
-        typer.Option("--dir", help="Installation whose .env is checked; default: the one of this machine."),
+        str, typer.Option("--dir", help="Folder of an installation; default: the one of this machine.")
     ] = "",
+    host: Annotated[str, typer.Option("--host", help="Its machine, user@name[:port], by SSH; empty: this one.")] = "",
+    name: Annotated[str, typer.Option("--name", help="Its name on a shared engine; default: wopr.")] = "",
     progress: ProgressOption = ProgressKind.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Prove that this installation is sound. Exit code 3 when a check fails."""
+    from wopr.cli.checking import look
     from wopr.ops.checks import Verdict
 
-    with output.progress(progress, as_json=as_json).stage("", "checks", keep=False):
-        outcomes = asyncio.run(run_all(only, folder))
+    if go_live and only:
+        raise typer.BadParameter("looks at everything; leave --only out.", param_hint="--go-live")
+    with output.progress(progress, as_json=as_json).stage(host, "checks", keep=False):
+        outcomes = asyncio.run(look(only, folder, host, name))
     if not outcomes:
         output.fail(f"No check is named {only!r}.", remedy="wopr check --json lists every name.", code=output.USAGE)
-    write(outcomes, as_json=as_json)
     if not only:
         observe_checks([_as_json(outcome) for outcome in outcomes])
+    if go_live:
+        raise typer.Exit(write_go_live(outcomes, as_json=as_json))
+    write(outcomes, as_json=as_json)
     if any(o.finding.verdict is Verdict.FAILED for o in outcomes):
         raise typer.Exit(REFUSED)
+
+
+def write_go_live(outcomes: "Sequence[Outcome]", *, as_json: bool) -> int:
+    """The checks, then the go-live list and what stands against it; the exit code: 0 when nothing does."""
+    from wopr.core.settings import load_settings
+    from wopr.ops.journal import Journal
+    from wopr.ops.logbook.checklist import blockers, checklist, known_from, with_checks
+
+    journal = Journal(load_settings().wopr_home)
+    entries = journal.read() if journal.path.exists() else []
+    seen = with_checks(known_from(entries), [_as_json(outcome) for outcome in outcomes])
+    items, standing = checklist(seen), blockers(seen)
+    ready = all(item.done for item in items) and not standing
+    if as_json:
+        listed = {"go_live": ready, "checklist": items, "blockers": standing}
+        write(outcomes, as_json=True, **{name: _plain(value) for name, value in listed.items()})
+        return 0 if ready else REFUSED
+    write(outcomes, as_json=False)
+    say()
+    for item in items:
+        mark = good("✓") if item.done else bad("✗")
+        say(f"  {mark} {item.says}{dim(f' — {item.evidence}') if item.evidence else ''}")
+    for one in standing:
+        write_error(f"  {bad(one.severity)} {one.name}: {one.says}")
+    say()
+    left = sum(not item.done for item in items)
+    result("ready to go live" if ready else f"not ready to go live: {left} of the list open, {len(standing)} blockers")
+    return 0 if ready else REFUSED
+
+
+def _plain(value: object) -> object:
+    from dataclasses import asdict
+
+    return [asdict(one) for one in value] if isinstance(value, list) else value
 
 
 def write(outcomes: "Sequence[Outcome]", *, as_json: bool, **more: object) -> None:
@@ -67,34 +105,6 @@ def write(outcomes: "Sequence[Outcome]", *, as_json: bool, **more: object) -> No
     counts = {v: sum(o.finding.verdict is v for o in outcomes) for v in Verdict}
     say()
     result(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
-
-
-async def run_all(only: str, folder: str = "") -> "Sequence[Outcome]":
-    """Every check whose name begins with `only`: of the settings, of an installation's `.env`, of what runs."""
-    from wopr.cli.livechecks import LiveChecks
-    from wopr.core.settings import load_settings
-    from wopr.delivery.checks import checks as environment
-    from wopr.delivery.hosts import LocalHost
-    from wopr.delivery.place import Place
-    from wopr.ops.checks import run_checks
-    from wopr.ops.preflight import checks as preflight
-
-    settings = load_settings()
-    wanted = [c for c in preflight(settings) if c.name.startswith(only)]
-    if installation := _installation(folder, settings.wopr_home):
-        wanted += [c for c in environment(LocalHost(), Place(installation)) if c.name.startswith(only)]
-    live = LiveChecks(settings)
-    try:
-        return await run_checks([*wanted, *(c for c in live.checks() if c.name.startswith(only))])
-    finally:
-        await live.close()
-
-
-def _installation(given: str, home: Path) -> str:
-    """The folder on this machine whose `.env` is meant: the one that was given, else the first that has one."""
-    if given:
-        return str(Path(given).expanduser().resolve())
-    return next((str(folder) for folder in (home, Path(DIR)) if os.access(folder / ".env", os.R_OK)), "")
 
 
 def _as_json(outcome: "Outcome") -> dict[str, str]:

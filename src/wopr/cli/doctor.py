@@ -36,19 +36,20 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Find what is wrong with this installation, and with --fix mend it. Exit code 3 when something is left."""
-    from wopr.cli.check import run_all, write
+    from wopr.cli.check import write
+    from wopr.cli.checking import look
     from wopr.ops.checks import Verdict
 
     stages = output.progress(progress, as_json=as_json)
     with stages.stage("", "checks", keep=False):
-        outcomes = asyncio.run(run_all(""))
+        outcomes = asyncio.run(look(""))
     mendable = [o for o in outcomes if o.finding.mend is not None]
     mended: list[dict[str, str]] = []
     if fix and mendable and not dry_run:
         with stages.stage("", "mend", keep=False):
             mended = _mend(mendable)
         with stages.stage("", "checks again", keep=False):
-            outcomes = asyncio.run(run_all(""))
+            outcomes = asyncio.run(look(""))
     would = [o.name for o in mendable] if dry_run else []
     write(outcomes, as_json=as_json, mended=mended, would_mend=would)
     if not as_json:

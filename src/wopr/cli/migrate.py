@@ -13,6 +13,7 @@ import typer
 
 from wopr.cli import output
 from wopr.cli.installation import DIR, Where
+from wopr.cli.options import shared
 from wopr.cli.output import (
     DryRunOption,
     ExitCodeOption,
@@ -102,6 +103,28 @@ def apply(
         output.nothing_to_do(exit_code)
 
 
+@app.command("dump", epilog="Examples: wopr migrate dump | wopr migrate dump --host root@api.example.com --json")
+@shared
+def dump(
+    where: Where,
+    dry_run: DryRunOption = False,
+    progress: ProgressOption = ProgressKind.AUTO,
+    as_json: JsonOption = False,
+) -> None:
+    """Dump an installation's database, restore the dump beside it and compare; changes nothing else."""
+    from wopr.cli.migrate_installation import dump_installation
+
+    done = dump_installation(where, output.progress(progress, as_json=as_json), dry_run=dry_run)
+    if as_json:
+        json_document(done)
+    else:
+        result(_dumped(done) if done["path"] else f"would dump the database, which stands at {done['revision']}")
+
+
+def _dumped(dump: Mapping[str, Any]) -> str:
+    return f"dumped {dump['rows']} rows of {dump['tables']} tables to {dump['path']}, restored and compared"
+
+
 def _write_sql(after: str | None, *, as_json: bool) -> None:
     from wopr.migrations.head import head_revision
 
@@ -159,7 +182,7 @@ def _tell(done: Mapping[str, Any], *, plan: bool, as_json: bool) -> None:
                     result(f"  {statement['kind']}{breaks}: {statement['reason']}\n    {statement['sql']}")
         sys.stdout.flush()
     if dump := done.get("dump"):
-        result(f"dumped {dump['rows']} rows of {dump['tables']} tables to {dump['path']}, restored and compared")
+        result(_dumped(dump))
     result(f"{'migrated' if done['applied'] else 'would migrate'} from {done['from'] or 'nothing'} to {done['to']}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from wopr.cli.installation import Where
 from wopr.cli.progress import Progress
 from wopr.delivery.dump import dump_verified
+from wopr.delivery.dump_source import revision
 from wopr.delivery.errors import Refused
 from wopr.delivery.hosts import Host
 from wopr.delivery.lock import hold
@@ -27,6 +28,29 @@ class Wish:
 def migrate_installation(where: Where, wish: Wish, stages: Progress) -> dict[str, Any]:
     """Judge what is pending, refuse what would do harm, dump, migrate; what was done, for people and programs."""
     return asyncio.run(_migrate(where, wish, stages))
+
+
+def dump_installation(where: Where, stages: Progress, *, dry_run: bool) -> dict[str, Any]:
+    """Take a dump of the installation's database and prove that it restores; its facts, `path` empty when dry."""
+    return asyncio.run(_dump(where, stages, dry_run=dry_run))
+
+
+async def _dump(where: Where, stages: Progress, *, dry_run: bool) -> dict[str, Any]:
+    host = where.machine()
+    try:
+        place = await where.place(host)
+        if dry_run:
+            return {"path": "", "revision": await revision(host, place)}
+        async with hold(host, place, "dump") as fence:
+            with (
+                where.journal().operation("dump") as operation,
+                stages.stage(host.describe(), "dump the database and restore the dump", keep=False),
+            ):
+                dump = await dump_verified(fence, place)
+                operation.step("dumped", path=dump.path, tables=dump.tables, rows=dump.rows)
+        return asdict(dump)
+    finally:
+        await host.close()
 
 
 async def _migrate(where: Where, wish: Wish, stages: Progress) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pydantic import SecretStr
 from wopr.core.files import OWNER_ONLY, SECRETS_FILE, ensure_own_secrets, replace_text
 from wopr.core.settings import Settings
 from wopr.ops.checks import Check, Finding, failed, ok, skipped, warning
-from wopr.ops.journal import Journal
 
 DISK_BYTES_MIN = 2 * 1024**3
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
@@ -33,30 +32,35 @@ OPTIONAL = (
 
 
 def checks(settings: Settings) -> Sequence[Check]:
-    """Every check that needs only the settings and this machine."""
-
-    def check(name: str, proves: str, rule: Rule) -> Check:
-        async def look() -> Finding:
-            return rule(settings)
-
-        return Check(name, proves, look)
-
+    """Every check that needs only the settings, whichever machine they are for."""
     return [
-        check("settings.auth-url", "the public address of the API is usable", auth_url),
-        check("settings.cookie-domain", "the session cookie reaches both API and UI", cookie_domain),
-        check("settings.webhook-secret", "Stripe's webhook secret is the whole string", webhook_secret),
-        check("settings.stripe-mode", "test keys are not used in public", stripe_mode),
-        check("settings.session-secret", "sessions are signed with a real secret", session_secret),
-        check("settings.absolute-paths", "no path depends on the folder of the start", absolute_paths),
-        check("settings.database-url", "the database's address is absolute", database_address),
-        check("settings.registry", "the registry has a login", registry_login),
-        check("settings.missing", "what each missing setting disables is known", missing_settings),
-        check("machine.secrets-file", "the secrets are readable by their owner only", secrets_file),
-        check("machine.env-file", "no .env file lies in version control", env_file),
-        check("machine.disk", "there is room for data", disk),
-        check("machine.speech", "a speech synthesiser is installed", speech),
-        check("journal.intact", "nothing in the journal was changed", journal_intact),
+        _check(settings, "settings.auth-url", "the public address of the API is usable", auth_url),
+        _check(settings, "settings.cookie-domain", "the session cookie reaches both API and UI", cookie_domain),
+        _check(settings, "settings.webhook-secret", "Stripe's webhook secret is the whole string", webhook_secret),
+        _check(settings, "settings.stripe-mode", "test keys are not used in public", stripe_mode),
+        _check(settings, "settings.session-secret", "sessions are signed with a real secret", session_secret),
+        _check(settings, "settings.absolute-paths", "no path depends on the folder of the start", absolute_paths),
+        _check(settings, "settings.database-url", "the database's address is absolute", database_address),
+        _check(settings, "settings.registry", "the registry has a login", registry_login),
+        _check(settings, "settings.missing", "what each missing setting disables is known", missing_settings),
     ]
+
+
+def machine_checks(settings: Settings) -> Sequence[Check]:
+    """Every check of this machine."""
+    return [
+        _check(settings, "machine.secrets-file", "the secrets are readable by their owner only", secrets_file),
+        _check(settings, "machine.env-file", "no .env file lies in version control", env_file),
+        _check(settings, "machine.disk", "there is room for data", disk),
+        _check(settings, "machine.speech", "a speech synthesiser is installed", speech),
+    ]
+
+
+def _check(settings: Settings, name: str, proves: str, rule: Rule) -> Check:
+    async def look() -> Finding:
+        return rule(settings)
+
+    return Check(name, proves, look)
 
 
 def auth_url(settings: Settings) -> Finding:
@@ -203,14 +207,6 @@ def speech(_settings: Settings) -> Finding:
     if found:
         return ok(found)
     return warning("neither flite nor espeak-ng is installed: bots can't speak here", "sudo apt-get install flite")
-
-
-def journal_intact(settings: Settings) -> Finding:
-    journal = Journal(settings.wopr_home)
-    damages = journal.verify()
-    if damages:
-        return failed(f"line {damages[0].line} {damages[0].reason}", f"Compare {journal.path} with your backup.")
-    return ok(f"{len(journal.read())} entries")
 
 
 def _generate_secrets(home: Path) -> str:

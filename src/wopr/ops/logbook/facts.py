@@ -36,20 +36,33 @@ class Proof:
 GO_LIVE = (
     Proof("The VPS is provisioned and a release serves on it", deed="deploy"),
     Proof("DNS: the domain's A records lead to the VPS (Cloudflare proxy OFF)", checks=("dns.records",)),
-    Proof(".env deployed with absolute paths", checks=("settings.absolute-paths", "machine.env-file")),
+    Proof(
+        ".env deployed with absolute paths, and in effect",
+        checks=("settings.absolute-paths", "env.settings", "env.mode", "env.git", "stack.environment"),
+    ),
     Proof("Public addresses and the session cookie fit", checks=("settings.auth-url", "settings.cookie-domain")),
-    Proof("Migrations run before the server starts", checks=("database.migrated",)),
+    Proof("Migrations run before the server starts", checks=("database.migrated", "stack.migrations")),
     Proof("All services healthy", services=True),
-    Proof("Stripe switched to live mode keys", checks=("settings.stripe-mode",), evidence="live"),
+    Proof(
+        "What runs is what was released, and can be gone back from",
+        checks=("stack.release", "stack.verdict", "stack.dump", "config.tags"),
+    ),
+    Proof(
+        "Stripe switched to live mode keys and a live monthly price",
+        checks=("settings.stripe-mode", "stripe.price"),
+        evidence="live",
+    ),
+    Proof("Stripe tells our address of payments", checks=("stripe.webhook",)),
     Proof("Stripe's webhook secret is whole", checks=("settings.webhook-secret",)),
     Proof("The mail domain is verified", checks=("mail.domain",)),
+    Proof("Private images can be pulled", checks=("registry.images",)),
     Proof("Happy path smoke test passes (sign-up → pay → bot created)", deed="smoke"),
 )
 
 # What bites, and the check that says whether it bites here.
 GOTCHAS = (
     ("`docker compose restart` does NOT re-read env_file: `wopr deploy` makes the containers anew, by hand use "
-     "`--force-recreate` or `down && up`", ""),
+     "`--force-recreate` or `down && up`", "stack.environment"),
     ("Paths must be absolute in production (relative breaks in a volume)", "settings.absolute-paths"),
     ("Caddy's DNS-01 requires the Cloudflare proxy OFF on A records: Caddy must own TLS", "dns.records"),
     ("Migrations must run BEFORE the server starts: `wopr deploy` does so, and the API waits for them",
@@ -61,6 +74,10 @@ GOTCHAS = (
      "billing.inbox"),
     ("Pulls of private images need `REGISTRY_USERNAME`, `REGISTRY_PASSWORD` and `REGISTRY_SERVER` (WOP-991)",
      "settings.registry"),
+    ("A bare `localhost` site makes Caddy listen on 443 only: write `http://localhost`", "config.sites"),
+    ("chatterbox needs its `:gpu` tag, and llama.cpp moved to `ghcr.io/ggml-org`", "config.images"),
+    ("`--flash-attn` needs a value: `on`, `off` or `auto`", "config.flash-attn"),
+    ("`:latest` and `:staging` say nothing of what runs: releases are digests", "config.tags"),
     ("A migration that drops something is refused without `--allow-destructive`, and a verified dump precedes each "
      "(WOP-990)", "database.migrated"),
 )  # fmt: skip

@@ -71,6 +71,13 @@ def outdated(home: Path, folder: Path | None = None) -> tuple[Sequence[str], tup
     return sorted(pages), tuple(name for name in sorted(pages) if _differs(place / name, pages[name]))
 
 
+def unrendered(home: Path, folder: Path | None = None) -> Sequence[Entry]:
+    """The entries that came after the pages were last rendered; all where there are none."""
+    entries = read_entries(home)
+    found = ORIGIN.search(_content((folder or home / LOGBOOK_FOLDER) / "OPERATIONS.md"))
+    return entries[int(found.group(1)) if found else 0 :]
+
+
 def page_files(home: Path, folder: Path | None = None) -> Sequence[Path]:
     """The pages that are there."""
     place = folder or home / LOGBOOK_FOLDER

@@ -1,57 +1,32 @@
 """RUNBOOK.md in the format in which the operator wrote it by hand, filled from what was done and what was seen."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from wopr.ops.entry import Entry
 from wopr.ops.logbook import facts as known
-from wopr.ops.logbook.deployments import Deployment, deployments, last_good, rollback_target
-from wopr.ops.logbook.incidents import Incident, Severity, incidents
+from wopr.ops.logbook.checklist import STANDS, WRONG, Known, blockers, checklist, known_from
+from wopr.ops.logbook.deployments import last_good, rollback_target
 from wopr.ops.logbook.nodes import node_stories
 from wopr.ops.logbook.observed import (
     ADDRESSES,
     CHECKS,
     OBSERVED,
     SECRETS,
-    SERVICES,
     STACK,
     VPS,
-    Sight,
     last_seen,
+    rows_of,
     sights,
 )
-from wopr.ops.logbook.operations import Line, operations
 from wopr.ops.logbook.text import plain, short_digest, table, when
 
 HEADER = "> Updated by `wopr` after every operation. Never edit by hand: it is rendered from the journal.\n"
-BY_THE_WAY = (OBSERVED, "journal", "logbook", "incident")
-WRONG = "failed"
-STANDS = "ok"
 DOWN = "down"
-
-
-@dataclass(frozen=True)
-class Known:
-    """Everything that the page is made from."""
-
-    entries: Sequence[Entry]
-    lines: Sequence[Line] = field(default_factory=tuple)
-    deployed: Sequence[Deployment] = field(default_factory=tuple)
-    troubles: Sequence[Incident] = field(default_factory=tuple)
-    checks: Mapping[str, Sight] = field(default_factory=dict)
-    services: Sequence[Sight] = field(default_factory=tuple)
 
 
 def runbook_page(entries: Sequence[Entry]) -> str:
     """RUNBOOK.md."""
-    seen = Known(
-        entries=entries,
-        lines=[line for line in operations(entries) if line.name not in BY_THE_WAY],
-        deployed=deployments(entries),
-        troubles=[incident for incident in incidents(entries) if incident.open],
-        checks={sight.name: sight for sight in sights(entries, CHECKS, "verdict")[0]},
-        services=sights(entries, SERVICES, "state")[0],
-    )
+    seen = known_from(entries)
     sections = (
         ("Current State", _current_state(seen)),
         ("Production Blockers (must resolve before go-live)", _blockers(seen)),
@@ -93,77 +68,40 @@ def _status(seen: Known) -> str:
 
 
 def _blockers(seen: Known) -> str:
-    open_rows = [
-        (s.name, "HIGH", f"{s.get('proves')}: {s.get('evidence')}", f"Open since {when(s.since)}")
-        for s in seen.checks.values()
-        if s.get("verdict") == WRONG
-    ]
-    grades = {Severity.SEV1: "CRITICAL", Severity.SEV2: "HIGH"}
-    open_rows += [
-        (i.name, grades[Severity(i.severity)], i.title, f"Open since {when(i.opened_at)}")
-        for i in seen.troubles
-        if i.severity in grades
-    ]
-    rows = open_rows + _mended(seen)
+    standing = [(b.name, b.severity, b.says, f"Open since {when(b.since)}") for b in blockers(seen)]
+    rows = standing + _mended(seen)
     if not seen.checks and not rows:
         return "Nothing was checked yet: `wopr check` does.\n"
-    head = f"{len(open_rows)} outstanding.\n" if open_rows else "No CRITICAL or HIGH blockers outstanding.\n"
+    head = f"{len(standing)} outstanding.\n" if standing else "No CRITICAL or HIGH blockers outstanding.\n"
     return head + ("\n" + table(("Issue", "Severity", "Description", "Status"), rows) if rows else "")
 
 
 def _mended(seen: Known) -> list[tuple[str, str, str, str]]:
     """Blockers that were there once: checks that failed when they were last otherwise."""
-    failed: dict[str, Mapping[str, object]] = {}
+    wrong: dict[str, Mapping[str, object]] = {}
     for entry in seen.entries:
         if entry.name == OBSERVED and entry.data.get("what") == CHECKS:
-            rows = entry.data.get("rows")
-            for row in rows if isinstance(rows, list) else []:
-                if isinstance(row, Mapping) and row.get("verdict") == WRONG:
-                    failed[str(row.get("name"))] = row
+            wrong |= {str(row.get("name")): row for row in rows_of(entry) if row.get("verdict") == WRONG}
     return [
         (name, "HIGH", f"{row.get('proves')}: {row.get('evidence')}", f"**Done** — {when(seen.checks[name].since)}")
-        for name, row in sorted(failed.items())
+        for name, row in sorted(wrong.items())
         if name in seen.checks and seen.checks[name].get("verdict") != WRONG
     ]
 
 
 def _checklist(seen: Known) -> str:
-    lines = []
-    used: set[str] = set()
-    for proof in known.GO_LIVE:
-        done, evidence = _proven(seen, proof)
-        used |= set(proof.checks)
-        lines.append(f"- [{'x' if done else ' '}] {proof.says}{f' — {plain(evidence)}' if evidence else ''}\n")
+    lines = [_ticked(item.done, item.says, item.evidence) for item in checklist(seen)]
+    used = {name for proof in known.GO_LIVE for name in proof.checks}
     for name, sight in sorted(seen.checks.items()):
         if name not in used:
-            done = sight.get("verdict") in (STANDS, "skipped")
-            why = "" if sight.get("verdict") == STANDS else f" — {sight.get('verdict')}: {plain(sight.get('evidence'))}"
-            lines.append(f"- [{'x' if done else ' '}] {plain(sight.get('proves'))} (`{name}`){why}\n")
+            verdict = sight.get("verdict")
+            why = "" if verdict == STANDS else f"{verdict}: {sight.get('evidence')}"
+            lines.append(_ticked(verdict in (STANDS, "skipped"), f"{plain(sight.get('proves'))} (`{name}`)", why))
     return "".join(lines)
 
 
-def _proven(seen: Known, proof: known.Proof) -> tuple[bool, str]:
-    """Whether the line is so, and what shows it."""
-    if proof.services:
-        down = [sight.name for sight in seen.services if sight.get("state") != STANDS]
-        if not seen.services:
-            return False, "not observed yet: `wopr status`"
-        return not down, f"not ok: {', '.join(down)}" if down else f"{len(seen.services)} services"
-    if proof.deed == "deploy":
-        serving = last_good(seen.deployed)
-        return serving is not None, f"release {serving.number}, {when(serving.deed.started_at)}" if serving else ""
-    if proof.deed:
-        last = next((line for line in reversed(seen.lines) if line.name == proof.deed), None)
-        return (last is not None and last.outcome == "done" and "passed False" not in last.summary), (
-            f"{last.outcome} {when(last.started_at)}" if last else f"not run yet: `wopr {proof.deed}`"
-        )
-    found = [seen.checks.get(name) for name in proof.checks]
-    if any(sight is None for sight in found):
-        return False, "not observed yet: `wopr check`"
-    present = [sight for sight in found if sight is not None]
-    evidence = "; ".join(sight.get("evidence") for sight in present if sight.get("evidence"))
-    good = all(sight.get("verdict") == STANDS for sight in present)
-    return good and proof.evidence in evidence, evidence
+def _ticked(done: bool, says: str, evidence: str) -> str:
+    return f"- [{'x' if done else ' '}] {says}{f' — {plain(evidence)}' if evidence else ''}\n"
 
 
 def _stack(seen: Known) -> str:
