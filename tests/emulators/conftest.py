@@ -1,9 +1,7 @@
 """Stand-ins on free ports, reached as production reaches the companies: over HTTP, with the official client library."""
 
-import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,36 +11,11 @@ import httpx
 import pytest
 import requests
 import stripe
-import uvicorn
-from fastapi import FastAPI
+from tests.serving import served, until
 
 from wopr.emulators.stripe import StripeSettings, build_stripe
 
 SECRET = "whsec_test_the_whole_string_is_the_key"
-
-
-@contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """The application behind a real socket; yields its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    until(lambda: server.started)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=60)
-        listener.close()
-
-
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait for something that another thread does; fails when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
 
 
 @dataclass

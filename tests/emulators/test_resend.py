@@ -6,10 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.serving import served
 
 from wopr.emulators.resend import ResendSettings, build_resend
-
-from .conftest import served
 
 KEY = {"authorization": "Bearer re_test"}
 MAIL: dict[str, Any] = {

@@ -1,0 +1,72 @@
+"""Goal D13: how many checks there are, how long they take, which planted faults they name, and false alarms.
+
+The faults are those of the tests: 60 and more ways in which operators break an installation, on real containers.
+
+    benchmarks/checks.py
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from report import median, run, say, table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.machines import building, engine
+from tests.machines.faults import FAULTS, WITHOUT_NODES, Site, complaints, found, planted
+from tests.machines.installation import fresh
+from tests.machines.test_checks import MAIL_KEY, sound
+from tests.serving import served
+
+from wopr.emulators.resend import ResendSettings, build_resend
+from wopr.emulators.stripe import StripeSettings, build_stripe
+
+ROUNDS = 5
+
+
+def main() -> None:
+    with running() as site:
+        took, alarms, count = [], 0, 0
+        for _ in range(ROUNDS):
+            began = time.monotonic()
+            outcomes = found(site)
+            took.append(time.monotonic() - began)
+            alarms, count = alarms + len(complaints(outcomes)), len(outcomes)
+        named = Counter[bool]()
+        for fault in FAULTS:
+            with planted(site, fault):
+                seen = complaints(found(site, fault.check.partition(".")[0]))
+            named[fault.check in seen] += 1
+            if fault.check not in seen:
+                say(f"not named: {fault.name} by {fault.check}")
+    rows = [
+        ("checks of an installation", f"{count}", "≥ 40"),
+        ("all of them, median", f"{median(took):.1f} s", "20 s"),
+        ("planted faults named", f"{named[True]} of {len(FAULTS)} ({named[True] / len(FAULTS):.0%})", "95 %"),
+        (f"false alarms in {ROUNDS} rounds (but {', '.join(WITHOUT_NODES)}: it has none)", f"{alarms}", "0"),
+    ]
+    table("Checks (D13)", ("what", "measured", "goal"), rows)
+
+
+@contextmanager
+def running() -> Iterator[Site]:
+    """A sound installation on this machine's engine, with its companies."""
+    say("images, and a first release")
+    with engine.running() as docker:
+        for name in building.THIRD_PARTIES:
+            building.ensure(docker, name)
+        made = fresh(docker, building.ours(docker, "platform"))
+        resend = build_resend(ResendSettings(api_key=MAIL_KEY, strict=True))
+        hook = StripeSettings(webhook_url=f"{made.api}/api/billing/webhook")
+        with served(build_stripe(hook)) as stripe, served(resend) as mail:
+            try:
+                yield sound(made, Site(made, stripe, mail))
+            finally:
+                made.remove()
+
+
+if __name__ == "__main__":
+    run(main)
