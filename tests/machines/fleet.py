@@ -23,6 +23,7 @@ from wopr.fleet.runtimes.addresses import bot_network
 from wopr.fleet.runtimes.containers import LABEL_IMAGE, container_name, former_name, volume_name
 from wopr.fleet.runtimes.docker import DockerRuntime
 from wopr.fleet.runtimes.firewall import Policy
+from wopr.fleet.runtimes.node_agent import MARK
 from wopr.fleet.runtimes.protocol import BotSpec, Instance
 
 WAIT_SECONDS = 60.0
@@ -56,7 +57,7 @@ class Containers:
         return self.made[-1]
 
     async def close(self) -> None:
-        """Close what was made, and leave no container and no volume of the installation; the network stays."""
+        """Close what was made, and leave nothing of the installation but its network."""
         for runtime in self.made:
             await runtime.close()
         self.made.clear()
@@ -103,13 +104,21 @@ class Containers:
         policy = Policy(bot_network(self.settings()), None)
         subprocess.run(firewall.removal(policy), capture_output=True, check=False)
 
+    def let_go(self, installation: str) -> None:
+        """Give back the images that an installation holds; those that nobody else holds go."""
+        tags = self.engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+        marks = [tag for tag in tags if f":{MARK}{installation}." in tag]
+        if marks:
+            self.engine.docker("rmi", "--force", *marks, check=False)
+
     def sweep(self) -> None:
-        """Leave no container and no volume."""
+        """Leave no container, no volume and no image that it held."""
         chosen = ("--filter", f"label=wopr.installation={self.engine.run_id}", "--quiet")
         self.engine.remove(*self.engine.docker("ps", "--all", *chosen).stdout.split())
         volumes = self.engine.docker("volume", "ls", *chosen).stdout.split()
         if volumes:
             self.engine.docker("volume", "rm", "--force", *volumes, check=False)
+        self.let_go(self.engine.run_id)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,9 @@ from tests.machines.engine import INSTALLATION, Engine
 from tests.machines.fleet import WAIT_SECONDS, Containers, answering, spec, until
 from tests.machines.registry import Registry, serving
 from tests.machines.second import Daemon
+from tests.machines.swarmfleet import login
 
+from wopr.core.ids import new_id
 from wopr.fleet.runtimes.addresses import bot_network
 from wopr.fleet.runtimes.containers import UNREADABLE_GENERATION
 from wopr.fleet.runtimes.engine import EngineAway
@@ -166,11 +168,7 @@ def image_in_registry(engine: Engine, registry: Registry, bot_image: str) -> Ite
 async def test_an_image_is_pulled_by_its_digest_with_the_credentials_of_the_settings(
     bots: Containers, registry: Registry, image_in_registry: str
 ) -> None:
-    known = {
-        "registry_server": registry.server,
-        "registry_username": registry.username,
-        "registry_password": registry.password,
-    }
+    known = login(registry)
     runs = spec()
     instance = await bots.make().start(runs)
     await answering(instance)
@@ -196,34 +194,62 @@ async def test_an_image_is_pulled_by_its_digest_with_the_credentials_of_the_sett
 async def test_old_images_go_but_for_the_newest_what_is_needed_and_what_a_bot_runs_on(
     bots: Containers, engine: Engine, registry: Registry, bot_image: str
 ) -> None:
-    images = []
-    for number in range(SPARE_IMAGES + 3):
-        tag = f"wopr-test/old:{number}"
-        engine.docker("build", "--tag", tag, "-", input=f"FROM {bot_image}\nLABEL wopr.fresh={engine.run_id}{number}\n")
-        images.append(registry.push(tag, "wopr/old-bot:latest"))
-        engine.docker("rmi", tag)
-        await asyncio.sleep(1.1)  # engines tell whole seconds
+    images = await publish(engine, registry, bot_image, SPARE_IMAGES + 3)
     runs, old, *newer = images
-    known = {
-        "registry_server": registry.server,
-        "registry_username": registry.username,
-        "registry_password": registry.password,
-    }
-    runtime = bots.make(**known)
+    runtime = bots.make(**login(registry))
+    for image in images:
+        await runtime.prepare(spec().bot_id, image)
+    instance = await runtime.start(spec(image=runs))
+    assert await runtime.prune([newer[-1]]) == 1
+    assert present(engine, images) == [image for image in images if image != old]
+    assert (await answering(instance)).status_code == 200
+    assert await runtime.prune([newer[-1]]) == 0
+
+
+async def test_installations_on_one_engine_keep_what_the_other_needs_and_the_last_one_removes_it(
+    bots: Containers, engine: Engine, registry: Registry, bot_image: str
+) -> None:
+    shared, mine, *newer = images = await publish(engine, registry, bot_image, SPARE_IMAGES + 3)
+    other = f"{engine.run_id[:20]}-neighbour"
+    ours, theirs = bots.make(**login(registry)), bots.make(**login(registry), wopr_installation=other)
     try:
         for image in images:
-            await runtime.prepare(spec().bot_id, image)
-        instance = await runtime.start(spec(image=runs))
-        assert await runtime.prune([newer[-1]]) == 1
-        left = [image for image in images if not engine.docker("image", "inspect", image, check=False).returncode]
-        assert left == [runs, *newer]
-        assert old not in left
-        assert (await answering(instance)).status_code == 200
-        assert await runtime.prune([newer[-1]]) == 0
-        assert await runtime.prune(["sha256:" + "0" * 64]) == 0
+            await ours.prepare(spec().bot_id, image)
+        await theirs.prepare(spec().bot_id, shared)
+        # Neither needs them; each has its newest for a return, and the neighbour has only one.
+        assert await theirs.prune([newer[-1]]) == 0
+        assert await ours.prune([newer[-1]]) == 2
+        assert present(engine, images) == [image for image in images if image != mine]
+        # No container has it and the registry is away: their bots can still begin with it.
+        registry.stop()
+        try:
+            await theirs.prepare(spec().bot_id, shared)
+            assert await ours.prune([newer[-1]]) == 0
+        finally:
+            registry.start()
+        for image in newer[:SPARE_IMAGES]:
+            await theirs.prepare(spec().bot_id, image)
+        assert await theirs.prune([newer[-1]]) == 1
+        assert present(engine, images) == newer
     finally:
-        await bots.close()
-        engine.docker("rmi", "--force", *images, check=False)
+        bots.let_go(other)
+
+
+async def publish(engine: Engine, registry: Registry, bot_image: str, count: int) -> list[str]:
+    """So many images of bots in the registry, the oldest first, and none of them on the machine; by digest."""
+    images = []
+    for number in range(count):
+        tag = f"wopr-test/old:{number}"
+        engine.docker("build", "--tag", tag, "-", input=f"FROM {bot_image}\nLABEL wopr.fresh={new_id()}\n")
+        images.append(registry.push(tag, "wopr/old-bot:latest"))
+        engine.docker("rmi", "--force", tag, images[-1])
+        await asyncio.sleep(1.1)  # engines tell whole seconds
+    return images
+
+
+def present(engine: Engine, images: list[str]) -> list[str]:
+    """Those of the images that are on the machine."""
+    return [image for image in images if engine.docker("image", "inspect", image, check=False).returncode == 0]
 
 
 async def test_a_network_of_an_older_version_is_named_with_what_to_do_about_it(

@@ -58,7 +58,7 @@ class DockerRuntime:
         self._engine = engine
         self._name = installation.name
         self._image = installation.image
-        self._images = Images(engine, installation.credentials)
+        self._images = Images(engine, installation.name, installation.credentials)
         policy = installation.policy
         self._bridge = Bridge(engine, policy.network, containers.ours(installation.name))
         self._fence = Fence(engine, self._images, installation.means, policy)
@@ -97,7 +97,7 @@ class DockerRuntime:
         return ""  # what a bot keeps is on the engine's machine
 
     async def prepare(self, bot_id: BotId, image: str) -> None:
-        await self._images.ensure(image or self._image)
+        await self._images.hold(image or self._image)
 
     async def start(self, spec: BotSpec) -> Instance:
         await self._ends.begin()
@@ -108,7 +108,7 @@ class DockerRuntime:
         # All that can fail comes before the old instance is ended.
         self._quotas.refuse(spec)
         image = spec.image or self._image
-        await self._images.ensure(image)
+        await self._images.hold(image)
         await self._enclose()
         if present is not None:
             await self._retire(spec.bot_id, present)

@@ -12,7 +12,7 @@ from time import monotonic
 import structlog
 
 from wopr.fleet.runtimes.engine import CONFLICT, NOT_FOUND, Engine, EngineRefused
-from wopr.fleet.runtimes.node_agent import unneeded
+from wopr.fleet.runtimes.node_agent import mark_of, unneeded
 from wopr.fleet.runtimes.protocol import RuntimeFailed
 
 FAILURE_SECONDS = 10.0
@@ -61,8 +61,9 @@ class Images:
     A pull goes on when whoever wished for it is interrupted: a pass of the reconciler is shorter than slow lines need.
     """
 
-    def __init__(self, engine: Engine, credentials: Credentials) -> None:
+    def __init__(self, engine: Engine, installation: str, credentials: Credentials) -> None:
         self._engine = engine
+        self._installation = installation
         self._credentials = credentials
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, tuple[float, PullFailed]] = {}
@@ -81,17 +82,24 @@ class Images:
             task.add_done_callback(lambda done: self._ended(reference, done))
         await asyncio.shield(self._pulls[reference])
 
+    async def hold(self, reference: str) -> None:
+        """Have a bot's image, and mark it as needed here: other installations on the engine then leave it alone."""
+        await self.ensure(reference)
+        repository, _, tag = mark_of(self._installation, reference).rpartition(":")
+        if tag:
+            await self._engine.call("POST", f"images/{reference}/tag", query={"repo": repository, "tag": tag})
+
     async def prune(self, needed: Sequence[str]) -> int:
-        """Remove old images of bots but for these; how many. One that a container has, or that just went, is fine."""
+        """Let go of old images of bots but for these; how many. One that a container has, or that is gone, is fine."""
         done = 0
-        for reference in unneeded(await self._engine.call("GET", "images/json"), list(needed)):
+        for mark in unneeded(await self._engine.call("GET", "images/json"), list(needed), self._installation):
             try:
-                await self._engine.call("DELETE", f"images/{reference}")
+                await self._engine.call("DELETE", f"images/{mark}")
             except EngineRefused as error:
                 if error.http_status not in (CONFLICT, NOT_FOUND):
                     raise
                 continue
-            log.info("image.removed", image=reference)
+            log.info("image.let_go", image=mark)
             done += 1
         return done
 

@@ -5,8 +5,8 @@ API knows, whatever image it runs in: it imports nothing but the standard librar
 from afar, which is why it must have the machine's own engine and the right to administer the network.
 
 With arguments it does one thing and ends: `remove VOLUME` as soon as nothing uses it, `clear INSTALLATION BOT` removes
-all that a bot kept, `pull IMAGE` has an image here, `copy JSON` copies a bot's volume or puts the copy back, and
-`prune JSON` removes images of bots but for those that are needed.
+all that a bot kept, `pull INSTALLATION IMAGE` has an image here, `copy JSON` copies a bot's volume or puts the copy
+back, and `prune INSTALLATION JSON` removes its images but for those that are needed.
 """
 
 import contextlib
@@ -32,6 +32,8 @@ COPY_SECONDS_MAX = 1800.0
 POLL_SECONDS = 0.1
 # Of images that nobody needs the newest stay: an operator may go back to one. The rest goes a few at a time.
 SPARE_IMAGES, PRUNED_AT_ONCE_MAX = 5, 10
+# What stands before an installation's name in the tag by which it holds an image.
+MARK = "kept-by-"
 OK_MAX, NOT_MODIFIED, NOT_FOUND, CONFLICT = 299, 304, 404, 409
 # Above those of the fence's own script.
 NO_PROTECTION, NOT_PULLED, COPY_GONE, NO_COPIER = 21, 22, 23, 24
@@ -109,11 +111,16 @@ def clear(installation: str, bot: str) -> None:
         remove(volume)
 
 
-def pull(image: str) -> None:
-    """Have an image here; what a registry must be shown lies in the file of a secret."""
+def pull(installation: str, image: str) -> None:
+    """Have an image here, held by the installation."""
     status, _ = ask("GET", f"/images/{urllib.parse.quote(image)}/json")
-    if status <= OK_MAX:
-        return
+    if status > OK_MAX:
+        fetch(image)
+    hold(installation, image)
+
+
+def fetch(image: str) -> None:
+    """Pull an image; what a registry must be shown lies in the file of a secret."""
     if image.startswith("sha256:"):
         raise Refused(NOT_PULLED, "no such image")  # its own name for it says nothing of a registry
     secret = Path(AUTH)
@@ -129,27 +136,55 @@ def pull(image: str) -> None:
         raise Refused(NOT_PULLED, " ".join(str(told.get("error") or told.get("message")).split()))
 
 
-def prune(needed: str) -> None:
-    """Remove images of bots that nobody needs; `needed` is a list in JSON. What a container has stays."""
-    for reference in unneeded(ask("GET", "/images/json?digests=true")[1], json.loads(needed)):
-        status, found = ask("DELETE", f"/images/{urllib.parse.quote(reference, safe='')}")
+def hold(installation: str, image: str) -> None:
+    """Mark an image as one that the installation needs; one that is not here needs no mark."""
+    repository, _, tag = mark_of(installation, image).rpartition(":")
+    if tag:
+        query = urllib.parse.urlencode({"repo": repository, "tag": tag})
+        ask("POST", f"/images/{urllib.parse.quote(image)}/tag?{query}")
+
+
+def prune(installation: str, needed: str) -> None:
+    """Let go of the installation's old images but for `needed`, a list in JSON. What a container has stays."""
+    wanted = json.loads(needed)
+    for image in wanted:
+        hold(installation, image)  # a machine of a Swarm fetches the image of a new bot by itself
+    for mark in unneeded(ask("GET", "/images/json")[1], wanted, installation):
+        status, found = ask("DELETE", f"/images/{urllib.parse.quote(mark, safe='')}")
         if status > OK_MAX and status not in (NOT_FOUND, CONFLICT):
-            raise Refused(1, f"the image {reference} can't be removed: {found}")
+            raise Refused(1, f"the image {mark} can't be removed: {found}")
 
 
-def unneeded(listed: list[dict[str, Any]], needed: list[str]) -> list[str]:
-    """Which of an engine's images are bots' and needed by nobody, by digest, oldest first; only so many at once.
+def mark_of(installation: str, image: str) -> str:
+    """The tag by which an installation holds an image that is named by its digest; empty for one that is not.
 
-    Bots' images are those of a repository from which one is needed. What somebody gave a tag is somebody's own.
+    It is of the image's own repository: with the last such tag, an engine removes the digest and the image, and not
+    before, so that installations which share an engine take nothing from each other.
     """
-    ours = {reference.partition("@")[0] for reference in needed if "@" in reference}
+    name, _, digest = image.partition("@sha256:")
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{last.partition(':')[0]}:{MARK}{installation}.{digest[:12]}" if name and digest else ""
+
+
+def is_held(image: dict[str, Any]) -> bool:
+    """Whether an installation holds this image of an engine."""
+    return any(f":{MARK}" in tag for tag in image.get("RepoTags") or [])
+
+
+def unneeded(listed: list[dict[str, Any]], needed: list[str], installation: str) -> list[str]:
+    """The marks of an engine's images that the installation no longer needs, oldest first; only so many at once.
+
+    What somebody gave a tag is somebody's own.
+    """
+    wanted = {image.rpartition("@")[2] for image in needed}
     found = []
     for image in sorted(listed, key=lambda image: int(image["Created"]), reverse=True):
         tags = [tag for tag in image.get("RepoTags") or [] if not tag.startswith("<none>")]
-        digests = [one for one in image.get("RepoDigests") or [] if one.partition("@")[0] in ours]
-        if digests and not tags and image["Id"] not in needed and not set(digests) & set(needed):
-            found.append(digests)
-    old = [digest for digests in found[SPARE_IMAGES:] for digest in digests]
+        marks = [tag for tag in tags if f":{MARK}{installation}." in tag]
+        names = {image["Id"], *(digest.rpartition("@")[2] for digest in image.get("RepoDigests") or [])}
+        if marks and all(f":{MARK}" in tag for tag in tags) and not names & wanted:
+            found.append(marks)
+    old = [mark for marks in found[SPARE_IMAGES:] for mark in marks]
     return old[::-1][:PRUNED_AT_ONCE_MAX]
 
 

@@ -60,7 +60,7 @@ class NodeImages:
             self._present[key] = monotonic()
 
     async def prune(self, machines: Iterable[Node], needed: Sequence[str]) -> int:
-        """Remove old images of bots but for these on each machine that works; on how many."""
+        """Let go of old images of bots but for these on each machine that works; on how many."""
         self._present.clear()  # what is fetched from now on is looked at
         done = 0
         for node in machines:
@@ -77,12 +77,12 @@ class NodeImages:
     def _pruning(self, node: Node, needed: Sequence[str]) -> Errand:
         told = f"{self._installation}\0{node.id}"
         name = f"wopr-prune-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
-        return Errand(name, node.id, "", ("prune", json.dumps(sorted(needed))))
+        return Errand(name, node.id, "", ("prune", self._installation, json.dumps(sorted(needed))))
 
     def _errand(self, node: Node, image: str) -> Errand:
         told = f"{self._installation}\0{node.id}\0{image}"
         name = f"wopr-fetch-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
-        return Errand(name, node.id, "", ("pull", image), self._credentials.auth_for(image))
+        return Errand(name, node.id, "", ("pull", self._installation, image), self._credentials.auth_for(image))
 
     def _explain(self, node: Node, image: str, result: Result) -> PullFailed:
         machine = f"the machine {node.name}"
