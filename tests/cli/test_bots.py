@@ -48,6 +48,8 @@ class Api(BaseHTTPRequestHandler):
             Api.changes.append(verb)
             Api.bot["state"] = STATES[verb]
             return self._json(Api.bot)
+        if verb == "bots":
+            return self._json({**Api.bot, "state": "starting"}, 201)
         return self._json({"turn_id": "t1", "conversation_id": "c1", "state": "running"}, 202)
 
     def _json(self, body: object, status: int = 200) -> None:
@@ -103,6 +105,15 @@ def test_a_bot_that_fails_is_exit_code_1_with_where_to_look(url: str) -> None:
     assert ended.exit_code == 1
     assert re.search(r"restart Ada  FAILED( after [\d.]+ s)?  It broke\.", ended.stderr)
     assert ended.stderr.splitlines()[-1] == "  fix: wopr bots logs Ada"
+
+
+def test_a_bot_that_is_held_up_says_why(url: str) -> None:
+    Api.bot["last_error"] = "The registry refused."
+    still = run(url, "create", "Eve", "--no-wait")
+    assert still.exit_code == 0
+    assert still.stderr.splitlines()[-1] == "what went wrong last: The registry refused."
+    Api.bot |= {"last_error": "", "reason": "Its machine is drained."}
+    assert "error: Its machine is drained.\n" in run(url, "restart", "Ada").stderr
 
 
 def test_a_bot_that_is_gone_already_is_done_and_the_others_are_named(url: str) -> None:

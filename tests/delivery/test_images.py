@@ -230,6 +230,7 @@ def test_a_machine_without_docker_is_told_so(monkeypatch: pytest.MonkeyPatch) ->
     [
         ("Cannot connect to the Docker daemon at unix:///x. Is it running?", Unavailable, "does not answer"),
         ("denied: requested access to the resource is denied", UpstreamFailed, "registry refused"),
+        ("Get http://127.0.0.1:9/v2/: dial tcp: connection refused", UpstreamFailed, "registry can't be reached"),
         ("no space left on device", UpstreamFailed, "docker push failed"),
     ],
 )
@@ -242,6 +243,18 @@ def test_a_failed_command_says_who_must_act(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(error, match=words):
         DockerCommand().do("push", "--quiet", "somewhere/something:one")
+
+
+def test_an_image_that_is_missing_is_named_by_the_command_that_builds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "docker"
+    program.write_text("#!/bin/sh\necho 'No such image' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotFound) as missing:
+        images.describe(DockerCommand(), "bot", images.references("bot", "127.0.0.1:5000/ours", "one"))
+    assert missing.value.remedy == "wopr images build --bot --repository 127.0.0.1:5000/ours --tag one"
 
 
 @pytest.fixture

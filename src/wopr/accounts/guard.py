@@ -83,7 +83,11 @@ async def tenant_admin(principal: Caller) -> Principal:
 async def platform_admin(principal: Caller) -> Principal:
     """May administer the platform: an administrator's session, or an admin key that an administrator made."""
     if not principal.platform_admin:
-        raise Forbidden("This is for administrators of the platform.", code="administrators_only")
+        raise Forbidden(
+            "This is for administrators of the platform.",
+            code="administrators_only",
+            remedy="Use the session of an administrator, or a key with the scope admin that one made.",
+        )
     return principal
 
 

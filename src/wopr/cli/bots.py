@@ -275,13 +275,15 @@ def _say_line(line: dict[str, Any], *, as_json: bool) -> None:  # one line of th
 
 
 def _say_bot(bot: "Bot", *, as_json: bool, already: bool = False) -> None:
-    """How the bot is now; one that failed ends the command with 1."""
+    """How the bot is now; one that failed ends the command with 1, and one that still tries says why it has to."""
     if as_json:
         json_document({"bot": _document(bot)})
     else:
         result(f"{bot.name} is {bot.state}{' already' if already else ''}" + (f": {bot.reason}" if bot.reason else ""))
     if bot.state == "failed":
-        fail(bot.last_error or f"{bot.name} does not start.", remedy=f"wopr bots logs {bot.name}")
+        fail(bot.last_error or bot.reason or f"{bot.name} does not start.", remedy=f"wopr bots logs {bot.name}")
+    if bot.state == "starting" and bot.last_error:
+        say(f"what went wrong last: {bot.last_error}")
 
 
 def _document(bot: "Bot") -> dict[str, Any]:  # whatever json can write

@@ -14,6 +14,7 @@ COMMAND_SECONDS = 1800.0
 TAIL_LINES = 15
 # What the docker command says when nothing answers, from 20.10 to 29.
 AWAY = ("cannot connect to the docker daemon", "error during connect", "failed to connect to the docker api")
+UNREACHABLE = ("connection refused", "no such host", "no route to host", "i/o timeout", "timed out", "unreachable")
 DENIED = ("unauthorized", "authentication required", "denied", "no basic auth credentials", "forbidden")
 
 
@@ -101,6 +102,12 @@ def _refuse(arguments: Sequence[str], complaint: str) -> NoReturn:
             f"The registry refused docker {what}: {last}",
             code="registry_refused",
             remedy="Correct REGISTRY_SERVER, REGISTRY_USERNAME and REGISTRY_PASSWORD; that user must be allowed there.",
+        )
+    if what in ("login", "push", "pull") and _says(complaint, UNREACHABLE):
+        raise UpstreamFailed(
+            f"The registry can't be reached by docker {what}: {complaint.strip().splitlines()[-1]}",
+            code="registry_away",
+            remedy="Does its name stand before the image's, and does it answer? Then run the command again.",
         )
     tail = "\n".join(complaint.strip().splitlines()[-TAIL_LINES:])
     raise UpstreamFailed(f"docker {what} failed:\n{tail}", code="docker_failed")

@@ -198,7 +198,7 @@ def describe(docker: DockerCommand, kind: Kind, names: Sequence[str], *, made: b
     """What the engine has under the first of these names; NotFound when nothing."""
     found = docker.ask("image", "inspect", names[0])
     if found is None:
-        raise NotFound(f"There is no image {names[0]} in the engine.", remedy=f"wopr images build --{kind}")
+        raise NotFound(f"There is no image {names[0]} in the engine.", remedy=_building(kind, names[0]))
     image = json.loads(found)[0]
     history = docker.do("history", "--no-trunc", "--human=false", "--format", "{{json .}}", names[0])
     rows = [json.loads(line) for line in history.splitlines()]
@@ -250,7 +250,7 @@ def push(built: Built, credentials: Credentials | None, stage: Stage) -> Sequenc
     if own.get(TEST_LABEL) == "1" and not built.references[0].startswith(LOOPBACK):
         raise Invalid(
             f"{built.references[0]} stands on a test image and must not be published.",
-            remedy=f"Build it on the public base image: wopr images build --{built.kind} --base-image {BASE_IMAGE}",
+            remedy=f"On a machine that has the public ones: {_building(built.kind, built.references[0])}",
         )
     if credentials is None:
         return [_push_one(engine, reference, stage) for reference in built.references]
@@ -269,6 +269,12 @@ def find_uv() -> str:
     if not found:
         raise NotConfigured("Building images needs uv, which is not here.", remedy="make setup")
     return found
+
+
+def _building(kind: Kind, reference: str) -> str:
+    """The command that makes the image of this name."""
+    name, _, tag = reference.rpartition(":")
+    return f"wopr images build --{kind} --repository {name.rpartition('/')[0]} --tag {tag}"
 
 
 def _arguments(request: Request, base: str) -> Command:

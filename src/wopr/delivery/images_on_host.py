@@ -10,6 +10,7 @@ from wopr.delivery import commands
 from wopr.delivery.context import Context
 from wopr.delivery.errors import HostFailed, Refused
 from wopr.delivery.release import Judgement, Release
+from wopr.fleet.runtimes.node_agent import is_held
 
 PULL_SECONDS_MAX = 1800.0
 RELEASES_KEPT = 5
@@ -55,13 +56,17 @@ async def unfit(ctx: Context, image: str, program: str = PLATFORM_PROGRAM) -> st
 
 
 async def give_back(ctx: Context, releases: Sequence[Release]) -> None:
-    """Remove images of releases to which nobody will go back: all but those of the newest good ones."""
+    """Remove images of releases to which nobody will go back: all but those of the newest good ones.
+
+    One that bots hold is theirs: the fleet lets it go when no bot needs it.
+    """
     good = [one for one in releases if one.verdict == Judgement.GOOD][-RELEASES_KEPT:]
     kept = {image for one in good for image in (one.platform, one.bot)}
     newest = releases[-RELEASES_KEPT:]  # a failed one may be looked at by the operator
     kept |= {image for one in newest for image in (one.platform, one.bot)}
     for image in sorted({image for one in releases for image in (one.platform, one.bot) if image} - kept):
-        if await _described(ctx, image) is not None:
+        described = await _described(ctx, image)
+        if described is not None and not is_held(described):
             await ctx.fence.run(commands.remove_image(image))  # one that a container needs stays
 
 

@@ -172,7 +172,7 @@ def _start(crashes: tuple[datetime, ...], now: datetime) -> Plan:
         again = counted[-1] + FAILED_PAUSE
         if now < again:
             minutes = FAILED_PAUSE.total_seconds() / 60
-            reason = f"It ended {CRASHES_MAX} times in a row. It is tried again {minutes:.0f} minutes after the last."
+            reason = f"It failed {CRASHES_MAX} times in a row. It is tried again {minutes:.0f} minutes after the last."
             return Plan(Action.NOTHING, State.FAILED, reason, again)
         return Plan(Action.START, State.STARTING)
     late = recent(crashes, now)
@@ -180,5 +180,5 @@ def _start(crashes: tuple[datetime, ...], now: datetime) -> Plan:
         seconds = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_FIRST * 4 ** (len(late) - 1))
         again = late[-1] + timedelta(seconds=seconds)
         if now < again:
-            return Plan(Action.NOTHING, State.STARTING, "It ended unexpectedly and starts again.", again)
+            return Plan(Action.NOTHING, State.STARTING, "It ended or could not start, and is tried again.", again)
     return Plan(Action.START, State.STARTING)
