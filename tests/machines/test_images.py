@@ -12,6 +12,7 @@ from tests.live import wait_for
 from tests.machines import building
 from tests.machines.engine import Engine
 from tests.machines.registry import Registry
+from tests.machines.swarm import Swarm
 
 # What bots and the platform get in production: nothing is prepared at the start, nothing outside is writable.
 RESTRICTED = (
@@ -222,17 +223,41 @@ def test_a_test_image_is_never_published(engine: Engine, bot_image: str, tmp_pat
         engine.docker("rmi", "registry.example/ours/wopr-bot:one")
 
 
-def test_a_saved_image_loads_and_runs_where_it_was_not_known(engine: Engine, bot_image: str, tmp_path: Path) -> None:
-    name = f"wopr-test/moved:{uuid.uuid4().hex[:8]}"
-    engine.docker("tag", bot_image, name)
-    archive = tmp_path / "image.tar"
-    engine.docker("save", "--output", str(archive), name)
-    engine.docker("rmi", name)
-    assert name in engine.docker("load", "--input", str(archive)).stdout
-    done = engine.once(name, options=RESTRICTED)
-    assert done.returncode == 2
-    assert "WOPR_GATEWAY_URL is not set" in done.stderr
-    engine.docker("rmi", name)
+def test_an_image_is_saved_loaded_into_an_inner_machine_and_restarted_there(
+    engine: Engine, swarm: Swarm, bot_image: str
+) -> None:
+    """The runbook's workflow for a machine that can't pull: its commands, into a machine that never saw the image."""
+    machine, name = swarm.nodes[1].container, f"wopr-test/moved:{uuid.uuid4().hex[:8]}"
+    bot = name.replace("/", "-").replace(":", "-")
+
+    def inside(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        return engine.docker("exec", machine, "docker", *arguments, check=check)
+
+    def answers() -> bool:
+        return inside("exec", bot, "wopr-probe", "/health", check=False).returncode == 0
+
+    engine.docker("build", "--tag", name, "-", input=f"FROM {bot_image}\nLABEL wopr.moved={name}\n")
+    assert inside("image", "inspect", name, check=False).returncode != 0
+    try:
+        with subprocess.Popen(["docker", "save", name], stdout=subprocess.PIPE, env=engine.environment) as saving:
+            load = ["docker", "exec", "-i", machine, "docker", "load"]
+            loaded = subprocess.run(load, stdin=saving.stdout, capture_output=True, text=True, env=engine.environment)
+        assert name in loaded.stdout, loaded.stderr
+        form = ("image", "inspect", "--format", "{{.Id}}", name)
+        assert inside(*form).stdout == engine.docker(*form).stdout
+        inside("run", "--detach", "--name", bot, *RESTRICTED, *variables(BOT), "--volume", f"{bot}:/data", name)
+        wait_for(answers, "the bot in the machine")
+        inside("exec", bot, "sh", "-c", "echo everything >/data/remembered")
+        began = inside("inspect", "--format", "{{.State.StartedAt}}", bot).stdout
+        inside("restart", bot)
+        wait_for(answers, "the bot after its restart")
+        assert inside("inspect", "--format", "{{.State.StartedAt}}", bot).stdout != began
+        assert inside("exec", bot, "cat", "/data/remembered").stdout == "everything\n"
+    finally:
+        inside("rm", "--force", bot, check=False)
+        inside("volume", "rm", "--force", bot, check=False)
+        inside("rmi", "--force", name, check=False)
+        engine.docker("rmi", "--force", name, check=False)
 
 
 def test_the_list_names_what_was_built_here(engine: Engine, bot_image: str, tmp_path: Path) -> None:
