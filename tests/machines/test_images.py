@@ -211,6 +211,30 @@ def test_pushing_needs_the_right_password_and_keeps_it_nowhere(
         engine.docker("rmi", f"{repository}/wopr-bot:one", check=False)
 
 
+def test_the_check_says_whether_new_bots_could_get_their_image(
+    engine: Engine, registry: Registry, bot_image: str, tmp_path: Path
+) -> None:
+    image = registry.push(bot_image, "ours/wopr-bot:checked")
+    engine.docker("rmi", "--force", image)
+    given = {"BOT_RUNTIME": "docker", "REGISTRY_SERVER": registry.server, "REGISTRY_USERNAME": registry.username}
+
+    def checked(image: str, password: str) -> dict[str, str]:
+        done = wopr(engine, tmp_path, "check", "--json", **given, BOT_IMAGE=image, REGISTRY_PASSWORD=password)
+        found: list[dict[str, str]] = json.loads(done.stdout)["checks"]
+        return next(one for one in found if one["name"] == "bots.registry")
+
+    assert checked(image, registry.password)["verdict"] == "ok"
+    refused = checked(image, "wrong")
+    assert (refused["verdict"], "REGISTRY_PASSWORD" in refused["remedy"]) == ("failed", True)
+    unknown = checked(f"{image.partition('@')[0]}@sha256:{'0' * 64}", registry.password)
+    assert (unknown["verdict"], "pushed" in unknown["remedy"]) == ("failed", True)
+    registry.stop()
+    try:
+        assert checked(image, registry.password)["verdict"] == "warning"
+    finally:
+        registry.start()
+
+
 def test_a_test_image_is_never_published(engine: Engine, bot_image: str, tmp_path: Path) -> None:
     engine.docker("tag", bot_image, "registry.example/ours/wopr-bot:one")
     try:

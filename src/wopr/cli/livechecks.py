@@ -37,6 +37,7 @@ class LiveChecks:
             Check(
                 "loops.alive", "every background loop passed lately without an error", self._with_database(self._loops)
             ),
+            Check("bots.registry", "the registry gives out the image of new bots", self._registry),
             Check("api.health", "the API answers exactly as agreed", self._api_health),
             Check("api.ready", "the API is ready for requests", self._api_ready),
             Check("ui.serves", "the UI answers", self._ui),
@@ -144,6 +145,29 @@ class LiveChecks:
             name, error = next(iter(bad.items()))
             return warning(f"{name}: {error}", "The administrator's page Loops shows each one's last pass.")
         return ok(f"{len(errors)} loops")
+
+    async def _registry(self) -> Finding:
+        """Whether our login opens the door. A registry that is away stops nobody whose image is on the machine."""
+        from wopr.core.errors import TooManyRequests, UpstreamFailed, WoprError
+        from wopr.delivery.registry import Registry
+        from wopr.delivery.registry_reference import parse_reference
+
+        settings, secret = self._settings, self._settings.registry_password
+        if settings.bot_runtime == "process":
+            return skipped("BOT_RUNTIME=process")
+        if not settings.bot_image.startswith(f"{settings.registry_server}/"):
+            return skipped(f"BOT_IMAGE is none of {settings.registry_server}")
+        password = secret.get_secret_value() if secret else ""
+        registry = Registry(settings.registry_server, settings.registry_username, password)
+        try:
+            await registry.digest(parse_reference(settings.bot_image))
+        except (UpstreamFailed, TooManyRequests) as error:
+            return warning(error.message, error.remedy)
+        except WoprError as error:
+            return failed(error.message, error.remedy)
+        finally:
+            await registry.close()
+        return ok(settings.bot_image)
 
     async def _api_health(self) -> Finding:
         return await self._health(self._settings.internal_url)
