@@ -21,6 +21,7 @@ KEPT = {
     "journal.jsonl",
     "journal.head",
     "logbook",
+    "logbook.head",
     "logbook.key",
     "logbook.lock",
     "lock.json",

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,6 +201,7 @@ def test_what_was_cut_off_stays_known_after_further_operations(home: Path) -> No
     journal.path.write_text("".join(line + "\n" for line in lines[:-3]), encoding="utf-8")
     deployed(journal, 4)
     shutil.rmtree(home / "logbook")
+    (home / "logbook.head").unlink()
     (damage,) = damages(journal)
     ended = f"the journal ended with {len(lines) - 3} entries where {len(lines)} had been written"
     assert damage.reason == f"tells of damage before it: {ended}"
@@ -217,6 +218,51 @@ def test_changed_missing_and_foreign_pages_are_found(home: Path) -> None:
     }
     keep(home)
     assert damages(Journal(home)) == []
+
+
+REWRITTEN: dict[str, Sequence[Sequence[str]]] = {
+    "the last commit removed": [("reset", "-q", "--soft", "HEAD~1")],
+    "the last commit and its pages removed": [("reset", "-q", "--hard", "HEAD~1")],
+    "the last commit told otherwise": [("commit", "-q", "--amend", "-m", "all is well")],
+    "everything made one commit": [
+        ("checkout", "-q", "--orphan", "x"),
+        ("commit", "-q", "-m", "x"),
+        ("branch", "-D", "main"),
+    ],
+    "an older page rewritten": [
+        ("filter-branch", "--tree-filter", "echo x >> RUNBOOK.md", "HEAD"),
+        ("checkout", "HEAD~0"),
+    ],
+    "another branch": [("checkout", "-q", "-b", "x", "HEAD~2"), ("branch", "-D", "main")],
+}
+
+
+@pytest.mark.parametrize("how", REWRITTEN)
+def test_a_history_of_commits_that_was_changed_is_found_and_stays_known(
+    home: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("FILTER_BRANCH_SQUELCH_WARNING", "1")
+    last = git(home, "rev-parse", "--short=12", "HEAD")
+    for command in REWRITTEN[how]:
+        git(home, *command)
+    for _ in range(2):
+        (damage,) = [damage for damage in damages(Journal(home)) if "history" in damage.reason]
+        assert f"commit {last} is no longer in it" in damage.reason
+        deployed(Journal(home), 4)
+
+
+def test_a_logbook_whose_commits_are_gone_is_damaged_until_somebody_says_why(home: Path) -> None:
+    shutil.rmtree(home / "logbook")
+    keep(home)
+    (damage,) = damages(Journal(home))
+    assert damage.reason.endswith("if you know why, remove logbook.head)")
+    (home / "logbook.head").unlink()
+    deployed(Journal(home), 4)
+    assert damages(Journal(home)) == []
+    git(home, "reset", "-q", "--soft", "HEAD~1")
+    assert damages(Journal(home)) != []
 
 
 def test_pages_may_be_older_than_the_journal_but_never_otherwise(home: Path) -> None:
@@ -289,6 +335,7 @@ def test_a_repository_whose_making_was_killed_is_made_anew(tmp_path: Path, left:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (repository / "refs").rglob("main"):
         path.unlink()
+    (tmp_path / "logbook.head").unlink()  # it comes after the first commit
     deployed(Journal(tmp_path), 2)
     assert git(tmp_path, "log", "--format=%s") == "deploy done"
     assert damages(Journal(tmp_path)) == []

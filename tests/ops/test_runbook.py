@@ -123,6 +123,14 @@ def test_stack_vps_nodes_and_addresses_are_what_was_seen(journal: Journal) -> No
     assert '- API: `https://api.wopr.bot/health` → `{"status":"ok"}`' in section(journal, SECTIONS[9])
 
 
+@pytest.mark.parametrize(
+    ("address", "ending"), [("https://wopr.bot", "200 with valid TLS"), ("http://localhost", "200")]
+)
+def test_a_certificate_is_promised_only_where_there_is_one(journal: Journal, address: str, ending: str) -> None:
+    observe(journal, "addresses", [{"name": "ui", "address": address}])
+    assert section(journal, SECTIONS[9]).strip().endswith(f"`{address}` → {ending}")
+
+
 def test_secrets_are_told_by_name_and_age_and_a_rotation_shows(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from wopr.ops.entry import Damage, lines_of
 from wopr.ops.journal import Journal
-from wopr.ops.logbook.history import anchor_damages, page_damages, page_files
+from wopr.ops.logbook.history import anchor_damages, history_damages, page_damages, page_files
 from wopr.ops.redaction import holds_secret
 from wopr.ops.secrets import known_secrets
 
 
 def damages(journal: Journal, folder: Path | None = None) -> Sequence[Damage]:
-    """Everything that is not as it was written: chain, end, commits' anchors, pages; and every secret that got in.
+    """Everything that is not as it was written: chain, end, commits, their anchors, pages; and each secret that got in.
 
     `folder` is where the pages are, by default the logbook's own.
     """
@@ -19,6 +19,7 @@ def damages(journal: Journal, folder: Path | None = None) -> Sequence[Damage]:
     return [
         *chain,
         *anchor_damages(journal.home, folder),
+        *(history_damages(journal.home) if folder is None else ()),
         *page_damages(journal.home, folder),
         *_leaks(journal, folder),
     ]

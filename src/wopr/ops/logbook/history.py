@@ -1,7 +1,9 @@
 """Keeps the rendered pages in a folder that is a git repository of its own, and compares them with the journal.
 
 Each commit names how many entries the journal had and the hash of the last: an anchor beside the journal, and wherever
-the repository is pushed to. Git is run without anybody's configuration. Without git the pages are written all the same.
+the repository is pushed to. In turn `logbook.head` keeps the last commit, whose id stands for all before it, apart from
+the repository: history that is rewritten, or cut off, no longer leads to it. Git is run without anybody's
+configuration. Without git the pages are written all the same.
 """
 
 import contextlib
@@ -23,13 +25,16 @@ from wopr.ops.logbook.text import plain
 
 LOGBOOK_FOLDER = "logbook"
 LOCK_FILE = "logbook.lock"
+HEAD_FILE = "logbook.head"
 GIT_SECONDS_MAX = 30.0
 # A lock of git's that is older was left by a process that is gone: ours is held, and nobody else writes here.
 STALE_LOCK_SECONDS = 5.0
 OLD_RENDERING_MAX = 3
 SUBJECT_OPERATIONS_MAX = 3
 AUTHOR = ("-c", "user.name=wopr", "-c", "user.email=wopr@localhost")
-SETTINGS = ("-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*")
+# Durable, or after a power cut `logbook.head` might name what is not there.
+DURABLE = ("-c", "core.fsync=committed")
+SETTINGS = ("-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", *DURABLE)
 ANCHOR = re.compile(r"^Journal-Entries: (\d+)\nJournal-Head: ([0-9a-f]{64})$", re.MULTILINE)
 COMMITTED = re.compile(r"\[.*?\b([0-9a-f]{7,40})\]")
 NO_GIT = "git is not installed, so the logbook's pages are written but not committed"
@@ -59,6 +64,8 @@ def keep(home: Path, folder: Path | None = None, *, commit: bool = True) -> Kept
                 return kept
             size = _size(home)
             kept = _kept(place, read_entries(home), commit=commit)
+            if kept.commit and folder is None:
+                _remember(home)
         # Who came while the lock was held has left his entry to us.
         if _size(home) == size:
             return kept
@@ -121,6 +128,39 @@ def anchor_damages(home: Path, folder: Path | None = None) -> Sequence[Damage]:
         elif count and _hash(lines[count - 1]) != head:
             damages.append(Damage(count, "is not what a commit of the logbook knows"))
     return sorted(damages, key=lambda damage: (damage.line, damage.reason))
+
+
+def history_damages(home: Path) -> Sequence[Damage]:
+    """Whether the repository still leads to its last commit. Says nothing where none was made, and without git."""
+    made = _remembered(home)
+    if not made or not shutil.which("git") or _leads_to(home / LOGBOOK_FOLDER, made):
+        return []
+    lost = f"the logbook's history was changed or cut off: commit {made[:12]} is no longer in it"
+    return [Damage(0, f"{lost} (bring {LOGBOOK_FOLDER}/ back from a clone; if you know why, remove {HEAD_FILE})")]
+
+
+def _remember(home: Path) -> None:
+    """Keep the last commit apart, unless the one that is kept is missing: that must stay known."""
+    place, made = home / LOGBOOK_FOLDER, _remembered(home)
+    with contextlib.suppress(subprocess.SubprocessError):
+        if not made or _leads_to(place, made):
+            last = _git(place, "rev-parse", "--verify", "HEAD").strip()
+            temporary = home / f".{HEAD_FILE}.new"
+            temporary.write_text(last + "\n", encoding="utf-8")
+            temporary.replace(home / HEAD_FILE)
+
+
+def _remembered(home: Path) -> str:
+    path = home / HEAD_FILE
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+
+
+def _leads_to(place: Path, commit: str) -> bool:
+    try:
+        _git(place, "merge-base", "--is-ancestor", commit, "HEAD")
+    except subprocess.SubprocessError:
+        return False
+    return True
 
 
 def _kept(place: Path, entries: Sequence[Entry], *, commit: bool) -> Kept:

@@ -198,5 +198,6 @@ def _addresses(seen: Known) -> str:
     if "api" in told:
         lines.append(f'- API: `{plain(told["api"])}/health` → `{{"status":"ok"}}`\n')
     if "ui" in told:
-        lines.append(f"- UI: `{plain(told['ui'])}` → 200 with valid TLS\n")
+        secure = " with valid TLS" if told["ui"].startswith("https://") else ""
+        lines.append(f"- UI: `{plain(told['ui'])}` → 200{secure}\n")
     return "".join(lines)
