@@ -1,6 +1,8 @@
 """Which passwords are accepted."""
 
 import pytest
+from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,6 +75,13 @@ def test_judging_never_fails_whatever_is_typed(password: str, email: str) -> Non
 async def test_the_same_characters_composed_otherwise_are_the_same_password() -> None:
     composed, decomposed = "caf\u00e9 lantern oboe", "cafe\u0301 lantern oboe"
     assert await passwords.verify_password(await passwords.hash_password(composed), decomposed)
+
+
+def test_where_there_is_no_account_a_comparison_takes_as_much_work() -> None:
+    hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, hash_len=32, salt_len=16)
+    assert not hasher.check_needs_rehash(passwords._DECOY)
+    with pytest.raises(VerifyMismatchError):  # it was worked through, not refused as damaged
+        hasher.verify(passwords._DECOY, "no account has this password")
 
 
 async def test_a_damaged_hash_matches_nothing() -> None:

@@ -21,6 +21,30 @@ PATIENCE_SECONDS = 60.0
 SERVERS = ("api", "ui", "engine llama", "engine llama gguf", "engine qwen", "emulators all", "deliver")
 
 
+SERVED = """
+import asyncio, gc, os, signal, sys
+from wopr.cli.serving import Drain, begin_loading, serve
+
+async def application(scope, receive, send):
+    await receive()
+    print(gc.isenabled(), gc.get_freeze_count() > 0, flush=True)
+    await send({"type": "lifespan.startup.complete"})
+    asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+begin_loading()
+print(gc.isenabled(), flush=True)
+serve("test", application, "127.0.0.1", int(sys.argv[1]), Drain(lambda: None, 0.0, 1.0))
+"""
+
+
+def test_garbage_is_looked_for_from_serving_on_and_not_among_what_was_loaded() -> None:
+    command = [sys.executable, "-c", SERVED, str(free_ports()["stripe"])]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert (ended.returncode, ended.stdout.splitlines()[:2]) == (0, ["False", "True True"]), ended.stderr
+
+
 @contextlib.contextmanager
 def running(name: str, home: Path, before: Sequence[str] = (), **settings: str) -> Iterator[subprocess.Popen[str]]:
     """The server, serving, with nothing else there."""

@@ -44,6 +44,7 @@ class Simulated:
     told: list[Event] = field(default_factory=list)
     tidied: int = 0
     looked: int = 0
+    caught_up: int = 0
     during: Callable[[], None] | None = None
     concurrent: int = 0
 
@@ -84,6 +85,9 @@ class Simulated:
 
     async def alive(self) -> None:
         self.looked += 1
+
+    async def catch_up(self) -> None:
+        self.caught_up += 1
 
     async def settled(self) -> None:
         self.tidied += 1
@@ -340,6 +344,21 @@ async def test_a_host_that_does_not_answer_ends_nothing_and_is_told_once() -> No
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert [event.what for event in world.told] == ["host does not answer"]
+
+
+async def test_what_can_wait_comes_after_the_release_and_after_each_look() -> None:
+    world = Simulated()
+    deliverer = serving(world)
+    world.tags[PLATFORM] = 2
+    before: list[int] = []
+    world.during = lambda: before.append(world.caught_up)
+    running = asyncio.ensure_future(deliverer.run(lambda _seconds: asyncio.sleep(0)))
+    while world.looked < 3:  # noqa: ASYNC110 - the loop itself is what is waited for
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert before == [0]
+    assert world.caught_up == world.looked
 
 
 async def test_a_refused_migration_waits_for_the_operator_and_a_lock_for_its_holder() -> None:

@@ -45,7 +45,9 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, hash_le
 _threads = ThreadPoolExecutor(HASHES_AT_ONCE_MAX, thread_name_prefix="argon2")
 _room = threading.BoundedSemaphore(HASHES_WAITING_MAX)
 # Compared with when there is no account or no password, so that it takes the same time; nothing hashes to it.
-_DECOY = _hasher.hash("no account has this password")
+_DECOY = "$argon2id$v=19$m={0.memory_cost},t={0.time_cost},p={0.parallelism}${1}${2}".format(
+    _hasher, "A" * 22, "A" * 43
+)
 
 Result = TypeVar("Result")
 

@@ -12,7 +12,9 @@ def api(
     port: int = typer.Option(0, min=0, max=PORT_MAX, help="Port to listen on; 0: API_PORT (3100)."),
 ) -> None:
     """Run the API. Needs a database: DATABASE_URL, or the embedded one that `wopr up` started."""
-    from wopr.cli.serving import Drain, serve
+    from wopr.cli.serving import Drain, begin_loading, serve
+
+    begin_loading()
     from wopr.core.settings import load_settings
     from wopr.fleet.runtimes.addresses import listen_addresses
     from wopr.main import build_api

@@ -12,7 +12,9 @@ def ui(
     port: int = typer.Option(0, min=0, max=PORT_MAX, help="Port to listen on; 0: UI_PORT (3000)."),
 ) -> None:
     """Run the UI. It reaches the API at API_INTERNAL_URL, or API_URL."""
-    from wopr.cli.serving import Drain, serve
+    from wopr.cli.serving import Drain, begin_loading, serve
+
+    begin_loading()
     from wopr.core.log import configure_logs
     from wopr.core.settings import load_settings
     from wopr.web import begin_drain, build_web

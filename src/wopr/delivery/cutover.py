@@ -29,7 +29,7 @@ from wopr.delivery.release import (
     record_new,
     write_state,
 )
-from wopr.delivery.slots import COMPOSE_SECONDS, drain, empty, fill, retire, write_environment
+from wopr.delivery.slots import COMPOSE_SECONDS, Ahead, drain, empty, fill, retire, write_environment
 from wopr.ops.incidents import open_incident
 
 READY_SECONDS = 6.0
@@ -73,12 +73,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Incoming:
-    """A release that comes in. `prepare` does what must be done before its containers start (migrations)."""
+    """A release that comes in. `prepare` does what must be done before its containers start (migrations); `ahead` are
+    the containers that are being created for it."""
 
     release: Release
     snapshot: Snapshot
     limits: Limits
     prepare: Callable[[], Awaitable[None]] | None = None
+    ahead: Ahead | None = None
 
 
 class Failed(Exception):
@@ -95,8 +97,9 @@ async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
     ctx.step("recorded", release=part.release, slot=slot)
     await write_state(ctx.fence, replace(state, candidate=part))
     ctx.step("candidate")
+    created = await incoming.ahead.done() if incoming.ahead else False
     try:
-        incoming, before = await _start(ctx, incoming, state, part)
+        incoming, before = await _start(ctx, incoming, state, part, created=created)
     except (Failed, HostFailed) as error:
         if isinstance(error, HostFailed) and error.no_room:
             await _clear(ctx, part.slot)
@@ -140,7 +143,9 @@ async def services(ctx: Context, number: int) -> None:
     await ctx.fence.must(up, timeout=COMPOSE_SECONDS)
 
 
-async def _start(ctx: Context, incoming: Incoming, state: State, part: Part) -> tuple[Incoming, Counts]:
+async def _start(
+    ctx: Context, incoming: Incoming, state: State, part: Part, *, created: bool
+) -> tuple[Incoming, Counts]:
     """Everything up to the commit point. Failed, or HostFailed, with the reason.
 
     Returns the release with the time it took, and what the one before it counted.
@@ -156,7 +161,7 @@ async def _start(ctx: Context, incoming: Incoming, state: State, part: Part) -> 
         ctx.step("services up")
     if incoming.prepare:
         await incoming.prepare()
-    await fill(ctx, release, snapshot, part.slot)
+    await fill(ctx, release, snapshot, part.slot, created=created)
     began = time.monotonic()
     counting = counts(ctx.host, ctx.place, state.active.slot) if state.active else asyncio.sleep(0, Counts())
     waiting = wait_ready(ctx.host, ctx.place, part.slot, incoming.limits.patience(serving))

@@ -112,6 +112,8 @@ class RealWorld:
 
     async def alive(self) -> None:
         await self.host.write(join(self.place.dir, ALIVE_FILE), sign_of_life())
+
+    async def catch_up(self) -> None:
         if self.monotonic() - self._took_in_at >= TAKE_IN_SECONDS:
             self._took_in_at = self.monotonic()
             await take_in(self.host, self.place, self.journal)

@@ -4,6 +4,7 @@ lock → what an earlier run left → checks → images by digest → does it fi
 the idle slot → readiness → commit → drain → observation → verdict. A bad release never stops the old one.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ from wopr.delivery.release import (
     record_new,
 )
 from wopr.delivery.sight import record_sight
-from wopr.delivery.slots import created_meanwhile, write_environment
+from wopr.delivery.slots import creating_ahead, write_environment
 from wopr.ops.journal import Journal
 
 PLATFORM_IMAGE = "ghcr.io/wopr-network/wopr-platform:latest"
@@ -104,23 +105,32 @@ async def _deploy(ctx: Context, request: Request) -> Verdict:
     if reason := await images_on_host.unfit(ctx, release.platform):
         return await _turned_away(ctx, release, snapshot, f"{release.platform}: {reason}")
     ctx.step("image fits")
-    try:
-        async with created_meanwhile(ctx, release, snapshot, state):
+    async with creating_ahead(ctx, release, snapshot, state) as ahead:
+        try:
             plan = await _judged_migrations(ctx, release, snapshot, state, request)
-    except HostFailed as error:  # the image itself does not do what every image of ours does
-        return await _turned_away(ctx, release, snapshot, error.message)
-    release = replace(release, migration_head=plan.head, migrations=_recorded(plan))
-
-    async def prepare() -> None:
-        await _migrate(ctx, release, plan, request)
-
-    verdict = await cut_over(ctx, Incoming(release, snapshot, request.limits, prepare))
+        except WoprError as error:
+            if ahead:
+                await ahead.undo()
+            if isinstance(error, HostFailed):  # the image itself does not do what every image of ours does
+                return await _turned_away(ctx, release, snapshot, error.message)
+            raise
+        incoming = Incoming(release, snapshot, request.limits, ahead=ahead)
+        verdict = await _come_in(ctx, incoming, plan, request)
     ctx.operation.outcome.update(verdict=verdict.verdict, reason=verdict.reason, seconds=verdict.seconds)
     if verdict.good:
         await images_on_host.give_back(ctx, await read_releases(ctx.host, ctx.place))
         ctx.step("old images given back")
         await record_sight(ctx)
     return verdict
+
+
+async def _come_in(ctx: Context, incoming: Incoming, plan: Pending, request: Request) -> Verdict:
+    release = replace(incoming.release, migration_head=plan.head, migrations=_recorded(plan))
+
+    async def prepare() -> None:
+        await _migrate(ctx, release, plan, request)
+
+    return await cut_over(ctx, replace(incoming, release=release, prepare=prepare))
 
 
 async def find_compose(host: Host) -> Compose:
@@ -136,12 +146,12 @@ async def find_compose(host: Host) -> Compose:
 
 async def _preflight(ctx: Context, snapshot: Snapshot) -> None:
     """What must hold before anything is fetched. Refused with the remedy."""
-    await refuse_bad_env(ctx.host, ctx.place, snapshot.files["env"])
+    looking = refuse_bad_env(ctx.host, ctx.place, snapshot.files["env"])
+    free, _ = await asyncio.gather(ctx.host.run(commands.free_kilobytes(ctx.place.dir)), looking)
     if not snapshot.files["compose.yaml"].strip() or not snapshot.files["Caddyfile"].strip():
         raise Refused(
             f"compose.yaml or Caddyfile in {ctx.place.dir} is empty.", remedy="Remove it; wopr writes it anew."
         )
-    free = await ctx.host.run(commands.free_kilobytes(ctx.place.dir))
     if free.ok and free.text.isdigit() and int(free.text) < FREE_KILOBYTES_MIN:
         raise Refused(
             f"{ctx.host.describe()} has {int(free.text) // 1024} MB left; a release needs 1 GB.",

@@ -1,5 +1,6 @@
 """Images on the host of a release: fetched by digest with the operator's credentials, checked, and given back later."""
 
+import asyncio
 import base64
 import json
 import re
@@ -29,12 +30,16 @@ async def fetch(ctx: Context, image: str) -> str:
     refuse_no_name(image)
     pinned = "@sha256:" in image or image.startswith("sha256:")
     described = await _described(ctx, image)
-    if described is None or not (pinned or _local_only(described)):
+    if pinned:
+        if described is None:
+            await _pull(ctx, image, present=False)
+        return image
+    if described is None or not _local_only(described):
         await _pull(ctx, image, present=described is not None)
         described = await _described(ctx, image)
     if described is None:
         raise HostFailed(f"{image} was pulled and is not there.", remedy="docker image ls")
-    return image if pinned else _pinned(image, described)
+    return _pinned(image, described)
 
 
 def refuse_no_name(image: str) -> None:
@@ -45,10 +50,9 @@ def refuse_no_name(image: str) -> None:
 
 async def unfit(ctx: Context, image: str, program: str = PLATFORM_PROGRAM) -> str:
     """Why an image can't run this program here; nothing when it can."""
-    described = await _described(ctx, image)
+    described, engine = await asyncio.gather(_described(ctx, image), ctx.host.run(commands.architecture()))
     if described is None:
         return "it is not on the host"
-    engine = await ctx.host.run(commands.architecture())
     if engine.ok and described.get("Architecture") != engine.text:
         return f"it is built for {described.get('Architecture')}, and this host is {engine.text}"
     entry = " ".join((described.get("Config") or {}).get("Entrypoint") or ())

@@ -4,6 +4,7 @@
 what was done before it is abandoned by the next run, what remains after it is finished by the next run.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -174,8 +175,8 @@ async def record(fence: Fence, release: Release) -> None:
 
 async def record_new(fence: Fence, release: Release, snapshot: Snapshot) -> None:
     """Write a new release: first its files, then itself, so that none is recorded without them."""
-    for name, content in snapshot.files.items():
-        await fence.write(fence.place.snapshot(release.number, name), content)
+    files = snapshot.files.items()
+    await asyncio.gather(*(fence.write(fence.place.snapshot(release.number, name), data) for name, data in files))
     await record(fence, release)
 
 

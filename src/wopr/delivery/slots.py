@@ -6,14 +6,15 @@ was not yet sure whether it may come in, is started as it is when that hash is t
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from urllib.parse import quote
 
-from wopr.core.errors import WoprError
 from wopr.delivery import commands
 from wopr.delivery.context import Context
 from wopr.delivery.look import containers
 from wopr.delivery.place import Place, Slot, other
+from wopr.delivery.plan import Container
 from wopr.delivery.release import (
     Part,
     Release,
@@ -33,60 +34,87 @@ STOPPED = ("created", "exited")
 PRIVATE_NETWORKS = "127.0.0.1/32,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
 
 
-async def fill(ctx: Context, release: Release, snapshot: Snapshot, slot: Slot) -> None:
-    """Start a release in a slot: the containers that are there when they are what it needs, else new ones."""
+async def fill(ctx: Context, release: Release, snapshot: Snapshot, slot: Slot, *, created: bool = False) -> None:
+    """Start a release in a slot: the containers that are there when they are what it needs, else new ones.
+
+    `created`: they were just created for it.
+    """
     place = ctx.place
-    made = await write_environment(ctx, release, snapshot, slot)
+    made = "" if created else await write_environment(ctx, release, snapshot, slot)
     ctx.step("environment")
     start = commands.start(place.slot_containers(slot))
-    if not (await _startable(ctx, slot, made) and (await ctx.fence.run(start)).ok):
+    here = [] if created else await _in_slot(ctx, slot)
+    if not ((created or _startable(ctx, slot, here, made)) and (await ctx.fence.run(start)).ok):
         await ctx.fence.must(commands.remove_slot(place, slot))
         file = place.snapshot(release.number, "compose.yaml")
         await ctx.fence.must(commands.up_slot(ctx.compose, place, file, slot), timeout=COMPOSE_SECONDS)
     ctx.step("started", slot=slot)
 
 
-@contextlib.asynccontextmanager
-async def created_meanwhile(ctx: Context, release: Release, snapshot: Snapshot, state: State) -> AsyncIterator[None]:
-    """Create the containers of a release that may come in, while the block finds out whether it may.
+@dataclass(frozen=True)
+class Ahead:
+    """A release's containers, being created while it is not yet sure whether it may come in; nothing starts.
 
-    Compose takes as long for that as the block, and nothing starts. When the block fails they are removed again; a
-    killed run's are removed by the next one. A release with another configuration has no file yet to create them from.
+    Compose takes as long for that as it takes to find out. A killed run's are removed by the next one.
     """
+
+    ctx: Context
+    serving: Release
+    beside: Part
+    creating: "asyncio.Task[None]"
+
+    async def done(self) -> bool:
+        """Whether they are there. What can't be created is created when it is started, and that says why it can't."""
+        await asyncio.wait((self.creating,))
+        return not self.creating.cancelled() and self.creating.exception() is None
+
+    async def undo(self) -> None:
+        """Remove them: the release may not come in."""
+        await self.done()
+        ctx, slot = self.ctx, self.beside.slot
+        await ctx.fence.run(commands.remove_slot(ctx.place, other(slot)))
+        files = await read_snapshot(ctx.host, ctx.place, self.serving.number)
+        await write_environment(ctx, self.serving, files, slot)
+
+
+@contextlib.asynccontextmanager
+async def creating_ahead(
+    ctx: Context, release: Release, snapshot: Snapshot, state: State
+) -> AsyncIterator[Ahead | None]:
+    """Create a release's containers meanwhile. None for a first one, and for one with another configuration: it has no
+    file yet to create them from. Nothing goes on being created after the block."""
     serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
     if state.active is None or serving is None or serving.config_hash != release.config_hash:
-        yield
+        yield None
         return
     creating = asyncio.create_task(_create(ctx, release, snapshot, state.active), name="create-ahead")
     try:
-        yield
-    except WoprError:
-        await asyncio.gather(creating, return_exceptions=True)
-        await ctx.fence.run(commands.remove_slot(ctx.place, other(state.active.slot)))
-        files = await read_snapshot(ctx.host, ctx.place, serving.number)
-        await write_environment(ctx, serving, files, state.active.slot)
-        raise
+        yield Ahead(ctx, serving, state.active, creating)
     except BaseException:
         creating.cancel()
         raise
     finally:
-        # What it could not create is created when it is started, and that says why when it can't be.
         await asyncio.gather(creating, return_exceptions=True)
 
 
 async def _create(ctx: Context, release: Release, snapshot: Snapshot, beside: Part) -> None:
     """Create a release's containers by the compose file of the one that serves, which is the same."""
     slot = other(beside.slot)
-    made = await write_environment(ctx, release, snapshot, slot)
-    if not await _startable(ctx, slot, made):
+    made, here = await asyncio.gather(write_environment(ctx, release, snapshot, slot), _in_slot(ctx, slot))
+    if _startable(ctx, slot, here, made):
+        return
+    if here:
         await ctx.fence.must(commands.remove_slot(ctx.place, slot))
-        file = ctx.place.snapshot(beside.release, "compose.yaml")
-        await ctx.fence.must(commands.create_slot(ctx.compose, ctx.place, file, slot), timeout=COMPOSE_SECONDS)
+    file = ctx.place.snapshot(beside.release, "compose.yaml")
+    await ctx.fence.must(commands.create_slot(ctx.compose, ctx.place, file, slot), timeout=COMPOSE_SECONDS)
 
 
-async def _startable(ctx: Context, slot: Slot, made: str) -> bool:
+async def _in_slot(ctx: Context, slot: Slot) -> list[Container]:
+    return [one for one in await containers(ctx.host, ctx.place) if one.slot == slot]
+
+
+def _startable(ctx: Context, slot: Slot, here: Sequence[Container], made: str) -> bool:
     """Whether a slot's containers are all there, stopped, and made from just this."""
-    here = [one for one in await containers(ctx.host, ctx.place) if one.slot == slot]
     same = all(one.made == made and one.status in STOPPED and not one.restarts for one in here)
     return same and {one.name for one in here} == set(ctx.place.slot_containers(slot))
 

@@ -66,6 +66,9 @@ class World(Protocol):
 
     async def alive(self) -> None: ...
 
+    async def catch_up(self) -> None:
+        """After a look: what no release need wait for."""
+
     async def settled(self) -> None: ...
 
     def tell(self, event: Event) -> None: ...
@@ -118,6 +121,7 @@ class Deliverer:
         while True:
             try:
                 await self.look()
+                await self.world.catch_up()
                 self._complaints.pop("host", None)
             except WoprError as error:  # the host does not answer: what runs there goes on without us
                 self._complain_once("host", "host does not answer", error)
