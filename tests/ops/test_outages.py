@@ -9,7 +9,7 @@ from sqlalchemy import text
 from wopr.core.db import Database
 from wopr.core.ids import NodeId
 from wopr.inference.nodes import Node
-from wopr.inference.outages import services_down, watched_services
+from wopr.inference.outages import nodes_seen, services_down, watched_services
 from wopr.ops.incidents import Severity, all_incidents, open_incident, open_incidents
 from wopr.ops.journal import Journal
 from wopr.ops.loops import failing_loops
@@ -131,3 +131,17 @@ async def test_the_database_says_which_services_and_loops_are_down(db: Database)
     assert "service:whisper" in down
     assert "service:llama" not in down
     assert loops == {"loop:mail": True, "loop:bills": False}
+
+
+async def test_the_logbook_tells_only_of_services_that_were_looked_at(db: Database) -> None:
+    async with db.begin() as session:
+        await session.execute(
+            text(
+                "INSERT INTO gpu_nodes (id, host, region, size, status, provision_stage, service_health,"
+                " monthly_cost_cents, probe_state) VALUES ('n1', 'h', 'local', 'cpu', 'active', 'done',"
+                """ '{"llama": true, "whisper": false, "qwen": false}', 0, '{"whisper": {"failures": 3}}')"""
+            )
+        )
+    async with db.begin() as session:
+        (row,) = await nodes_seen(session)
+    assert row["services"] == {"llama": True, "whisper": False}

@@ -21,7 +21,10 @@ async def services_down(session: AsyncSession) -> Sequence[Watched]:
 
 
 async def nodes_seen(session: AsyncSession) -> Sequence[Mapping[str, Any]]:
-    """Every node as the logbook shows it: a row with its `name`, its place and which of its services answer."""
+    """Every node as the logbook shows it: a row with its `name`, its place and which of its services answer.
+
+    A service that was not looked at yet is not told: it is neither well nor down.
+    """
     return [
         {
             "name": node.id,
@@ -30,7 +33,11 @@ async def nodes_seen(session: AsyncSession) -> Sequence[Mapping[str, Any]]:
             "region": node.region,
             "size": node.size,
             "monthly_cost_cents": node.monthly_cost_cents,
-            "services": {service: bool(node.service_health.get(service)) for service in sorted(node.ports)},
+            "services": {
+                service: bool(node.service_health.get(service))
+                for service in sorted(node.ports)
+                if node.service_health.get(service) or service in node.probe_state
+            },
         }
         for node in await list_nodes(session)
     ]
