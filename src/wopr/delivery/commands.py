@@ -42,7 +42,7 @@ COPY_SCRIPT = 'docker cp "$1:$3" - 2>/dev/null || docker cp "$2:$3" -'
 # Asking from inside costs a hundredth of an exec, which would slow down the start that is waited for.
 PROBE_SCRIPT = (
     'end=$(($(date +%s) + 1)); until said=$(wopr-probe "$1"); do'
-    ' [ "$(date +%s)" -le "$end" ] || { echo "$said"; exit 1; }; sleep 0.1; done'
+    ' [ "$(date +%s)" -le "$end" ] || { echo "$said"; exit 1; }; sleep 0.2; done'
 )
 # Of the folder and of what the engine keeps its images on, where that can be seen: whichever has less.
 FREE_SCRIPT = (
