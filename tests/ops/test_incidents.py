@@ -127,6 +127,14 @@ def told(number: int, began: int, detected: int, acknowledged: int | None, resol
     return entries
 
 
+def test_an_incident_of_which_nobody_said_when_it_began_has_no_time_to_detect(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    open_incident(journal, "Sign-in answers 500", "SEV1", "operator")
+    assert mean_times(all_incidents(journal))["mttd"] is None
+    page = (tmp_path / "logbook" / "INCIDENTS.md").read_text(encoding="utf-8")
+    assert "| Began | – |" in page
+
+
 def test_mean_times_count_only_what_is_known() -> None:
     entries = [*told(1, 0, 2, 4, 10), *told(2, 0, 4, None, 20), *told(3, 0, 0, None, None)]
     assert mean_times(incidents(entries)) == {"mttd": 120.0, "mtta": 120.0, "mttr": 900.0}

@@ -48,7 +48,8 @@ class Moment:
 
 @dataclass(frozen=True)
 class Incident:
-    """One incident. Times are ISO 8601 in UTC; `began_at` is when it was first wrong, as far as known.
+    """One incident. Times are ISO 8601 in UTC; `began_at` is when it was first wrong; when nobody said
+    when that was (not `began_known`), the moment at which it was opened.
 
     `key` says what it is about, so that the same trouble opens one incident only; `watch` who resolves it by itself.
     """
@@ -72,6 +73,7 @@ class Incident:
     follow_up: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     timeline: tuple[Moment, ...] = ()
+    began_known: bool = True
 
     @property
     def name(self) -> str:
@@ -112,8 +114,8 @@ def incidents_page(entries: Sequence[Entry]) -> str:
 
 
 def time_to_detect(incident: Incident) -> float | None:
-    """Seconds from the first wrong moment until somebody or something saw it."""
-    return seconds_between(incident.began_at, incident.detected_at)
+    """Seconds from the first wrong moment until somebody or something saw it; None when nobody said when that was."""
+    return seconds_between(incident.began_at, incident.detected_at) if incident.began_known else None
 
 
 def time_to_acknowledge(incident: Incident) -> float | None:
@@ -160,6 +162,7 @@ def _incident(number: int, group: Sequence[Entry]) -> Incident:
         title=str(data.get("title", "")),
         detected_by=str(data.get("detected_by", "")),
         began_at=str(data.get("began_at") or first.at),
+        began_known=bool(data.get("began_at")),
         opened_at=first.at,
         detected_at=str(data.get("detected_at") or first.at),
         acknowledged_at=times["acknowledged"],
@@ -207,7 +210,7 @@ def _section(incident: Incident) -> str:
     rows = [
         ("Severity", incident.severity),
         ("State", "open" if incident.open else f"resolved by {incident.resolved_by}"),
-        ("Began", when(incident.began_at)),
+        ("Began", when(incident.began_at) if incident.began_known else "–"),
         ("Opened", when(incident.opened_at)),
         ("Detected", f"{when(incident.detected_at)} by {incident.detected_by or 'unknown'}"),
         ("Acknowledged", when(incident.acknowledged_at) if incident.acknowledged_at else "–"),
