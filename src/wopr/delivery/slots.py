@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from wopr.core.errors import WoprError
 from wopr.delivery import commands
 from wopr.delivery.context import Context
 from wopr.delivery.look import containers
@@ -25,6 +26,7 @@ from wopr.delivery.release import (
     read_snapshot,
     read_state,
 )
+from wopr.ops.journal import JournalFailed
 
 COMPOSE_SECONDS = 120.0
 DRAIN_SECONDS = 20.0
@@ -69,12 +71,16 @@ class Ahead:
         return not self.creating.cancelled() and self.creating.exception() is None
 
     async def undo(self) -> None:
-        """Remove them: the release may not come in."""
+        """Remove them: the release may not come in. What this stumbles over is told; why it may not matters more."""
         await self.done()
         ctx, slot = self.ctx, self.beside.slot
-        await ctx.fence.run(commands.remove_slot(ctx.place, other(slot)))
-        files = await read_snapshot(ctx.host, ctx.place, self.serving.number)
-        await write_environment(ctx, self.serving, files, slot)
+        try:
+            await ctx.fence.run(commands.remove_slot(ctx.place, other(slot)))
+            files = await read_snapshot(ctx.host, ctx.place, self.serving.number)
+            await write_environment(ctx, self.serving, files, slot)
+        except WoprError as error:
+            with contextlib.suppress(JournalFailed):
+                ctx.step("not cleared away", problem=error.message)
 
 
 @contextlib.asynccontextmanager
