@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,23 +12,34 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.live import wait_for
 from tests.machines.engine import Engine
 
 from wopr.core.postgres import free_port
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "Caddyfile"
 UP_SECONDS = 60.0
-UNREADY_SECONDS = 1.5
+WAIT_SECONDS = 60.0
+CHECKS = 3  # Caddy has taken in the first when it asks for the second; one more for a check that was under way
 
 
 @dataclass
 class Slot:
-    """What stands behind Caddy; `cuts` is how many requests it takes and leaves without an answer."""
+    """What stands behind Caddy. `cuts` is how many requests it takes and leaves without an answer.
+
+    `refused` counts the checks to which it said that it is not ready; `reached` lists requests, and whether it was.
+    """
 
     ready: bool = True
     cuts: int = 0
-    reached: list[str] = field(default_factory=list)
+    refused: int = 0
+    reached: list[tuple[str, bool]] = field(default_factory=list)
     port: int = 0
+
+    def refuses_more(self) -> None:
+        """Wait until Caddy heard anew that it is not ready."""
+        before = self.refused
+        wait_for(lambda: self.refused >= before + CHECKS, "checks of Caddy", WAIT_SECONDS)
 
 
 @pytest.fixture
@@ -37,7 +49,9 @@ def slot() -> Iterator[Slot]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/ready":
-                self._answer(200 if here.ready else 503)
+                ready = here.ready
+                self._answer(200 if ready else 503)
+                here.refused += not ready
             else:
                 self._serve()
 
@@ -46,7 +60,7 @@ def slot() -> Iterator[Slot]:
             self._serve()
 
         def _serve(self) -> None:
-            here.reached.append(self.command)
+            here.reached.append((self.command, here.ready))
             if here.cuts:
                 here.cuts -= 1
                 self.connection.shutdown(socket.SHUT_RDWR)
@@ -105,17 +119,29 @@ def _container(engine: Engine, folder: Path) -> Iterator[None]:
 def test_a_request_waits_while_the_only_slot_is_not_ready_for_a_moment(
     caddy: httpx.Client, slot: Slot, method: str
 ) -> None:
+    content = b"x" * 100_000 if method == "POST" else None
+    sent = threading.Event()
+
+    def trace(what: str, _more: object) -> None:
+        if what == "http11.send_request_headers.complete":
+            sent.set()
+
     slot.ready = False
-    time.sleep(UNREADY_SECONDS)  # several checks, so that Caddy knows
-    threading.Timer(UNREADY_SECONDS, setattr, (slot, "ready", True)).start()
-    assert caddy.request(method, "/", content=b"x" * 100_000 if method == "POST" else None).status_code == 200
-    assert slot.reached == [method]
+    slot.refuses_more()
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(caddy.request, method, "/", content=content, extensions={"trace": trace})
+        assert sent.wait(WAIT_SECONDS)
+        slot.refuses_more()
+        assert not asking.done()
+        slot.ready = True
+        assert asking.result().status_code == 200
+    assert slot.reached == [(method, True)]
 
 
 def test_what_a_slot_may_have_done_is_not_asked_again(caddy: httpx.Client, slot: Slot) -> None:
     slot.cuts = 1
     assert caddy.post("/", content=b"pay").status_code == 502
-    assert slot.reached == ["POST"]
+    assert slot.reached == [("POST", True)]
     slot.cuts = 1
     assert caddy.get("/").status_code == 200
-    assert slot.reached == ["POST", "GET", "GET"]
+    assert slot.reached == [("POST", True), ("GET", True), ("GET", True)]
