@@ -11,7 +11,7 @@ from tests.delivery.hosting import ssh_machine
 
 from wopr.core.errors import Invalid
 from wopr.delivery.errors import HostFailed
-from wopr.delivery.hosts import Host, LocalHost, SshHost, host_of
+from wopr.delivery.hosts import Host, LocalHost, Output, SshHost, host_of
 
 GIVEN_UP_SECONDS = 30.0
 
@@ -122,3 +122,11 @@ async def test_a_command_that_is_given_up_while_it_starts_is_ended_all_the_same(
     children = set(psutil.Process().children(recursive=True)) - set(before)  # a database of another test lives, too
     living = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
     assert not [child for child in living if child.name() in ("sh", "cat", "sleep")]
+
+
+def test_a_complaint_is_the_error_and_not_its_remedy() -> None:
+    ours = b"starting\nerror: DATABASE_POOL_SIZE can't be used.\n  fix: Correct it.\n"
+    assert Output(1, err=ours).complaint == "DATABASE_POOL_SIZE can't be used."
+    assert Output(1, b"it broke\n\n").complaint == "it broke"
+    assert Output(1, err=b"fix: nothing else\n").complaint == "fix: nothing else"
+    assert Output(3).complaint == "exit code 3"

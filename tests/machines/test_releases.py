@@ -106,6 +106,7 @@ def test_a_bad_release_never_stops_the_old_one(site: Installation, kind: str) ->
     verdict = json.loads(done.stdout)
     assert (verdict["verdict"], verdict["serving"]) == ("bad", serving)
     assert reason in verdict["reason"]
+    assert image not in verdict["reason"], "it is named beside its reason everywhere"
     assert load.failures == []
     assert site.containers()[f"api-{site.state()['active']['slot']}"]["Id"] == running, "the old one was touched"
     whole(site)
@@ -143,7 +144,7 @@ def test_a_wrong_setting_is_found_before_anybody_meets_it(site: Installation) ->
         assert done.returncode == 1
         verdict = json.loads(done.stdout)
         assert verdict["serving"] == serving
-        assert "crashed" in verdict["reason"]
+        assert "crashed: DATABASE_POOL_SIZE ('many') can't be used" in verdict["reason"].replace(" (exit code 1)", "")
         whole(site)
     finally:
         site.set_env("DATABASE_POOL_SIZE", "")
@@ -278,13 +279,19 @@ def test_a_migration_that_destroys_is_refused_until_it_is_allowed_and_then_nobod
 def test_a_migration_that_fails_leaves_the_old_release_and_its_database(site: Installation) -> None:
     serving = site.settle()
     head = site.psql("SELECT version_num FROM alembic_version")
-    image = site.derive(migration(f"{head}_x", head, "CREATE TABLE twice (id int); SELECT 1/0"))
+    image = site.derive(migration(f"{head}_x", head, "ALTER TABLE bots DROP COLUMN nowhere"))
     done = site.deploy(image, "--allow-destructive")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert json.loads(done.stdout)["serving"] == serving
+    verdict = json.loads(done.stdout)
+    assert verdict["serving"] == serving
+    for words in ("The migrations failed: PostgreSQL", 'column "nowhere" of relation "bots" does not exist: ALTER'):
+        assert words in verdict["reason"]
     assert site.psql("SELECT version_num FROM alembic_version") == head
-    assert site.psql("SELECT count(*) FROM pg_tables WHERE tablename = 'twice'") == "0"
     whole(site)
+    site.release(site.derive())
+    back = site.wopr("rollback", "--json", "--ready", "180")
+    assert back.returncode == 0, back.stderr
+    assert f"{head}_x" not in back.stdout, "what failed is not in the database"
 
 
 def migration(revision: str, after: str, sql: str) -> str:

@@ -171,6 +171,7 @@ def _finish(verdict: "Verdict", where: Where, *, exit_code: bool, as_json: bool)
         return
     if not verdict.good:
         kept = f"Release {verdict.serving} serves ({verdict.platform})." if verdict.serving else "Nothing serves."
-        output.fail(f"Release {verdict.release} failed: {verdict.reason}. {kept}", remedy=where.paste("wopr releases"))
+        why = verdict.reason.rstrip(".")
+        output.fail(f"Release {verdict.release} failed: {why}. {kept}", remedy=where.paste("wopr releases"))
     if not as_json:
         output.result(f"release {verdict.release} serves: {verdict.platform} ({verdict.seconds:.1f} s)")

@@ -132,7 +132,8 @@ def _write(sight: Sight) -> None:
         result(f"bots      {', '.join(f'{count} {word}' for word, count in glance.bots.items())}")
     for each in sight.deploys:
         seen = _deploy(each)
-        result(f"{seen['what']:<10}{seen['at']} release {seen['release']} {seen['verdict']} {dim(seen['by'])}")
+        number = f"release {seen['release']} " if seen["release"] else ""
+        result(f"{seen['what']:<10}{seen['at']} {number}{seen['verdict']} {dim(seen['by'])}")
     for incident in sight.incidents:
         result(f"incident  {bad(f'INC-{incident.number:04}')} {incident.severity} {incident.title[:TITLE_CHARACTERS]}")
 

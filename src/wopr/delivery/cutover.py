@@ -199,6 +199,8 @@ async def _drained(ctx: Context, part: Part) -> None:
 async def _abandon(ctx: Context, incoming: Incoming, state: State, reason: str, began: float) -> Verdict:
     """The release never served. Its verdict first, so that it is known at once; then what is left of it goes."""
     ctx.step("refused", reason=reason)
+    recorded = await read_release(ctx.host, ctx.place, incoming.release.number)  # with the migrations that really ran
+    incoming = replace(incoming, release=recorded)
     verdict = await _judge(ctx, _bad(incoming, reason, began), state.active)
     slot: Slot = other(state.active.slot) if state.active else "blue"
     await _clear(ctx, slot)

@@ -5,6 +5,7 @@ the idle slot → readiness → commit → drain → observation → verdict. A 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from wopr.delivery.commands import PLUGIN, STANDALONE, Compose
 from wopr.delivery.context import Context, Tell
 from wopr.delivery.cutover import Failed, Incoming, Limits, Verdict, condemn, cut_over, services
 from wopr.delivery.dump import dump_verified
+from wopr.delivery.dump_source import revision
 from wopr.delivery.env_look import refuse_bad_env
 from wopr.delivery.errors import HostFailed, Refused
 from wopr.delivery.hosts import Host
@@ -32,6 +34,7 @@ from wopr.delivery.release import (
     read_release,
     read_releases,
     read_state,
+    record,
     record_new,
 )
 from wopr.delivery.sight import record_sight
@@ -103,7 +106,7 @@ async def _deploy(ctx: Context, request: Request) -> Verdict:
         return Verdict("unchanged", serving.number, serving.number, serving.platform)
     await _not_quarantined(ctx, release, request)
     if reason := await images_on_host.unfit(ctx, release.platform):
-        return await _turned_away(ctx, release, snapshot, f"{release.platform}: {reason}")
+        return await _turned_away(ctx, release, snapshot, reason)
     ctx.step("image fits")
     async with creating_ahead(ctx, release, snapshot, state) as ahead:
         try:
@@ -268,8 +271,18 @@ async def _migrate(ctx: Context, release: Release, plan: Pending, request: Reque
     except WoprError as error:
         if isinstance(error, Refused) or (isinstance(error, HostFailed) and error.no_room):
             raise
+        await _record_what_ran(ctx, release, plan)
         raise Failed(error.message) from error
     ctx.step("migrated", to=reached)
+
+
+async def _record_what_ran(ctx: Context, release: Release, plan: Pending) -> None:
+    """Leave in a release whose migrations failed only those that are in the database, or no rollback could pass it."""
+    with contextlib.suppress(WoprError):  # where the database can't be asked they all count
+        at = await revision(ctx.host, ctx.place)
+        steps = [plan.at, *(migration["revision"] for migration in release.migrations)]
+        if at in steps:
+            await record(ctx.fence, replace(release, migrations=release.migrations[: steps.index(at)]))
 
 
 def _recorded(plan: Pending) -> tuple[Mapping[str, str], ...]:

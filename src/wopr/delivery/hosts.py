@@ -58,8 +58,14 @@ class Output:
     @property
     def complaint(self) -> str:
         """The last line that says why, for a person."""
-        lines = (self.err or self.out).decode("utf-8", "replace").strip().splitlines()
-        return lines[-1].strip() if lines else f"exit code {self.code}"
+        lines = complaints((self.err or self.out).decode("utf-8", "replace"))
+        return lines[-1] if lines else f"exit code {self.code}"
+
+
+def complaints(wrote: str) -> Sequence[str]:
+    """The lines of what a program wrote; of our errors without the remedy, which is for who runs that program."""
+    lines = [line.strip() for line in wrote.splitlines() if line.strip()]
+    return [line.removeprefix("error: ") for line in lines if not line.startswith("fix: ")] or lines
 
 
 class Host(Protocol):

@@ -26,6 +26,7 @@ from wopr.delivery.dump_source import (
     revision,
 )
 from wopr.delivery.errors import HostFailed, Refused
+from wopr.delivery.hosts import complaints
 from wopr.delivery.place import Place
 
 SQL_SECONDS = 60.0
@@ -33,6 +34,7 @@ MIGRATE_SECONDS_MAX = 3600.0
 CONTAINER = "migrate"
 STATEMENTS_NAMED_MAX = 10
 OVERRIDE = "--allow-destructive"
+NOT_ITS_MIGRATIONS = "The image answered something else than its migrations."
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ async def run_migrations(host: Runner, place: Place, image: str, *, allow_destru
     done = await host.run(argv, input=environment.encode(), timeout=MIGRATE_SECONDS_MAX)
     if not done.ok:
         raise HostFailed(
-            f"The migrations of {image} failed: {_complaint(done.err or done.out)}",
+            f"The migrations failed: {_complaint(done.err or done.out)}",
             remedy="The failed one was rolled back; the old release still runs. Correct it and release again.",
         )
     return str(json.loads(done.out)["to"])
@@ -212,15 +214,15 @@ async def _ask(host: Runner, place: Place, image: str, *, after: str | None) -> 
     done = await host.run(argv, timeout=SQL_SECONDS)
     if not done.ok:
         raise HostFailed(
-            f"{image} does not say what its migrations do: {_complaint(done.err or done.out)}",
+            f"The image does not say what its migrations do: {_complaint(done.err or done.out)}",
             remedy=f"Try: {shlex.join(argv)}",
         )
     try:
         document = json.loads(done.out)
     except ValueError as error:
-        raise HostFailed(f"{image} answered something else than its migrations.", remedy="Is it ours?") from error
+        raise HostFailed(NOT_ITS_MIGRATIONS, remedy="Is it ours?") from error
     if not isinstance(document, dict):
-        raise HostFailed(f"{image} answered something else than its migrations.", remedy="Is it ours?")
+        raise HostFailed(NOT_ITS_MIGRATIONS, remedy="Is it ours?")
     return document
 
 
@@ -235,4 +237,4 @@ def _judged(classifier: Classifier, entry: Mapping[str, Any]) -> Migration:
 
 def _complaint(text: bytes) -> str:
     """The end of what a program said, where the reason stands."""
-    return " ".join(text.decode("utf-8", "replace").split())[-600:] or "it said nothing"
+    return " ".join(" ".join(complaints(text.decode("utf-8", "replace"))).split())[-600:] or "it said nothing"

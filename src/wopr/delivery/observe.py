@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from wopr.delivery import commands
 from wopr.delivery.commands import API_PORT, UI_PORT
-from wopr.delivery.hosts import Host
+from wopr.delivery.hosts import Host, complaints
 from wopr.delivery.look import coming, containers, look, unready
 from wopr.delivery.place import ROLES, Place, Slot
 from wopr.delivery.plan import Container
@@ -24,6 +24,7 @@ ERROR_SHARE_MAX = 0.05
 ERROR_GROWTH_MAX = 3.0
 REQUESTS_MIN = 20
 LOG_LINES = 30
+SAID_CHARACTERS_MAX = 300
 # Asked by ourselves and by Caddy all the time; they would hide what customers meet.
 OWN_ROUTES = ("/ready", "/readyz", "/health", "/livez", "/metrics")
 REQUESTS_LINE = re.compile(r"^wopr_http_requests_total\{([^}]*)\} ([0-9.e+]+)$", re.MULTILINE)
@@ -125,8 +126,7 @@ async def counts(host: Host, place: Place, slot: Slot) -> Counts:
 async def _crash(host: Host, crashed: Container) -> str:
     """What a container that crashed said last."""
     wrote = await host.run(commands.logs(crashed.name, LOG_LINES))
-    lines = [line.strip() for line in (wrote.err + wrote.out).decode("utf-8", "replace").splitlines() if line.strip()]
-    said = f": {lines[-1][:300]}" if lines else ""
+    said = complaints((wrote.err + wrote.out).decode("utf-8", "replace"))
     # One that is being started again has no exit code of its own any more.
     code = f" (exit code {crashed.exit_code})" if crashed.exit_code else ""
-    return f"{crashed.service} crashed{code}{said}"
+    return f"{crashed.service} crashed{code}{f': {said[-1][:SAID_CHARACTERS_MAX]}' if said else ''}"

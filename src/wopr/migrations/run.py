@@ -9,15 +9,16 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from wopr.core.db import sqlalchemy_url
-from wopr.core.errors import NotFound
+from wopr.core.errors import NotFound, UpstreamFailed
 
 # Two processes that start at once must not migrate at once: the second waits, then finds nothing to do.
 MIGRATION_LOCK = 0x574F5052
+STATEMENT_CHARACTERS_MAX = 300
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,10 @@ def _sql_of(before: str, revision: str) -> RevisionSql:
 
 
 async def upgrade(url: str, target: str = "head") -> None:
-    """Bring the database at `url` to `target`, all pending migrations in order, in one transaction each."""
+    """Bring the database at `url` to `target`, all pending migrations in order, in one transaction each.
+
+    UpstreamFailed with PostgreSQL's own words when one fails: it is rolled back, those before it stay.
+    """
     engine = create_async_engine(sqlalchemy_url(url), poolclass=NullPool)
     try:
         async with engine.connect() as connection:
@@ -94,6 +98,12 @@ async def upgrade(url: str, target: str = "head") -> None:
             await connection.commit()
             try:
                 await _upgrade(connection, target)
+            except DBAPIError as error:
+                statement = " ".join((error.statement or "").split())
+                raise UpstreamFailed(
+                    f"PostgreSQL refused a migration: {error.driver_exception}: {statement[:STATEMENT_CHARACTERS_MAX]}",
+                    remedy="It was rolled back, those before it stay. Correct it, then: wopr migrate apply",
+                ) from error
             finally:
                 await connection.rollback()
                 await connection.exec_driver_sql(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})")
