@@ -44,9 +44,6 @@ class Stack:
     def headers(self) -> Mapping[str, str]:
         return {}
 
-    def transport(self) -> None:
-        """As usual."""
-
     @property
     def mail(self) -> str:
         return f"http://localhost:{self.ports['resend']}"

@@ -5,7 +5,6 @@ import json
 import secrets
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,23 +26,6 @@ from wopr.fleet.runtimes.addresses import bot_network
 WAIT_SECONDS = 180.0
 QUESTION = "What does a bot cost?"
 NO_IMAGE = "127.0.0.1:9/wopr-bot:missing"  # a port of this machine at which nobody listens
-
-
-class Again(httpx.HTTPTransport):
-    """Sends again what the proxy answered by itself because the one slot that serves missed a check.
-
-    Caddy waits then, but Debian's (2.6) only with a GET (caddyserver/caddy#5838), and a busy machine misses one.
-    """
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
-            answer = super().handle_request(request)
-            nobody = answer.status_code == 503 and answer.headers.get("content-length") == "0"
-            if not nobody or time.monotonic() > deadline:
-                return answer
-            answer.close()
-            time.sleep(0.2)
 
 
 @dataclass(frozen=True)
@@ -70,9 +52,6 @@ class Site:
     @property
     def mail(self) -> str:
         return f"http://{self.host}:{self.stand_ins + 1}"
-
-    def transport(self) -> httpx.BaseTransport:
-        return Again()
 
     def settings(self) -> list[str]:
         return self.installed.chosen(
@@ -153,9 +132,7 @@ class Asking(threading.Thread):
         super().__init__(daemon=True)
         headers = {**person.stack.headers, "authorization": f"Bearer {person.make_key()[1]}"}
         place = person.stack
-        http = httpx.Client(
-            base_url=place.api, headers=headers, timeout=60, trust_env=False, transport=place.transport()
-        )
+        http = httpx.Client(base_url=place.api, headers=headers, timeout=60, trust_env=False)
         self._person, self._bot = Person(person.stack, person.email, person.tenant_id, http), bot_id
         self._enough = threading.Event()
         self.answered = 0
