@@ -112,3 +112,13 @@ def test_a_command_to_paste_means_the_same_installation() -> None:
     assert Where().paste("wopr deploy") == "wopr deploy"
     far = Where(dir="/srv/my wopr", host="ada@vps:2222", name="acme")
     assert far.paste("wopr releases") == "wopr releases --dir '/srv/my wopr' --host ada@vps:2222 --name acme"
+    options = "--dir '/srv/my wopr' --host ada@vps:2222 --name acme"
+    assert far.pasted("Wait, or: wopr lock release") == f"Wait, or: wopr lock release {options}"
+    assert far.pasted("wopr rollback --to 3") == f"wopr rollback {options} --to 3"
+    assert far.pasted("Install wopr again.") == "Install wopr again."
+
+
+def test_what_an_error_says_to_do_is_for_the_installation_that_was_meant(path: Path) -> None:
+    code, said = wopr(path, "rollback")
+    assert code == 3
+    assert said.rstrip().endswith(f"fix: wopr deploy --dir {path.parent / 'wopr'}")

@@ -320,6 +320,18 @@ async def test_a_passing_failure_is_tried_again_later_each_time_but_a_newer_imag
     assert await deliverer.look() == Ended("good", 3)
 
 
+async def test_why_a_look_did_not_do_all_that_it_should_is_known_until_the_next_one() -> None:
+    world = Simulated(registry_troubles=[UpstreamFailed("away")], release_troubles=[Refused("no")])
+    deliverer = serving(world)
+    await step(deliverer, world)
+    assert isinstance(deliverer.failure, UpstreamFailed)
+    world.tags[PLATFORM] = 2
+    await step(deliverer, world)
+    assert isinstance(deliverer.failure, Refused)
+    await step(deliverer, world)
+    assert deliverer.failure is None
+
+
 async def test_a_host_that_does_not_answer_ends_nothing_and_is_told_once() -> None:
     world = Simulated()
     deliverer = serving(world)

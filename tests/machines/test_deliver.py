@@ -278,6 +278,7 @@ def test_wrong_credentials_are_told_with_what_mends_them_and_what_runs_goes_on(
     site.set_env("REGISTRY_PASSWORD", "wrong")
     try:
         done = site.wopr("deliver", "--once")
+        assert done.returncode == 1
         assert "REGISTRY_PASSWORD" in done.stdout + done.stderr
         assert "robot" in done.stdout
         slot = site.state()["active"]["slot"]

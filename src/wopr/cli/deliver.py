@@ -13,6 +13,7 @@ from wopr.cli.installation import Teller, Where, operator
 from wopr.cli.options import shared
 from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption, ProgressKind, ProgressOption
 from wopr.core.stop import Stop
+from wopr.delivery.errors import Refused
 
 if TYPE_CHECKING:
     from wopr.core.settings import Settings
@@ -80,6 +81,8 @@ async def _deliver(how: How, where: Where, *, once: bool, as_json: bool) -> str 
     try:
         if once:
             ended = await deliverer.look()
+            if deliverer.failure:  # it was told already
+                raise typer.Exit(output.REFUSED if isinstance(deliverer.failure, Refused) else output.FAILED)
             return ended.verdict if ended else None
         hooks = await _listen(deliverer, world, settings)
         try:

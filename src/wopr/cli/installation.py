@@ -1,5 +1,6 @@
 """Options that say which installation a command means: its folder, its host, its name; and what follows from them."""
 
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from wopr.ops.journal import Journal
 
 DIR = "/root/wopr-platform"
+# Commands on an installation, as remedies name them.
+OURS = re.compile(r"\bwopr (deploy|rollback|releases|lock show|lock release|secrets list)\b")
 # What goes on behind a step, for whoever waits. Behind those that are not named, nothing takes long.
 NEXT = {
     "locked": "looking at what is there",
@@ -65,6 +68,10 @@ class Where:
         return shlex.join(
             (*command.split(), *(word for name, is_, usual in given if is_ != usual for word in (name, is_)))
         )
+
+    def pasted(self, remedy: str) -> str:
+        """A remedy whose commands mean the same installation."""
+        return OURS.sub(lambda command: self.paste(command[0]), remedy)
 
     def journal(self) -> "Journal":
         """The installation's own journal; for another host the one of this machine's operator."""

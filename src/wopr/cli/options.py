@@ -2,6 +2,8 @@
 
 `@shared` stands under `@app.command(…)`. A parameter whose type is a dataclass is replaced by its fields in what Typer
 sees, and handed to the command as one object; options that only some commands have stand in its subclasses.
+
+Errors of a command on an installation name commands to paste: they get the options that say which one is meant.
 """
 
 import functools
@@ -9,6 +11,9 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
+
+from wopr.cli.installation import Where
+from wopr.core.errors import WoprError
 
 Returned = TypeVar("Returned")
 
@@ -24,7 +29,12 @@ def shared(command: Callable[..., Returned]) -> Callable[..., Returned]:
         made = {
             name: kind(**{field.name: given.pop(field.name) for field in fields(kind)}) for name, kind in groups.items()
         }
-        return command(**given, **made)
+        try:
+            return command(**given, **made)
+        except WoprError as error:
+            if where := next((group for group in made.values() if isinstance(group, Where)), None):
+                error.remedy = where.pasted(error.remedy)
+            raise
 
     own = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values() if p.name not in groups]
     more = [parameter for kind in groups.values() for parameter in _parameters(kind)]

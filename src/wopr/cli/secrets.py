@@ -141,7 +141,7 @@ async def _settings_there(where: Where) -> dict[str, str]:
         if text is None:
             raise HostFailed(
                 f"{place.env} is not there on {host.describe()}.",
-                remedy=f"Give the right --dir, or make it: {where.paste('wopr deploy')}",
+                remedy="Give the right --dir, or make it: wopr deploy",
             )
         return parsed_env(text.decode("utf-8", "replace"))
     finally:

@@ -93,11 +93,15 @@ def dealt_with(kind: str, image: str, releases: Sequence[Release], *, moved: boo
 
 @dataclass
 class Deliverer:
-    """Watches tags (kind → reference) and releases what is new behind them."""
+    """Watches tags (kind → reference) and releases what is new behind them.
+
+    `failure` is why the last look could not ask for a tag, or not release what it found; None when it could.
+    """
 
     world: World
     watched: Mapping[str, Reference]
     period_seconds: float = PERIOD_SECONDS
+    failure: WoprError | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _expected: dict[str, float] = field(default_factory=dict)  # kind → until when its tag may lag behind
     _lag_seconds: float = LAG_STEP_SECONDS
@@ -132,6 +136,7 @@ class Deliverer:
     async def look(self) -> Ended | None:
         """One pass; how its release ended, when there was something to release."""
         self._wake.clear()
+        self.failure = None
         if self._ask_again > self.world.monotonic():
             return None  # not even a notification makes us ask sooner
         found = {kind: digest for kind, image in self.watched.items() if (digest := await self._asked(kind, image))}
@@ -194,6 +199,7 @@ class Deliverer:
 
     def _complain_once(self, about: str, what: str, error: WoprError) -> None:
         """Tell a trouble when it begins and when it becomes another one, not each time."""
+        self.failure = error
         sort = type(error).__name__
         if self._complaints.get(about) != sort:
             self._complaints[about] = sort
@@ -239,6 +245,7 @@ class Deliverer:
         self, error: WoprError, found: Mapping[str, str], wanted: Sequence[str], key: tuple[str, ...]
     ) -> None:
         """Give up on what will not change by itself; try the rest again, later each time."""
+        self.failure = error
         told = {"images": list(key), "fix": error.remedy}
         if isinstance(error, Refused) and error.code in FINAL:
             for kind in wanted:
