@@ -194,6 +194,7 @@ def test_back_brings_images_settings_and_configuration_and_is_in_the_books(site:
     old_env = (site.folder / ".env").read_text()
     site.set_env("WOPR_TEST_MARK", secrets.token_hex(4))
     second = site.release(site.derive())["serving"]
+    site.set_env("WOPR_TEST_MARK", "never-released")
     with Load(site) as load:
         done = site.wopr("rollback", "--reason", "logins fail", "--json", "--ready", "180")
     assert done.returncode == 0, done.stderr
@@ -201,6 +202,10 @@ def test_back_brings_images_settings_and_configuration_and_is_in_the_books(site:
     assert (verdict["from"], verdict["to"], verdict["serving"]) == (second, first, second + 1)
     assert load.failures == []
     assert (site.folder / ".env").read_text() == old_env
+    unreleased = site.folder / ".env.unreleased"
+    assert "WOPR_TEST_MARK=never-released" in unreleased.read_text()
+    assert unreleased.stat().st_mode & 0o777 == 0o600
+    unreleased.unlink()
     whole(site)
     found = {one["number"]: one for one in site.releases()["releases"]}
     assert found[second]["verdict"] == "rolled back"

@@ -259,6 +259,8 @@ def test_a_teardown_keeps_the_data_and_a_deploy_brings_everything_back(site: Ins
 
 
 def test_a_wipe_leaves_nothing_but_the_settings_and_what_was_done(site: Installation) -> None:
+    for name in ("deliver.alive", "deliver.failed"):
+        (site.folder / name).write_text("{}")
     asked = site.wopr("teardown", "--wipe")
     assert asked.returncode == 2
     assert "DESTROYED" in asked.stderr

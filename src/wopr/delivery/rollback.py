@@ -155,10 +155,7 @@ async def _settle(ctx: Context, back: Back, current: Release, release: Release, 
     await record(ctx.fence, current.judged(Judgement.ROLLED_BACK, why))
     if not current.same_content(release):
         await quarantine.add(ctx.fence, current, why)
-    place = ctx.place
-    for name, path in (("env", place.env), ("compose.yaml", place.compose), ("Caddyfile", place.caddyfile)):
-        if await ctx.host.read(path) != snapshot.files[name]:
-            await ctx.fence.write(path, snapshot.files[name], 0o600 if name == "env" else 0o644)
+    await _restore_files(ctx, current, snapshot)
     ctx.step("files restored", from_release=release.restores)
     facts = {
         "key": f"release-{current.number}",
@@ -170,6 +167,20 @@ async def _settle(ctx: Context, back: Back, current: Release, release: Release, 
     title = f"Release {current.number} was rolled back to release {release.restores}: {why}"[:200]
     incident = open_incident(ctx.journal, title, "SEV3", back.by or "operator", facts)
     resolve_incident(ctx.journal, incident, f"Release {release.restores} serves again, as release {release.number}.")
+
+
+async def _restore_files(ctx: Context, current: Release, snapshot: Snapshot) -> None:
+    """Write the operator's files as the older release had them. Edits that were never released are put beside them."""
+    place = ctx.place
+    released = await read_snapshot(ctx.host, place, current.number)
+    for name, path in (("env", place.env), ("compose.yaml", place.compose), ("Caddyfile", place.caddyfile)):
+        mode = 0o600 if name == "env" else 0o644
+        there = await ctx.host.read(path)
+        if there and there not in (snapshot.files[name], released.files[name]):
+            await ctx.fence.write(f"{path}.unreleased", there, mode)
+            ctx.step("kept what was never released", file=f"{path}.unreleased")
+        if there != snapshot.files[name]:
+            await ctx.fence.write(path, snapshot.files[name], mode)
 
 
 def _target(releases: Sequence[Release], current: Release, to: int | None) -> Release:

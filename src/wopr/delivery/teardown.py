@@ -14,6 +14,7 @@ from wopr.delivery import commands, setup
 from wopr.delivery.api_journal import take_in
 from wopr.delivery.commands import PROJECT_LABEL, Command
 from wopr.delivery.context import Tell
+from wopr.delivery.deliver_handover import ALIVE_FILE, FAILED_FILE
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.glance import installation_name
 from wopr.delivery.hosts import Host
@@ -170,7 +171,8 @@ class _Down:
 def _written(place: Place) -> list[str]:
     """What wopr wrote, except the journal with its pages, and the lock, whose number must go on growing."""
     files = [place.compose, place.caddyfile, place.stack_env, place.state, place.quarantine, place.registry_config]
-    files += [f"{place.dir}/{name}" for name in ("slots", "caddy", "deliver.json", f".{setup.SHIPPED_RECORD}")]
+    files += [f"{place.dir}/{name}" for name in ("slots", "caddy", f".{setup.SHIPPED_RECORD}")]
+    files += [f"{place.dir}/{name}" for name in ("deliver.json", ALIVE_FILE, FAILED_FILE)]
     return [*files, place.releases, place.dumps]
 
 
