@@ -133,7 +133,7 @@ async def test_the_password_travels_by_standard_input_and_never_on_a_command_lin
     assert given == b"DATABASE_URL=postgresql://wopr:p%40ss%20w%2Frd@wopr-postgres:5432/wopr_platform\n"
     assert argv[:4] == ("sh", "-c", 'cat | "$@"', "migrate")
     assert argv[4:] == migrate_command(PLACE, "image", allow_destructive=False)
-    assert host.asked[0][0] == ("docker", "rm", "-f", "wopr-migrate")
+    assert host.asked[0][0] == ("docker", "rm", "-f", "-v", "wopr-migrate")
 
 
 def test_the_word_for_destroying_reaches_the_image_only_when_it_was_said() -> None:

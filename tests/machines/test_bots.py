@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.machines import second
 from tests.machines.dying import die, dying
-from tests.machines.engine import INSTALLATION, Engine
+from tests.machines.engine import INSTALLATION, LABEL, Engine
 from tests.machines.fleet import WAIT_SECONDS, Containers, answering, spec, until
 from tests.machines.registry import Registry, serving
 from tests.machines.second import Daemon
@@ -20,6 +20,7 @@ from tests.machines.swarmfleet import login
 from wopr.core.ids import new_id
 from wopr.fleet.runtimes.addresses import bot_network
 from wopr.fleet.runtimes.containers import UNREADABLE_GENERATION
+from wopr.fleet.runtimes.engine import Engine as EngineClient
 from wopr.fleet.runtimes.engine import EngineAway
 from wopr.fleet.runtimes.node_agent import SPARE_IMAGES
 from wopr.fleet.runtimes.protocol import Ended, RuntimeFailed
@@ -47,6 +48,20 @@ async def test_a_start_that_was_killed_anywhere_is_finished_by_the_next_process(
             assert calls > 8
             return
     raise AssertionError("it never came to the end")
+
+
+async def test_a_container_leaves_no_volume_that_only_it_had(engine: Engine, platform_image: str) -> None:
+    """The firewall is set up by a container of the platform's image, which has a volume of its own."""
+    client = EngineClient(engine.socket)
+    try:
+        container = await client.create("", {"Image": platform_image, "Labels": {LABEL: engine.run_id}})
+        described = await client.inspect(container)
+        assert described is not None
+        (mount,) = described["Mounts"]
+        await client.remove(container)
+        assert engine.docker("volume", "inspect", mount["Name"], check=False).returncode != 0
+    finally:
+        await client.close()
 
 
 async def test_a_removal_that_was_killed_anywhere_is_finished_by_the_next_process(bots: Containers) -> None:

@@ -184,6 +184,8 @@ def _the_happy_path(flat: Flat) -> None:
 
 
 def _teardown_keeps_data_unless_it_is_told_to_wipe(flat: Flat) -> None:
+    kept = flat.run("docker inspect --format '{{range .Mounts}}{{.Name}} {{end}}' wopr-ops-platform-ui-1")
+    assert kept.strip() == "", "a volume without a name would be left behind each time"
     flat.run(f"{EVERYTHING} down")
     assert "wopr-ops_postgres-data" in flat.run("docker volume ls -q")
     flat.run(f"{COMPOSE} up -d postgres")

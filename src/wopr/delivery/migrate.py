@@ -161,7 +161,7 @@ async def run_migrations(host: Runner, place: Place, image: str, *, allow_destru
     Each migration is one transaction, and a lock in the database keeps two runs apart. A container that a killed run
     left is ended first: what it had not committed is rolled back.
     """
-    await expect(host, ("docker", "rm", "-f", place.container(CONTAINER)), "A leftover migration can't be ended")
+    await expect(host, ("docker", "rm", "-f", "-v", place.container(CONTAINER)), "A leftover migration can't be ended")
     secret = await expect(host, password_command(place), "The database's password can't be read")
     address = f"{place.container(SERVICE)}:{PORT}/{DATABASE}"
     environment = f"DATABASE_URL=postgresql://{USER}:{quote(secret.text, safe='')}@{address}\n"

@@ -114,9 +114,9 @@ class Engine:
         await self.call("POST", f"containers/{container}/rename", query={"name": name})
 
     async def remove(self, container: str) -> None:
-        """Delete a container, running or not; one that is gone or going is fine."""
+        """Delete a container, running or not, with volumes that have no name; one that is gone or going is fine."""
         with _fine(NOT_FOUND, CONFLICT):
-            await self.call("DELETE", f"containers/{container}", query={"force": "true"})
+            await self.call("DELETE", f"containers/{container}", query={"force": "true", "v": "true"})
 
     async def image(self, reference: str) -> Json | None:
         """A local image."""

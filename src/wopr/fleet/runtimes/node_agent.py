@@ -106,7 +106,7 @@ def clear(installation: str, bot: str) -> None:
     labels = [f"wopr.installation={installation}", f"wopr.bot={bot}"]
     copiers = urllib.parse.quote(json.dumps({"label": [*labels, "wopr.copying"]}))
     for container in ask("GET", f"/containers/json?all=true&filters={copiers}")[1]:
-        ask("DELETE", f"/containers/{container['Id']}?force=true")
+        ask("DELETE", f"/containers/{container['Id']}?force=true&v=true")
     for volume in volumes(labels):
         remove(volume)
 
@@ -201,7 +201,7 @@ def copy(told: dict[str, Any]) -> None:
         ask("POST", "/volumes/create", {"Name": name, "Labels": told["labels"]})
     present = inspect(told["name"])
     if present is not None and present["Config"]["Labels"] != told["container"]["Labels"]:
-        ask("DELETE", f"/containers/{told['name']}?force=true")
+        ask("DELETE", f"/containers/{told['name']}?force=true&v=true")
         present = None
     if present is None:
         status, found = ask("POST", f"/containers/create?name={told['name']}", told["container"])
@@ -210,10 +210,10 @@ def copy(told: dict[str, Any]) -> None:
     # One that has ended does it anew: who knows when that was.
     status, found = ask("POST", f"/containers/{told['name']}/start")
     if status > OK_MAX and status != NOT_MODIFIED:
-        ask("DELETE", f"/containers/{told['name']}?force=true")
+        ask("DELETE", f"/containers/{told['name']}?force=true&v=true")
         raise Refused(NO_COPIER, str(found.get("message", found)))
     code = end_of(told["name"])
-    ask("DELETE", f"/containers/{told['name']}?force=true")
+    ask("DELETE", f"/containers/{told['name']}?force=true&v=true")
     if code != 0:
         raise Refused(1, f"its copier ended with {code}")
 
@@ -228,7 +228,7 @@ def end_of(container: str) -> int:
         if present["State"]["Status"] in ("exited", "dead"):
             return int(present["State"]["ExitCode"])
         time.sleep(POLL_SECONDS)
-    ask("DELETE", f"/containers/{container}?force=true")
+    ask("DELETE", f"/containers/{container}?force=true&v=true")
     raise Refused(1, f"its copier took longer than {COPY_SECONDS_MAX / 60:.0f} minutes")
 
 
