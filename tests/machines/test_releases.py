@@ -278,6 +278,10 @@ def test_a_migration_that_destroys_is_refused_until_it_is_allowed_and_then_nobod
     back = site.wopr("rollback", "--json")
     assert back.returncode == 3
     assert "--despite-migrations" in back.stderr
+    older = site.deploy(site.derive(base=site.platform))
+    assert older.returncode == 3
+    assert f"{head}_drop (destroys)" in older.stderr
+    assert "--allow-destructive" in older.stderr
     site.platform = image
 
 

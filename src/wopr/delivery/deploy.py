@@ -6,7 +6,7 @@ the idle slot → readiness → commit → drain → observation → verdict. A 
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -22,7 +22,7 @@ from wopr.delivery.env_look import refuse_bad_env
 from wopr.delivery.errors import HostFailed, Refused
 from wopr.delivery.hosts import Host
 from wopr.delivery.lock import hold
-from wopr.delivery.migrate import Pending, guard, pending, run_migrations
+from wopr.delivery.migrate import Pending, fatal, guard, pending, run_migrations
 from wopr.delivery.place import Place
 from wopr.delivery.recover import recover
 from wopr.delivery.release import (
@@ -237,8 +237,23 @@ async def _judged_migrations(
     plan = await pending(ctx.fence, ctx.place, release.platform)
     if not plan.ahead:
         guard(plan, allow_destructive=request.allow_destructive, cutover=state.active is not None)
+    elif not request.allow_destructive:
+        _guard_older(plan, await read_releases(ctx.host, ctx.place))
     ctx.step("migrations judged", pending=len(plan.migrations), kind=str(plan.kind))
     return plan
+
+
+def _guard_older(plan: Pending, releases: Sequence[Release]) -> None:
+    """An image older than the database runs on what later releases left there only where that broke nothing."""
+    later = [(one, release.number) for release in releases for one in release.migrations if one["revision"] > plan.head]
+    breaking = [f"{one['revision']} ({one['kind']}) of release {number}" for one, number in later if fatal(one)]
+    if breaking:
+        raise Refused(
+            f"The image ends at {plan.head} and can't run on the database as later releases left it: "
+            f"{', '.join(breaking)}; nothing was changed.",
+            code="database_ahead",
+            remedy="Restore the dump taken before it (in dumps/), or, when you know that it runs: --allow-destructive",
+        )
 
 
 async def _first_services(ctx: Context, release: Release, snapshot: Snapshot) -> None:

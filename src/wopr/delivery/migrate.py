@@ -117,6 +117,11 @@ async def between(host: Runner, place: Place, image: str, after: str | None) -> 
     return judge(await _ask(host, place, image, after=after), {})
 
 
+def fatal(migration: Mapping[str, str]) -> bool:
+    """Whether an older release can't run on what a migration, as a release records it, left."""
+    return bool(migration.get("breaks")) or migration["kind"] == Kind.DESTROYS
+
+
 def judge(document: Mapping[str, Any], types: Mapping[tuple[str, str], str]) -> Pending:
     """The verdict on what `wopr migrate --sql --json` wrote. UpstreamFailed when that is not its format."""
     try:

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 
 from wopr.delivery import commands, quarantine
 from wopr.delivery.api_journal import take_in
-from wopr.delivery.classify import Kind
 from wopr.delivery.context import Context, Tell
 from wopr.delivery.cutover import Incoming, Limits, Verdict, cut_over
 from wopr.delivery.deploy import find_compose
 from wopr.delivery.errors import HostFailed, Refused
 from wopr.delivery.hosts import Host
 from wopr.delivery.lock import hold
+from wopr.delivery.migrate import fatal
 from wopr.delivery.place import Place
 from wopr.delivery.recover import recover
 from wopr.delivery.release import (
@@ -83,8 +83,7 @@ def database_left(releases: Sequence[Release], target: Release) -> tuple[list[st
             continue
         for migration in release.migrations:
             line = f"{migration['revision']} ({migration['kind']}) of release {release.number}"
-            fatal = bool(migration.get("breaks")) or migration["kind"] == Kind.DESTROYS
-            known = breaks if fatal else stays
+            known = breaks if fatal(migration) else stays
             if not any(migration["revision"] in other.split() for other in known):
                 known.append(line)
     return stays, breaks
