@@ -217,6 +217,14 @@ def test_a_fault_in_the_settings_refuses_the_release_with_its_line(site: Install
         site.set_env("MODELS_DIR", "")
 
 
+def test_a_setting_that_is_refused_is_not_in_the_file_afterwards(site: Installation) -> None:
+    before = (site.folder / ".env").read_text()
+    refused = site.deploy("", "--set", "MODELS_DIR=models")
+    assert refused.returncode == 3
+    assert "MODELS_DIR is a relative path" in refused.stderr
+    assert (site.folder / ".env").read_text() == before
+
+
 def test_the_secrets_are_told_by_name_and_age_and_never_by_value(site: Installation) -> None:
     command = [*site.command, "secrets", "list", "--dir", str(site.folder), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=site.variables(), timeout=60)

@@ -92,7 +92,10 @@ async def deploy(host: Host, place: Place, journal: Journal, request: Request, t
 async def _deploy(ctx: Context, request: Request) -> Verdict:
     ctx.step("locked", token=ctx.fence.token)
     await recover(ctx)
-    await setup.complete(ctx.fence, await setup.look(ctx.host, ctx.place, request.settings or {}))
+    lacking = await setup.look(ctx.host, ctx.place, request.settings or {})
+    if request.settings:  # what is refused shall not be in the file afterwards
+        await refuse_bad_env(ctx.host, ctx.place, lacking.env.encode())
+    await setup.complete(ctx.fence, lacking)
     snapshot = await read_inputs(ctx.host, ctx.place)
     ctx = replace(ctx, settings=commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace")))
     ctx.operation.hide(ctx.settings)
