@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from functools import partial
 
 from wopr.emulators.digitalocean import actions, droplets, faults, firewalls
 from wopr.emulators.digitalocean.errors import ActionFailed
@@ -60,11 +61,14 @@ class Operator:
             if key not in self._tasks and self._wants(droplet, power.get(int(key), Power.ABSENT)):
                 task = asyncio.create_task(self._look_after(key, power.get(int(key), Power.ABSENT)))
                 self._tasks[key] = task
-                task.add_done_callback(lambda _, key=key: self._done(key))
+                task.add_done_callback(partial(self._done, key))
 
-    def _done(self, key: str) -> None:
+    def _done(self, key: str, task: asyncio.Task[None]) -> None:
         del self._tasks[key]
-        self._something.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("droplet %s is tried again at the next look", key, exc_info=error)
+        else:
+            self._something.set()
 
     def _wants(self, droplet: Document, power: Power) -> bool:
         if droplet.get("_destroyed") or actions.pending(self._world, droplet["id"]) is not None:
