@@ -30,16 +30,21 @@ class Operator:
         world.wake = self._something.set
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled. Machines that can't be reached are tried again, and again."""
+        while True:
+            try:
+                await self._work()
+            except (ActionFailed, OSError) as failed:
+                log.warning("the machines can't be reached: %s", failed)
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _work(self) -> None:
         try:
             await self._machines.open(self._something.set)
             await self._tidy()
             while True:
                 self._something.clear()
-                try:
-                    self._attend(await self._machines.power())
-                except ActionFailed as failed:
-                    log.warning("the machines can't be looked at: %s", failed)
+                self._attend(await self._machines.power())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._something.wait(), _LOOK_SECONDS)
         finally:
