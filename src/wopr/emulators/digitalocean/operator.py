@@ -15,7 +15,7 @@ from wopr.emulators.digitalocean.world import World
 from wopr.emulators.documents import Document
 
 _LOOK_SECONDS = 5.0  # how often machines are looked at although nobody said that one changed
-_AFTER_FAILURE_SECONDS = 1.0
+_AFTER_FAILURE_SECONDS = 3.0
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +64,7 @@ class Operator:
         for droplet in droplets.all_of(self._world):
             key = droplet["id"]
             if key not in self._tasks and self._wants(droplet, power.get(int(key), Power.ABSENT)):
-                task = asyncio.create_task(self._look_after(key, power.get(int(key), Power.ABSENT)))
+                task = asyncio.create_task(self._look_after(key))
                 self._tasks[key] = task
                 task.add_done_callback(partial(self._done, key))
 
@@ -82,9 +82,10 @@ class Operator:
             return True
         return droplet["status"] != "new" and droplet.get("_wall") != self._mark(droplet)
 
-    async def _look_after(self, key: str, power: Power) -> None:
+    async def _look_after(self, key: str) -> None:
         try:
-            await self._next_step(key, power)
+            # Looked at anew: what made this task was seen while the task before it may have been at work.
+            await self._next_step(key, (await self._machines.power()).get(int(key), Power.ABSENT))
         except ActionFailed as failed:
             log.warning("droplet %s: %s", key, failed)
             await asyncio.sleep(_AFTER_FAILURE_SECONDS)
