@@ -119,6 +119,14 @@ def test_a_machine_comes_back_with_its_address_and_data_and_runs_user_data_once(
     assert key.ssh(address, "cat /root/ran").stdout == ran
 
 
+def test_a_machine_that_hangs_is_helped_by_a_power_cycle(cloud: Cloud, key: Key, machine: int, engine: Engine) -> None:
+    address, before = cloud.address(machine), boots(key, cloud.address(machine))
+    engine.docker("pause", f"wopr-cloud-{engine.run_id}-{machine}")
+    assert cloud.ended(cloud.begin(machine, "power_cycle")) == "completed"
+    assert up(cloud, key, machine) == address
+    assert boots(key, address) != before
+
+
 @pytest.mark.parametrize("how", ["power_off", "shutdown", "its own poweroff"])
 def test_a_machine_that_is_off_answers_nothing_until_it_is_switched_on(
     cloud: Cloud, key: Key, machine: int, how: str
@@ -225,11 +233,11 @@ def test_machines_run_on_without_the_stand_in_and_strangers_are_removed(
     address, before = cloud.address(machine), boots(key, cloud.address(machine))
     cloud.end()
     assert boots(key, address) == before
-    label = ("--label", f"{CLOUD}={engine.run_id}", "--label", "wopr.droplet=7", "--name", f"stray-{engine.run_id}-7")
-    image = engine.state(f"wopr-cloud-{engine.run_id}-{machine}", ".Image")
-    engine.docker("create", *label, image)
+    prefix = f"wopr-cloud-{engine.run_id}"
+    label = ("--label", f"{CLOUD}={engine.run_id}", "--label", "wopr.droplet=7")
+    engine.docker("create", "--name", f"{prefix}-7", *label, engine.state(f"{prefix}-{machine}", ".Image"))
     cloud.start()
-    until(lambda: objects(engine, f"stray-{engine.run_id}-7") == [], cloud.told)
+    until(lambda: objects(engine, f"{prefix}-7") == [], cloud.told)
     assert (cloud.status(machine), boots(key, address)) == ("active", before)
     cloud.begin(machine, "power_cycle")
     until(lambda: boots(key, address) not in ("", before), cloud.told)
