@@ -18,7 +18,8 @@ import wopr.cli
 from wopr.cli.root import app, build
 
 # Servers run until they are stopped; they have no result to write.
-SERVERS = {"wopr api", "wopr ui", "wopr engine", "wopr emulators stripe", "wopr emulators resend", "wopr emulators all"}
+SERVERS = {"wopr api", "wopr ui", "wopr engine"}
+SERVERS |= {f"wopr emulators {name}" for name in ("stripe", "resend", "digitalocean", "all")}
 # Commands that change nothing: no --dry-run, and nothing that could be done already.
 READING = {
     *(f"wopr {noun} list" for noun in ("admin", "bots", "images", "incident", "models", "nodes", "secrets")),
