@@ -19,6 +19,7 @@ from aiohttp import web
 from fastapi import FastAPI
 from pydantic import SecretStr
 from tests.inference.engines.tiny import write_tiny_model
+from tests.inference.provision.conftest import ADMINISTRATOR
 from tests.machines import cloud as clouds
 from tests.machines.cloud import Cloud
 from tests.machines.engine import Engine
@@ -139,7 +140,7 @@ async def desk(db: Database, box: Cloud, images: Registry, weights: Path, tmp_pa
         app.state.platform = platform
         app.include_router(router)
         install_error_handlers(app)
-        app.dependency_overrides[guard.platform_admin] = lambda: None
+        app.dependency_overrides[guard.authenticate] = lambda: ADMINISTRATOR
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         serve = asyncio.create_task(server.serve(sockets=[listener]))
         async with httpx.AsyncClient(base_url=settings.node_api_url, timeout=60) as api:

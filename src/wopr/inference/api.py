@@ -5,8 +5,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.accounts.guard import PlatformAdmin, Reader
+from wopr.accounts.guard import Once, PlatformAdmin, Reader
 from wopr.cloud.compute import Compute
 from wopr.cloud.digitalocean import digitalocean
 from wopr.core.errors import Unauthenticated
@@ -78,16 +79,20 @@ async def register(_principal: PlatformAdmin, platform: PlatformDep, body: NewNo
 
 
 @router.post("/api/admin/nodes/provision", operation_id="nodes_provision", status_code=202)
-async def provision(_principal: PlatformAdmin, platform: PlatformDep, body: NewNodes) -> NodesBody:
+async def provision(_principal: PlatformAdmin, platform: PlatformDep, body: NewNodes, once: Once) -> NodesBody:
     """Rent machines and make nodes of them, which goes on by itself: `provision_stage` tells how far it is."""
     plan = await ordering.plan(
         _cloud(platform), platform.settings, region=body.region, size=body.size, count=body.count
     )
-    about = {"nodes": ", ".join(plan.node_ids), "size": plan.size.slug, "region": plan.region}
-    async with journaled(platform, "nodes.provision", **about), platform.db.begin() as session:
-        await rented.add(session, plan.node_ids, plan.terms, platform.settings.gpu_nodes_max, _now(platform))
+
+    async def order(session: AsyncSession) -> NodesBody:
+        about = {"nodes": ", ".join(plan.node_ids), "size": plan.size.slug, "region": plan.region}
+        async with journaled(platform, "nodes.provision", **about):
+            await rented.add(session, plan.node_ids, plan.terms, platform.settings.gpu_nodes_max, _now(platform))
         made = [await registry.get(session, NodeId(node_id)) for node_id in plan.node_ids]
-    return NodesBody(nodes=[node_body(node, platform.clock.now()) for node in made])
+        return NodesBody(nodes=[node_body(node, platform.clock.now()) for node in made])
+
+    return await once.in_transaction(NodesBody, order)
 
 
 @router.get("/api/admin/node-sizes", operation_id="nodes_sizes")
