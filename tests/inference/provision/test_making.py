@@ -226,6 +226,30 @@ async def test_a_node_registers_itself_with_the_shared_secret_and_its_id(stage: 
     assert (await told("nonsense")).status_code == 422
 
 
+async def test_a_machine_that_is_quicker_than_our_look_is_located_all_the_same(stage: Stage) -> None:
+    (node_id,) = await stage.order()
+    await stage.until_stage(node_id, "waiting_active")
+    machine = stage.machine()
+    await machine.open()
+    await machine.report("downloading_models")
+    await stage.loop.run_pass()
+    found = await stage.node(node_id)
+    assert (found["provision_stage"], found["host"]) == ("downloading_models", "127.0.0.1")
+
+
+async def test_a_report_before_the_machine_is_known_changes_nothing_and_is_told_so(stage: Stage) -> None:
+    stage.box.fault(method="POST", path="/v2/droplets", status=502, after=True)
+    (node_id,) = await stage.order()
+    await stage.loop.run_pass()
+    stage.box.settled()
+    machine = stage.machine()
+    await machine.open()
+    assert (await machine.report("registering")).json()["provision_stage"] == "creating"
+    stage.anew()
+    await stage.until_stage(node_id, "waiting_agent")
+    assert (await machine.report("registering")).json()["changed"] is True
+
+
 async def test_one_nodes_secret_says_nothing_of_another(stage: Stage) -> None:
     first, second = await stage.order(count=2)
     await stage.until_stage(second, "waiting_agent")
