@@ -23,7 +23,8 @@ SERVERS |= {f"wopr emulators {name}" for name in ("stripe", "resend", "digitaloc
 # Commands that change nothing: no --dry-run, and nothing that could be done already.
 READING = {
     *(f"wopr {noun} list" for noun in ("admin", "bots", "images", "incident", "models", "nodes", "secrets")),
-    *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook")),
+    *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook", "nodes")),
+    "wopr nodes sizes",
     *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),
     *("wopr check", "wopr completion", "wopr releases", "wopr status"),
     "wopr smoke",  # walks as a customer of its own, and deletes the bot that it made
@@ -43,7 +44,7 @@ EACH_TIME = {
     *("wopr admin link", "wopr bots create", "wopr bots restart", "wopr bots say", "wopr images push"),
     *("wopr incident note", "wopr incident open", "wopr logbook decide", "wopr logbook note"),
     *("wopr rollback", "wopr secrets rotate", "wopr trigger clock", "wopr trigger stripe"),
-    "wopr trigger node",
+    *("wopr trigger node", "wopr nodes provision", "wopr nodes reboot", "wopr nodes retry"),
 }
 # What else a verb is called; the alias is hidden and takes the same options.
 ALIASES = {"ls": ("list",), "rm": ("remove",), "remove": ("rm",), "delete": ("rm", "remove")}

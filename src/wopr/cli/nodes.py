@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from wopr.cli import nodes_rented
 from wopr.cli.output import (
     USAGE,
     DryRunOption,
@@ -42,9 +43,9 @@ def list_(as_json: JsonOption = False) -> None:
     if as_json:
         json_document({"nodes": [_document(node) for node in found]})
         return
-    rows = [(node.id, node.host, node.region, node.size, node.status, _health(node), _seen(node)) for node in found]
+    rows = [(node.id, node.host, node.region, node.size, _state(node), _health(node), _seen(node)) for node in found]
     headers = ("node", "host", "region", "size", "status", "services", "last answer")
-    table(headers, rows, "There are no nodes yet: wopr nodes register NODE --host HOST")
+    table(headers, rows, "There are no nodes yet: wopr nodes provision, or wopr nodes register NODE --host HOST")
 
 
 app.command("ls", hidden=True, epilog="Example: wopr nodes ls")(list_)
@@ -99,7 +100,7 @@ def remove(
     exit_code: ExitCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Forget a node: nothing more is sent to it. The machine itself is left alone. One that is gone already is fine."""
+    """Forget a node that was registered by hand; its machine is left alone. One that is gone already is fine."""
     from wopr.core.ids import NodeId
     from wopr.inference import nodes
 
@@ -122,6 +123,7 @@ def remove(
 
 for alias in ("rm", "delete"):
     app.command(alias, hidden=True, epilog=f"Example: wopr nodes {alias} gpu-1 --yes")(remove)
+nodes_rented.add_to(app)
 
 
 async def _look(session: "AsyncSession", node_id: str) -> "Node | None":
@@ -153,6 +155,13 @@ def _ports(pairs: list[str]) -> dict[str, int]:
     return ports
 
 
+def _state(node: "Node") -> str:
+    """Its status, or how far its making is."""
+    if node.desired == "gone":
+        return "given back"
+    return node.status if node.provision_stage in ("done", "failed") else node.provision_stage
+
+
 def _health(node: "Node") -> str:
     return " ".join(f"{name}:{'ok' if node.service_health.get(name) else 'down'}" for name in sorted(node.ports))
 
@@ -176,6 +185,8 @@ def _document(node: "Node") -> dict[str, Any]:  # whatever json can write
         "service_health": dict(node.service_health),
         "ports": dict(node.ports),
         "monthly_cost_cents": node.monthly_cost_cents,
+        "rented": node.provider is not None,
+        "desired": node.desired,
         "last_health_at": node.last_health_at,
         "last_error": node.last_error,
     }

@@ -16,8 +16,9 @@ LOOKED_AT = (*SERVING_STATES, FAILED)
 
 
 async def services_down(session: AsyncSession) -> Sequence[Watched]:
-    """Every service as the watchdog last wrote it into the nodes' rows."""
-    return watched_services(await list_nodes(session))
+    """Every service as the watchdog last wrote it into the nodes' rows, and the nodes whose making came to nothing."""
+    nodes = await list_nodes(session)
+    return [*watched_services(nodes), *(_making(node) for node in nodes if node.provider is not None)]
 
 
 async def nodes_seen(session: AsyncSession) -> Sequence[Mapping[str, Any]]:
@@ -47,7 +48,8 @@ def watched_services(nodes: Sequence[Node]) -> Sequence[Watched]:
     """Each service as a whole and on each node; where nobody serves it, the nodes are covered by the whole. Pure."""
     sights: list[Watched] = []
     for service in SERVICES:
-        having = [node for node in nodes if service in node.ports and node.status in LOOKED_AT]
+        made = [node for node in nodes if node.provision_stage == "done"]
+        having = [node for node in made if service in node.ports and node.status in LOOKED_AT]
         if not having:
             continue
         parts = [_part(node, service) for node in having]
@@ -78,6 +80,16 @@ def _part(node: Node, service: str) -> Watched:
         down=down,
         since=since,
         detail=f"{node.id}: {memory.error}" if memory.error else "",
+    )
+
+
+def _making(node: Node) -> Watched:
+    return Watched(
+        key=f"making:{node.id}",
+        title=f"The node {node.id} could not be made, and its machine costs on",
+        severity=Severity.SEV3,
+        down=node.provision_stage == "failed" and node.desired != "gone",
+        detail=node.making.error or "",
     )
 
 

@@ -49,6 +49,12 @@ RESULTS = {
     "tenant-reinstated": Result("tenants", "good", "The tenant may go on."),
     "event-retried": Result("inbox", "good", "The event is applied again.", "Its state below is the result."),
     "node-registered": Result("nodes", "good", "The node is registered.", "The watchdog looks at it within seconds."),
+    "nodes-ordered": Result(
+        "nodes", "good", "The machines are ordered.", "They become nodes by themselves; their stages are below."
+    ),
+    "node-given-back": Result("nodes", "good", "The node is being given back.", "Its costs end with its machine."),
+    "node-retried": Result("nodes", "good", "The node is made again.", "Its machine before is given back first."),
+    "node-rebooted": Result("nodes", "good", "The machine restarts.", "Its services come back by themselves."),
     "node-removed": Result("nodes", "good", "The node is out of routing and forgotten."),
 }
 

@@ -1,4 +1,4 @@
-"""For administrators: tenants, bots, nodes, the payments inbox, loops. Everybody else gets 404."""
+"""For administrators: tenants, bots, the payments inbox, loops. Everybody else gets 404. Nodes: `admin_nodes`."""
 
 from __future__ import annotations
 
@@ -79,38 +79,6 @@ async def bots(visit: Administrator, cursor: str = "", q: str = "") -> Response:
     found = [bot for bot in page.bots if wanted in f"{bot.name} {bot.tenant_name} {bot.state}".lower()]
     values = {"bots": found[:BOTS_SHOWN], "found": len(found), "next_cursor": page.next_cursor, "q": q, "tab": "bots"}
     return visit.page("pages/admin_bots.html", values)
-
-
-@router.get("/admin/nodes")
-async def nodes(visit: Administrator) -> Response:
-    """Nodes with live health."""
-    return visit.page("pages/admin_nodes.html", {"nodes": await visit.api.inference.nodes(), "tab": "nodes"})
-
-
-@router.get("/admin/nodes/list")
-async def node_list(visit: Administrator) -> Response:
-    """The nodes alone, renewed every few seconds."""
-    return visit.page("parts/nodes.html", {"nodes": await visit.api.inference.nodes()})
-
-
-@router.post("/admin/nodes")
-async def register(visit: Administrator, id: Field = "", host: Field = "", region: Field = "") -> Response:
-    """Add a node."""
-    try:
-        await visit.api.inference.register_node(id.strip(), host.strip(), region=region.strip() or None)
-    except ApiError as error:
-        if error.unreachable or error.status == 401:
-            raise
-        values = {"nodes": await visit.api.inference.nodes(), "tab": "nodes", "problem": error}
-        return visit.page("pages/admin_nodes.html", values, error.status)
-    return redirect("/admin/nodes", "node-registered")
-
-
-@router.post("/admin/nodes/{node_id}/remove")
-async def remove(visit: Administrator, node_id: str) -> Response:
-    """Forget a node; the page has asked before."""
-    await visit.api.inference.remove_node(node_id)
-    return redirect("/admin/nodes", "node-removed")
 
 
 @router.get("/admin/inbox")
