@@ -38,6 +38,7 @@ from wopr.fleet.choices import Choices
 from wopr.inference import api as inference_api
 from wopr.inference import watchdog
 from wopr.inference.gateway import Gateway, build_gateway
+from wopr.inference.life import Life
 from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
 from wopr.inference.offer import offered_names
 from wopr.inference.outages import nodes_seen, services_down
@@ -65,10 +66,11 @@ async def find_choices(session: AsyncSession, settings: Settings) -> Choices:
 
 def table_of_loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
     """Everything that runs by itself in an API process."""
+    life = Life(platform.notifier, platform.clock.monotonic)
     return [
         *accounts_loops.loops(platform),
         *billing_loops.loops(platform),
-        watchdog.watchdog_loop(platform),
+        watchdog.watchdog_loop(platform, life),
         outages_loop(platform, (services_down, failing_loops), nodes_seen),
         *fleet_loops.loops(platform, fleet),
     ]

@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
-from wopr.inference.watchdog import FAILED, Memory, memories_of
+from wopr.inference.sights import Memory, memories_of
+from wopr.inference.watchdog import FAILED
 from wopr.ops.incidents import Severity
 from wopr.ops.outages import Watched
 

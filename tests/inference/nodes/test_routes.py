@@ -10,7 +10,7 @@ from tests.inference.nodes.conftest import FakeService
 from wopr.accounts import guard
 from wopr.core.platform import Platform
 from wopr.inference.api import router
-from wopr.inference.watchdog import watch_nodes
+from wopr.inference.watchdog import Watchdog
 from wopr.main import install_error_handlers
 
 
@@ -63,16 +63,16 @@ async def test_an_impossible_node_is_refused(admin: httpx.AsyncClient, body: dic
 
 
 async def test_models_on_offer_carry_prices_and_whether_they_can_be_asked(
-    admin: httpx.AsyncClient, platform: Platform, service: FakeService
+    admin: httpx.AsyncClient, watchdog: Watchdog, service: FakeService
 ) -> None:
     service.models = ("handbook", "my-llama")
     await admin.post("/api/admin/nodes", json={"id": "n", "host": "127.0.0.1", "ports": {"llama": service.port}})
-    await watch_nodes(platform)
+    await watchdog.watch()
     handbook, own = (await admin.get("/api/models")).json()["models"]
     assert (handbook["id"], handbook["kind"], handbook["available"]) == ("handbook", "chat", True)
     assert handbook["prompt_per_million_usd"] == "0.10"
     assert handbook["per_minute_usd"] is None
     assert own["id"] == "my-llama"
     await service.stop()
-    await watch_nodes(platform)
+    await watchdog.watch()
     assert [m["available"] for m in (await admin.get("/api/models")).json()["models"]] == [False, False]
