@@ -33,7 +33,7 @@ PORT_MAX = 65535
 class Backend:
     """One service of one node, as the gateway needs it. `base_url` has neither path nor trailing slash.
 
-    `wanted` is False while people or the ladder of repair keep new requests away from the node: what runs there may end.
+    `wanted` is False while people or the ladder of repair keep new requests away from it: what runs there may end.
     """
 
     node_id: NodeId
