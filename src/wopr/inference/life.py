@@ -47,17 +47,22 @@ class Life:
     now: Callable[[], float]
     _running: dict[tuple[str, Place], tuple[int, float]] = field(default_factory=dict)
     _advanced: dict[Place, float] = field(default_factory=dict)
-    _listening: bool = False
+    _since: float | None = None
 
     def listen(self) -> None:
         """Hear from now on; a second call changes nothing."""
-        if not self._listening:
-            self._listening = True
+        if self._since is None:
+            self._since = self.now()
             self.notifier.subscribe(LIFE_CHANNEL, self.hear)
+
+    def heard_long_enough(self) -> bool:
+        """Whether every process has had the time to say what runs: then what was not heard of does not run."""
+        return self._since is not None and self.now() - self._since >= HEARD_SECONDS
 
     def hear(self, payload: str) -> None:
         """One notification."""
         if payload == LOST:
+            self._since = self.now()  # what was told meanwhile is unknown
             return
         process, *words = payload.split(" ")
         now = self.now()

@@ -42,6 +42,7 @@ SLOW_SECONDS_MAX = 12.0
 MODELS_SECONDS = 60
 # A row whose only news is that the node answered is written this often.
 SEEN_SECONDS = 10
+ENDING = "under_way"
 ACTIVE, DEGRADED, FAILED = "active", "degraded", "failed"
 
 Place = tuple[str, str, str]  # node, service, address
@@ -224,6 +225,10 @@ def judge(node: Node, looks: Sequence[Look], now: int, *, elsewhere: Iterable[st
         memory = remember(memories.get(seen.service, Memory()), seen, now)
         memories[seen.service] = memory
         health[seen.service] = _healthy(node, memory, seen, spare=seen.service in elsewhere)
+    if node.repair.get("phase") == ENDING:
+        # Its machine is being ended on purpose: nothing that was seen before says anything about what comes up.
+        health = dict.fromkeys(health, False)
+        memories = {service: replace(memory, good=0) for service, memory in memories.items()}
     known = [memories.get(service, Memory()) for service in node.ports]
     if all(health.values()):
         status = ACTIVE
@@ -248,8 +253,8 @@ def remember(before: Memory, seen: Look, now: int) -> Memory:
     if seen.trouble is not None:
         since = before.failing_since if before.failures else now
         failures = before.failures + 1
-        wrong = {"failures": failures, "failing_since": since, "error": seen.error, "trouble": seen.trouble}
-        return replace(before, **wrong, good=0, models_at=models_at)
+        before = replace(before, failures=failures, failing_since=since, good=0, models_at=models_at)
+        return replace(before, error=seen.error, trouble=seen.trouble)
     disproved = seen.check is not None or (seen.advancing and before.trouble in STILL)
     if before.trouble in DEEP and not disproved:
         return before  # it does answer /health, as before

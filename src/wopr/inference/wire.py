@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httptools
 
 CONNECT_SECONDS = 1.5
+HTTP_PORT = 80
 BODY_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -56,7 +57,7 @@ async def ask(request: Ask) -> Reply:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            transport, answer = await loop.create_connection(_Answer, parts.hostname, parts.port)
+            transport, answer = await loop.create_connection(_Answer, parts.hostname or "", parts.port or HTTP_PORT)
     except TimeoutError as error:
         raise Unreachable(f"no connection within {CONNECT_SECONDS} s", refused=False) from error
     except OSError as error:
