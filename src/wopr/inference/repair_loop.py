@@ -181,6 +181,8 @@ class Repairer:
         async with self.platform.db.begin() as session:
             if await _write_repair(session, node, after):
                 await rented.begin_anew(session, node.id, now, done.why)
+                # What is made anew forgets its repair; this one is not over.
+                await session.execute(update(GpuNode).where(GpuNode.id == node.id).values(repair=after.to_json()))
 
     async def _ask(self, node: Node, before: Repair, now: int) -> None:
         try:
