@@ -42,6 +42,7 @@ from wopr.inference.life import Life
 from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
 from wopr.inference.offer import offered_names
 from wopr.inference.outages import nodes_seen, services_down
+from wopr.inference.provision_loop import provision_loop
 from wopr.inference.repair_loop import repair_loop
 from wopr.ops.loops import failing_loops, outages_loop
 
@@ -72,6 +73,7 @@ def table_of_loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
         *accounts_loops.loops(platform),
         *billing_loops.loops(platform),
         watchdog.watchdog_loop(platform, life),
+        provision_loop(platform),
         repair_loop(platform, life),
         outages_loop(platform, (services_down, failing_loops), nodes_seen),
         *fleet_loops.loops(platform, fleet),

@@ -307,4 +307,4 @@ def _known_off(node: Node, sight: Sight) -> bool:
 
 
 def _machine(node: Node, sight: Sight) -> Machine | None:
-    return (sight.machines or {}).get(node.droplet_id or "")
+    return (sight.machines or {}).get(node.making.machine_id or "")

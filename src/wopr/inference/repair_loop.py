@@ -164,8 +164,8 @@ class Repairer:
                 await self._store(node, replace(done, since=self._steady.epoch(), host_key=met.host_key))
             elif rung is Rung.REPLACE:
                 await self._replace(node, done, now)
-            elif step.action is not None and node.droplet_id is not None:
-                action = await self.cloud().act(node.droplet_id, step.action)
+            elif step.action is not None and node.making.machine_id is not None:
+                action = await self.cloud().act(node.making.machine_id, step.action)
                 hard = (*before.hard, now)
                 await self._store(node, replace(before, phase=Phase.UNDER_WAY, since=now, action=action, hard=hard))
         except SshFailed as error:
@@ -186,7 +186,7 @@ class Repairer:
 
     async def _ask(self, node: Node, before: Repair, now: int) -> None:
         try:
-            went = await self.cloud().acted(node.droplet_id or "", before.action or "")
+            went = await self.cloud().acted(node.making.machine_id or "", before.action or "")
         except CloudError as error:
             if error.retry:
                 return

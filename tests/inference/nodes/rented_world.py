@@ -146,17 +146,17 @@ class World:
         assert (await self.node(name)).status == "active"
         return self.machines[name]
 
-    async def until_cloud(self, machine_id: str, status: MachineStatus) -> None:
-        while (found := await self.cloud.get(machine_id)) is None or found.status is not status:
+    async def until_cloud(self, machine_id: str, status: MachineStatus, *, up: bool = True) -> None:
+        while (found := await self.cloud.get(machine_id)) is None or found.status is not status:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        while not all(fake.runner for machine in self.machines.values() for fake in machine.services.values()):
+        fakes = [fake for machine in self.machines.values() for fake in machine.services.values()]
+        while up and not all(fake.runner for fake in fakes):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     async def power_off(self, name: str) -> None:
-        machine_id = (await self.node(name)).droplet_id or ""
+        machine_id = (await self.node(name)).making.machine_id or ""
         await self.cloud.act(machine_id, Action.POWER_OFF)
-        while (found := await self.cloud.get(machine_id)) is None or found.status is not MachineStatus.OFF:
-            await asyncio.sleep(0.01)
+        await self.until_cloud(machine_id, MachineStatus.OFF, up=False)
 
     async def node(self, name: str = "gpu-1") -> Node:
         async with self.platform.db.begin() as session:

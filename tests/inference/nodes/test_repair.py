@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wopr.cloud.compute import Action, Machine, MachineStatus
 from wopr.core.ids import NodeId
-from wopr.inference.nodes import Node
+from wopr.inference.nodes import Making, Node
 from wopr.inference.repair import (
     HARD_AN_HOUR_LEAST,
     HOUR,
@@ -46,7 +46,7 @@ def node(
         service_health={"llama": trouble is None, "qwen": True},
         probe_state={"llama": bad.to_json(), "qwen": Memory(good=3).to_json()},
         provider="digitalocean",
-        droplet_id=name,
+        making=Making(machine_id=name),
         repair=(repair or Repair()).to_json(),
     )
     return replace(made, **more)  # type: ignore[arg-type]
@@ -178,7 +178,7 @@ def test_a_machine_is_not_replaced_again_soon() -> None:
 
 
 def test_without_a_cloud_a_restart_is_all_and_then_a_person_is_called() -> None:
-    own = node(provider=None, droplet_id=None, repair=on(Rung.RESTART, Phase.WATCH, error="no key"))
+    own = node(provider=None, making=Making(), repair=on(Rung.RESTART, Phase.WATCH, error="no key"))
     step = step_of(own, Sight(None))
     assert step is not None
     assert step.rung is Rung.PERSON

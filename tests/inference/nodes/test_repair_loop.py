@@ -144,11 +144,11 @@ async def test_a_machine_that_was_switched_off_is_switched_on(world: World) -> N
 async def test_what_nothing_helps_is_replaced_by_the_loop_that_makes_nodes(world: World) -> None:
     machine = await world.add()
     await machine.die(Rung.REPLACE)
-    old = (await world.node()).droplet_id
+    old = (await world.node()).making.machine_id
     while (await world.node()).provision_stage == "done":
         await world.drive()
     node = await world.node()
-    assert (node.provision_stage, node.droplet_id) == ("creating", old)
+    assert (node.provision_stage, node.making.machine_id) == ("creating", old)
     assert repair_of(node).rung is Rung.REPLACE
     before = node.repair
     await world.drive(5)
