@@ -76,3 +76,16 @@ async def test_models_on_offer_carry_prices_and_whether_they_can_be_asked(
     await service.stop()
     await watchdog.watch()
     assert [m["available"] for m in (await admin.get("/api/models")).json()["models"]] == [False, False]
+
+
+async def test_a_node_is_cordoned_and_repaired_through_the_api(admin: httpx.AsyncClient) -> None:
+    await admin.post("/api/admin/nodes", json={"id": "gpu-1", "host": "10.0.0.5"})
+    wanted = await admin.post("/api/admin/nodes/gpu-1/desired", json={"desired": "cordoned"})
+    assert wanted.json()["desired"] == "cordoned"
+    asked = await admin.post("/api/admin/nodes/gpu-1/repair", json={"rung": "restart"})
+    assert (asked.status_code, asked.json()["repair"]) == (202, "restart was asked for")
+    refused = await admin.post("/api/admin/nodes/gpu-1/repair", json={"rung": "replace"})
+    assert refused.status_code == 409
+    for path, body in (("desired", {"desired": "gone"}), ("repair", {"rung": "person"})):
+        assert (await admin.post(f"/api/admin/nodes/gpu-1/{path}", json=body)).status_code == 422
+    assert (await admin.post("/api/admin/nodes/none/desired", json={"desired": "drained"})).status_code == 404

@@ -99,10 +99,7 @@ async def register(visit: Administrator, id: Field = "", host: Field = "", regio
     try:
         await visit.api.inference.register_node(id.strip(), host.strip(), region=region.strip() or None)
     except ApiError as error:
-        if error.unreachable or error.status == 401:
-            raise
-        values = {"nodes": await visit.api.inference.nodes(), "tab": "nodes", "problem": error}
-        return visit.page("pages/admin_nodes.html", values, error.status)
+        return await _nodes_with(visit, error)
     return redirect("/admin/nodes", "node-registered")
 
 
@@ -111,6 +108,26 @@ async def remove(visit: Administrator, node_id: str) -> Response:
     """Forget a node; the page has asked before."""
     await visit.api.inference.remove_node(node_id)
     return redirect("/admin/nodes", "node-removed")
+
+
+@router.post("/admin/nodes/{node_id}/want")
+async def want(visit: Administrator, node_id: str, desired: Field = "") -> Response:
+    """Keep requests away from a node, empty it, or have it back."""
+    try:
+        await visit.api.inference.want_node(node_id, desired)
+    except ApiError as error:
+        return await _nodes_with(visit, error)
+    return redirect("/admin/nodes", f"node-{desired}")
+
+
+@router.post("/admin/nodes/{node_id}/repair")
+async def repair(visit: Administrator, node_id: str, rung: Field = "restart") -> Response:
+    """Repair a node now; the page has asked before."""
+    try:
+        await visit.api.inference.repair_node(node_id, rung)
+    except ApiError as error:
+        return await _nodes_with(visit, error)
+    return redirect("/admin/nodes", "node-repair")
 
 
 @router.get("/admin/inbox")
@@ -132,6 +149,14 @@ async def retry(visit: Administrator, event_id: str) -> Response:
 async def loops(visit: Administrator) -> Response:
     """What runs by itself, with its last run."""
     return visit.page("pages/admin_loops.html", {"loops": await visit.api.ops.loops(), "tab": "loops"})
+
+
+async def _nodes_with(visit: Visit, problem: ApiError) -> Response:
+    """The page of nodes with what went wrong; what concerns the visit itself is raised."""
+    if problem.unreachable or problem.status == 401:
+        raise problem
+    values = {"nodes": await visit.api.inference.nodes(), "tab": "nodes", "problem": problem}
+    return visit.page("pages/admin_nodes.html", values, problem.status)
 
 
 async def _tenants(visit: Visit, query: str, cursor: str, problem: ApiError | None = None) -> Response:
