@@ -28,6 +28,8 @@ VITALS_SECONDS_MAX = 1.0
 WORK_SECONDS_MAX = 60.0
 # Counters of these programs count work. Others' may count time, which goes on in a process that hangs.
 COUNTERS = ("llamacpp:", "wopr_engine_", "vllm:")
+# Requests that it works on, and those that wait for their turn as ours does.
+OPEN_REQUESTS = ("requests_running", "requests_processing", "requests_waiting", "requests_deferred")
 MODELS_MAX = 100
 NAME_LENGTH_MAX = 128
 ERROR_LENGTH_MAX = 300
@@ -49,7 +51,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Vitals:
-    """What a service counts: work that is done, requests that run."""
+    """What a service counts: work that is done, requests that run or wait there."""
 
     work: tuple[tuple[str, str], ...]
     running: int
@@ -65,7 +67,7 @@ async def look(backend: Backend, memory: Memory, wish: Wish) -> Look:
     except TimeoutError:
         if _advancing(wish, time.monotonic() - began):
             return Look(service, advancing=True)
-        return Look(service, Trouble.SILENT, f"no answer within {HEALTH_SECONDS_MAX:.0f} s")
+        return _silent(service, wish)
     except Unreachable as error:
         return _unreachable(service, error)
     if health.status != 200:
@@ -79,6 +81,15 @@ async def look(backend: Backend, memory: Memory, wish: Wish) -> Look:
         return Look(service, models=models, voices=voices)
     found = await _check(backend, told(memory, models, voices), wish)
     return replace(found, models=models, voices=voices)
+
+
+def _silent(service: str, wish: Wish) -> Look:
+    """Not even /health is answered. An engine that transcribes may hold everything else up for seconds."""
+    silent = wish.silent_seconds()
+    if wish.running() and silent < WORK_SECONDS_MAX:
+        why = f"requests run there, and nothing was heard of it for {silent:.0f} s"
+        return Look(service, Trouble.SLOW, why, silent_seconds=silent)
+    return Look(service, Trouble.SILENT, f"no answer within {HEALTH_SECONDS_MAX:.0f} s")
 
 
 async def _check(backend: Backend, memory: Memory, wish: Wish) -> Look:
@@ -177,7 +188,7 @@ def read_metrics(body: bytes) -> Vitals | None:
             continue
         if bare.endswith(("_total", "_sum")):
             work.append((name, value))
-        elif bare.endswith(("requests_running", "requests_processing")):
+        elif bare.endswith(OPEN_REQUESTS):
             running += float(value)
     return Vitals(tuple(work), int(running)) if work else None
 

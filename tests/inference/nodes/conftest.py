@@ -37,12 +37,15 @@ class FakeService:
     nonsense: bool = False
     # While it is not set, requests other than /health wait: as a service does that hangs.
     works: asyncio.Event = field(default_factory=asyncio.Event)
+    # While it is not set, not even /health is answered.
+    breathes: asyncio.Event = field(default_factory=asyncio.Event)
     metrics: str | None = None
     ticking: bool = False  # its counter of work goes up at every look
     runner: web.AppRunner | None = None
 
     async def start(self) -> None:
         self.works.set()
+        self.breathes.set()
         app = web.Application()
         voices = web.get("/v1/audio/voices", self._voices)
         app.add_routes([web.get("/health", self._health), web.get("/v1/models", self._models), voices])
@@ -59,6 +62,7 @@ class FakeService:
 
     async def _health(self, _request: web.Request) -> web.Response:
         self.asked += 1
+        await self.breathes.wait()
         return web.json_response({"status": "ok"}, status=self.status)
 
     async def _voices(self, _request: web.Request) -> web.Response:

@@ -257,6 +257,20 @@ async def test_busy_is_not_hung_when_customers_requests_get_on(
     assert (await seen(watchdog)).service_health == {"llama": True}
 
 
+async def test_silence_while_requests_run_is_work(
+    platform: Platform, watchdog: Watchdog, life: Life, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "HEALTH_SECONDS_MAX", 0.2)
+    await checked(platform, watchdog, service)
+    service.breathes.clear()
+    for _ in range(3):
+        life.hear("process gpu-1/llama=1")
+        assert (await seen(watchdog)).service_health == {"llama": True}
+    life.hear("process gpu-1/llama=0")
+    await watchdog.watch()
+    assert (await seen(watchdog)).service_health == {"llama": False}
+
+
 async def test_requests_that_show_no_progress_have_patience_but_not_for_ever(
     platform: Platform, watchdog: Watchdog, life: Life, service: FakeService, clock: ManualClock, quick: None
 ) -> None:
