@@ -39,7 +39,7 @@ from wopr.inference import api as inference_api
 from wopr.inference import watchdog
 from wopr.inference.gateway import Gateway, build_gateway
 from wopr.inference.life import Life
-from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
+from wopr.inference.nodes import SERVICES, Node, backends_of, list_nodes
 from wopr.inference.offer import offered_names
 from wopr.inference.outages import nodes_seen, services_down
 from wopr.inference.provision_loop import provision_loop
@@ -286,7 +286,7 @@ def _services(nodes: Sequence[Node]) -> list[dict[str, str]]:
     """What customers care about: whether some node serves each kind of request."""
     lines = []
     for service in SERVICES:
-        serving = sum(bool(node.service_health.get(service)) for node in nodes if node.status in SERVING_STATES)
+        serving = sum(backend.serves for node in nodes for backend in backends_of(node) if backend.service == service)
         state = "ok" if serving else "down"
         lines.append({"name": service, "status": state, "detail": f"{serving} of {len(nodes)} nodes"})
     return lines

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
+from wopr.inference.nodes import SERVICES, SERVING, SERVING_STATES, Node, list_nodes
 from wopr.inference.sights import Memory, memories_of
 from wopr.inference.watchdog import FAILED
 from wopr.ops.incidents import Severity
@@ -41,7 +41,7 @@ def watched_services(nodes: Sequence[Node]) -> Sequence[Watched]:
     """Each service as a whole and on each node; where nobody serves it, the nodes are covered by the whole. Pure."""
     sights: list[Watched] = []
     for service in SERVICES:
-        having = [node for node in nodes if service in node.ports and node.status in LOOKED_AT]
+        having = [node for node in nodes if service in node.ports and _is_to_serve(node)]
         if not having:
             continue
         parts = [_part(node, service) for node in having]
@@ -59,6 +59,11 @@ def watched_services(nodes: Sequence[Node]) -> Sequence[Watched]:
         )
         sights += [_covered(part) if nobody else part for part in parts]
     return sights
+
+
+def _is_to_serve(node: Node) -> bool:
+    """What is cordoned, drained or given back is kept from requests on purpose."""
+    return node.status in LOOKED_AT and node.desired == SERVING
 
 
 def _part(node: Node, service: str) -> Watched:

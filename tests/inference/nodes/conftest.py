@@ -1,8 +1,10 @@
 """A platform on a fresh database, and services of a node whose health a test decides."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,6 +97,20 @@ class FakeService:
             return web.json_response({"data": [{"embedding": list(self.vector)}]})
         assert asked["max_tokens"] == 1
         return web.json_response({"choices": [{"message": {"role": "assistant", "content": "1"}}]})
+
+
+@contextlib.contextmanager
+def dropping() -> Iterator[int]:
+    """A port of which nothing comes back: its queue is full, so that the kernel drops every further connection."""
+    with socket.socket() as listener, contextlib.ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port: int = listener.getsockname()[1]
+        for _ in range(4):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        yield port
 
 
 @pytest.fixture

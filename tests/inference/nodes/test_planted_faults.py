@@ -1,10 +1,8 @@
 """Faults planted in real processes: engines that are killed, stopped, busy, or behind a port that drops what comes."""
 
 import asyncio
-import contextlib
 import io
 import signal
-import socket
 import subprocess
 import wave
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 from tests.inference.engines.test_processes import engine
 from tests.inference.engines.tiny import write_tiny_model
-from tests.inference.nodes.conftest import SPOKEN, FakeService
+from tests.inference.nodes.conftest import SPOKEN, FakeService, dropping
 
 from wopr.core.clock import SystemClock
 from wopr.core.db import Database
@@ -162,20 +160,6 @@ def long_recording(times: int) -> bytes:
         recording.setparams(params)
         recording.writeframes(frames * times)
     return made.getvalue()
-
-
-@contextlib.contextmanager
-def dropping() -> Iterator[int]:
-    """A port of which nothing comes back: its queue is full, so that the kernel drops every further connection."""
-    with socket.socket() as listener, contextlib.ExitStack() as waiting:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        port: int = listener.getsockname()[1]
-        for _ in range(4):
-            one = waiting.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
-        yield port
 
 
 async def test_a_port_that_drops_what_comes_is_unreachable_and_only_its_service_is_out(
