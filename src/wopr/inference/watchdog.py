@@ -251,8 +251,9 @@ def remember(before: Memory, seen: Look, now: int) -> Memory:
     before = told(before, seen.models, seen.voices)
     models_at = before.models_at if seen.models is None else now
     if seen.trouble is not None:
-        since = before.failing_since if before.failures else now
-        failures = before.failures + 1
+        # Being slow is no failure that another one adds to.
+        first = not before.failures or (before.trouble is Trouble.SLOW) != (seen.trouble is Trouble.SLOW)
+        since, failures = (now, 1) if first else (before.failing_since, before.failures + 1)
         before = replace(before, failures=failures, failing_since=since, good=0, models_at=models_at)
         return replace(before, error=seen.error, trouble=seen.trouble)
     disproved = seen.check is not None or (seen.advancing and before.trouble in STILL)

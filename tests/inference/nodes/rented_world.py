@@ -15,7 +15,7 @@ from tests.inference.nodes.conftest import FakeService
 from wopr.cloud.compute import Action, MachineStatus, Order
 from wopr.cloud.digitalocean import DigitalOcean
 from wopr.cloud.ssh import SshFailed
-from wopr.core.clock import ManualClock
+from wopr.core.clock import Clock, ManualClock
 from wopr.core.ids import NodeId
 from wopr.core.platform import Platform
 from wopr.emulators.digitalocean import DigitalOceanSettings, build_digitalocean
@@ -42,6 +42,7 @@ class Machine:
     services: dict[str, FakeService] = field(default_factory=lambda: {name: FakeService() for name in SERVICES})
     cure: Rung | None = None
     deaf: bool = False
+    boot_seconds: float = 0.0
     boots: list[str] = field(default_factory=list)
     restarts: list[tuple[str, ...]] = field(default_factory=list)
     ends: str = "created"
@@ -51,6 +52,7 @@ class Machine:
         self.boots.append(self.ends)
         if self.cure in (Rung.REBOOT, Rung.POWER_CYCLE):
             self.cure, self.deaf = None, False
+        await asyncio.sleep(self.boot_seconds)
         await self.start()
         try:
             await asyncio.Event().wait()
@@ -103,7 +105,7 @@ class World:
     """The platform, the cloud and the machines of one test."""
 
     platform: Platform
-    clock: ManualClock
+    clock: Clock
     cloud: DigitalOcean
     watchdog: Watchdog
     life: Life
@@ -150,7 +152,7 @@ class World:
         while (found := await self.cloud.get(machine_id)) is None or found.status is not status:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         fakes = [fake for machine in self.machines.values() for fake in machine.services.values()]
-        while up and not all(fake.runner for fake in fakes):  # noqa: ASYNC110
+        while up and not all(fake.runner and fake.port for fake in fakes):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     async def power_off(self, name: str) -> None:
@@ -167,7 +169,8 @@ class World:
         for _ in range(passes):
             await self.watchdog.watch()
             await self.repairer.run_pass()
-            self.clock.advance(STEP_SECONDS)
+            if isinstance(self.clock, ManualClock):
+                self.clock.advance(STEP_SECONDS)
             await asyncio.sleep(0.02)  # the machines of this process want their turn
 
     async def until_serves(self, name: str = "gpu-1", passes: int = 400) -> float:
@@ -182,7 +185,7 @@ class World:
 
 
 @asynccontextmanager
-async def rented_world(platform: Platform, clock: ManualClock, life: Life, watchdog: Watchdog) -> AsyncIterator[World]:
+async def rented_world(platform: Platform, clock: Clock, life: Life, watchdog: Watchdog) -> AsyncIterator[World]:
     """A cloud with nothing in it, and who looks after nodes."""
     machines: dict[int, Machine] = {}
     world: World

@@ -178,6 +178,14 @@ def test_who_is_slow_is_spared_only_when_another_node_can_do_it() -> None:
     assert after(node, replace(slow, silent_seconds=1.0), elsewhere=("llama",)).service_health == {"llama": True}
 
 
+def test_having_been_slow_does_not_make_the_first_failure_the_last() -> None:
+    node = Node(ID, "h", ports={"llama": 1}, service_health={"llama": True})
+    for _ in range(FAILURES_BEFORE_FAILED):
+        node = after(node, Look("llama", Trouble.SLOW, "busy", silent_seconds=5.0))
+    node = after(node, Look("llama", Trouble.SILENT, "no answer"))
+    assert (node.service_health, memories_of(node.probe_state)["llama"].failures) == ({"llama": True}, 1)
+
+
 async def checked(platform: Platform, watchdog: Watchdog, service: FakeService, name: str = "llama") -> None:
     """A node whose service has passed its first check."""
     await node_with(platform, **{name: service.port})
