@@ -18,11 +18,13 @@ import wopr.cli
 from wopr.cli.root import app, build
 
 # Servers run until they are stopped; they have no result to write.
-SERVERS = {"wopr api", "wopr ui", "wopr engine", "wopr emulators stripe", "wopr emulators resend", "wopr emulators all"}
+SERVERS = {"wopr api", "wopr ui", "wopr engine"}
+SERVERS |= {f"wopr emulators {name}" for name in ("stripe", "resend", "digitalocean", "all")}
 # Commands that change nothing: no --dry-run, and nothing that could be done already.
 READING = {
     *(f"wopr {noun} list" for noun in ("admin", "bots", "images", "incident", "models", "nodes", "secrets")),
-    *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook")),
+    *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook", "nodes")),
+    "wopr nodes sizes",
     "wopr nodes ssh-key",
     *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),
     *("wopr check", "wopr completion", "wopr releases", "wopr status"),
@@ -43,7 +45,7 @@ EACH_TIME = {
     *("wopr admin link", "wopr bots create", "wopr bots restart", "wopr bots say", "wopr images push"),
     *("wopr incident note", "wopr incident open", "wopr logbook decide", "wopr logbook note"),
     *("wopr rollback", "wopr secrets rotate", "wopr trigger clock", "wopr trigger stripe"),
-    *("wopr trigger node", "wopr nodes repair"),
+    *("wopr trigger node", "wopr nodes provision", "wopr nodes reboot", "wopr nodes retry", "wopr nodes repair"),
 }
 # What else a verb is called; the alias is hidden and takes the same options.
 ALIASES = {"ls": ("list",), "rm": ("remove",), "remove": ("rm",), "delete": ("rm", "remove")}

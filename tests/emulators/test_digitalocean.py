@@ -14,6 +14,7 @@ import pytest
 from wopr.emulators.digitalocean import DigitalOceanSettings, build_digitalocean
 from wopr.emulators.digitalocean.machines import Addresses, Blueprint, Guest
 from wopr.emulators.digitalocean.simulated import Simulated
+from wopr.emulators.digitalocean.world import World
 
 from .conftest import served, until
 
@@ -443,6 +444,32 @@ def test_machines_that_nobody_ordered_are_removed_at_the_start(tmp_path: Path) -
 
     with served(build_digitalocean(DigitalOceanSettings(), lambda world: Leftover(world.documents))):
         until(lambda: destroyed == [7])
+
+
+def test_a_look_that_is_older_than_an_action_does_not_undo_it() -> None:
+    class Overlapping(Simulated):
+        """A machine that starts while everything is looked at."""
+
+        def __init__(self, world: World) -> None:
+            super().__init__(world.documents)
+            self.world, self.looking = world, asyncio.Event()
+
+        async def start(self, droplet_id: int) -> None:
+            self.looking.clear()
+            self.world.wake()
+            await self.looking.wait()
+            await super().start(droplet_id)
+
+        async def power(self) -> Any:
+            seen = await super().power()
+            self.looking.set()
+            await asyncio.sleep(0.2)
+            return seen
+
+    with served(build_digitalocean(machines_of=Overlapping)) as url, httpx.Client(base_url=url, headers=TOKEN) as api:
+        number = running(api)["id"]
+        running(api, name="node-2")  # by then everything was looked at again
+        assert droplet(api, number)["status"] == "active"
 
 
 def test_a_guest_runs_at_every_boot_with_what_its_machine_was_given() -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 LABEL = "wopr.test"
 # What the platform itself makes while it is tested has no label of ours; tests give it this name as its installation.
 INSTALLATION = "wopr.installation"
+CLOUD = "wopr.cloud"  # the same of the machines of the cloud in a box
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 COMMAND_SECONDS = 600.0
@@ -134,6 +135,7 @@ def running() -> Iterator[Engine]:
         finally:
             engine.sweep(engine.label)
             engine.sweep(f"{INSTALLATION}={engine.run_id}")
+            engine.sweep(f"{CLOUD}={engine.run_id}")
 
 
 def _socket() -> str:
@@ -214,7 +216,7 @@ def _started(pid: int) -> str:
 
 def _sweep_dead_runs(engine: Engine) -> None:
     """Remove what runs left behind that were killed."""
-    for label in (LABEL, INSTALLATION):
+    for label in (LABEL, INSTALLATION, CLOUD):
         for run in _runs(engine, label):
             pid, _, started = run.partition("-")
             if pid.isdecimal() and started.isdecimal() and _started(int(pid)) != started:

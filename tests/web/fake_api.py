@@ -16,6 +16,7 @@ from fake_data import (
     LOOPS,
     MODELS,
     PRICES,
+    SIZES,
     STATUS,
     TEMPLATES,
     Store,
@@ -399,6 +400,36 @@ async def repair_node(node_id: str, request: Request) -> Response:
         error = {"code": "conflict", "message": "local was registered by hand.", "remedy": "See to it yourself."}
         return JSONResponse({"error": error}, 409)
     return JSONResponse({"id": node_id}, 202)
+
+
+@admin.get("/node-sizes")
+async def node_sizes(request: Request) -> Json:
+    if store_of(request).no_cloud:
+        raise Refused(503, "not_configured", "Renting machines needs DO_API_TOKEN.", "Set DO_API_TOKEN.")
+    return SIZES
+
+
+@admin.post("/nodes/provision", status_code=202)
+async def rent_nodes(request: Request) -> Json:
+    body = await request.json()
+    store_of(request).rented.append(body)
+    if body["region"] == "mars":
+        raise Refused(422, "invalid", "This size is not to be had in mars.", "It is in: tor1.")
+    return {"nodes": []}
+
+
+@admin.get("/nodes/{node_id}")
+async def one_node(node_id: str) -> Json:
+    for node in nodes():
+        if node["id"] == node_id:
+            return {"log": [], **node}
+    raise Refused(404, "not_found", "There is no such node.")
+
+
+@admin.post("/nodes/{node_id}/{verb}", status_code=202)
+async def change_node(request: Request, node_id: str, verb: str) -> Json:
+    store_of(request).rented.append({verb: node_id})
+    return {"action_id": "7"} if verb == "reboot" else {"log": [], **(await one_node(node_id))}
 
 
 @admin.delete("/nodes/{node_id}", status_code=204)

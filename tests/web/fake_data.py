@@ -163,11 +163,64 @@ def nodes() -> list[Json]:
         common
         | {"id": "gpu-fra-1", "host": "10.0.4.17", "region": "fra1", "status": "degraded"}
         | {"service_health": healthy | {"whisper": False}, "last_health_at": at(minutes=-3), "monthly_cost_usd": "184"}
-        | {"rented": True, "repair": "restarting whisper"},
+        | {"repair": "restarting whisper"},
         common
         | {"id": "gpu-fra-2", "host": "10.0.4.18", "status": "active", "service_health": healthy, "desired": "drained"}
         | {"last_health_at": at(minutes=-0.05), "monthly_cost_usd": "184", "rented": True, "running": 3},
+        rented_node("gpu-tor1-3f9a2c", "downloading_models"),
+        rented_node("gpu-tor1-77c0de", "failed"),
     ]
+
+
+def rented_node(node_id: str, stage: str) -> Json:
+    """A node whose machine is rented, on its way or stranded."""
+    failed = stage == "failed"
+    reached = ["creating", "waiting_active", "waiting_agent", "installing_drivers", "installing_docker"]
+    log = [{"stage": name, "at": at(minutes=index - 9), "detail": ""} for index, name in enumerate(reached)]
+    words = "curl: (28) Operation timed out\nhttps://models.example.com/llama.gguf is not what it should be"
+    return {
+        "id": node_id,
+        "host": "10.118.0.5",
+        "region": "tor1",
+        "size": "gpu-4000adax1-20gb",
+        "status": "failed" if failed else "provisioning",
+        "provision_stage": stage,
+        "provision_error": words if failed else None,
+        "service_health": {"llama": False, "chatterbox": False, "whisper": False, "qwen": False},
+        "monthly_cost_usd": "565.44",
+        "hourly_cost_usd": "0.76",
+        "cost_so_far_usd": "0.114",
+        "rented": True,
+        "desired": "serving",
+        "machine_id": "480000007",
+        "stage_at": at(minutes=-2),
+        "log": [
+            *log,
+            {"stage": stage, "at": at(minutes=-2), "detail": f"downloading_models: {words}" if failed else ""},
+        ],
+    }
+
+
+SIZES: Json = {
+    "default_size": "gpu-4000adax1-20gb",
+    "default_region": "tor1",
+    "sizes": [
+        {
+            "slug": slug,
+            "gpu": gpu,
+            "vcpus": vcpus,
+            "memory_mib": gib * 1024,
+            "hourly_usd": hourly,
+            "monthly_usd": monthly,
+            "regions": regions,
+        }
+        for slug, gpu, vcpus, gib, hourly, monthly, regions in (
+            ("s-4vcpu-8gb", None, 4, 8, "0.07143", "48.00", ["fra1", "tor1"]),
+            ("gpu-4000adax1-20gb", "1 × nvidia_rtx4000_ada", 8, 32, "0.76", "565.44", ["tor1"]),
+            ("gpu-h100x1-80gb", "1 × nvidia_h100", 20, 240, "3.39", "2522.16", ["nyc2", "tor1"]),
+        )
+    ],
+}
 
 
 def receipt_line(turn_id: str, kind: str = "chat") -> Json:
@@ -313,6 +366,8 @@ class Store:
     plan: Json = field(default_factory=lambda: {"status": "active", "price_usd": "5", "renews_at": at(18)})
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     credits: list[tuple[str, Json]] = field(default_factory=list)
+    rented: list[Json] = field(default_factory=list)
+    no_cloud: bool = False
     bots: list[Json] = field(default_factory=list)
     keys: list[Json] = field(default_factory=list)
     sessions: list[Json] = field(default_factory=list)

@@ -15,7 +15,17 @@ from wopr.fleet import names
 
 MEMBER_PAGES = ["/dashboard", "/bots/new", "/billing", "/keys", "/account", "/parts/balance", "/dashboard/bots"]
 BOT_PAGES = ["", "/logs", "/usage", "/settings", "/turns/t1/receipt", "/state"]
-ADMIN_PAGES = ["", "/tenants", "/bots", "/nodes", "/nodes/list", "/inbox", "/inbox?state=failed", "/loops"]
+ADMIN_PAGES = [
+    "",
+    "/tenants",
+    "/bots",
+    "/nodes",
+    "/nodes/list",
+    "/nodes/gpu-tor1-77c0de",
+    "/inbox",
+    "/inbox?state=failed",
+    "/loops",
+]
 OPEN_PAGES = [
     "/",
     "/status",
@@ -537,6 +547,53 @@ async def test_administrators_retry_payments_and_care_for_machines(browser: http
     added = await browser.post("/admin/nodes", data={"id": "gpu-1", "host": "10.0.0.1"})
     assert added.headers["location"] == "/admin/nodes?done=node-registered"
     assert (await browser.post("/admin/nodes/gpu-1/remove")).headers["location"].endswith("node-removed")
+
+
+async def test_nodes_are_rented_with_the_price_in_sight(browser: httpx.AsyncClient, store: Store) -> None:
+    page = (await browser.get("/admin/nodes")).text
+    assert "$0.76 an hour, $565.44 a month" in page
+    assert '<option value="gpu-4000adax1-20gb" selected>' in page
+    ordered = await browser.post("/admin/nodes/provision", data={"size": "s-4vcpu-8gb", "region": "tor1", "count": "2"})
+    assert ordered.headers["location"] == "/admin/nodes?done=nodes-ordered"
+    assert store.rented == [{"size": "s-4vcpu-8gb", "region": "tor1", "count": 2}]
+    refused = await browser.post("/admin/nodes/provision", data={"size": "s-4vcpu-8gb", "region": "mars", "count": "1"})
+    assert (refused.status_code, "It is in: tor1." in refused.text) == (422, True)
+    assert (await browser.post("/admin/nodes/provision", data={"count": "many"})).status_code == 422
+
+
+async def test_how_far_a_rented_node_is_and_why_one_failed(browser: httpx.AsyncClient) -> None:
+    part = re.sub(r"<[^>]+>", "", (await browser.get("/admin/nodes/list")).text)
+    assert "Models" in part
+    assert "is not what it should be" in part
+    assert "$0.1140 so far" in part
+    made = (await browser.get("/admin/nodes/gpu-tor1-3f9a2c")).text
+    assert 'hx-get="/admin/nodes/gpu-tor1-3f9a2c/stages"' in made
+    failed = (await browser.get("/admin/nodes/gpu-tor1-77c0de")).text
+    assert "hx-get" not in failed.partition('id="stages"')[2].partition(">")[0], "nothing moves there any more"
+    assert "curl: (28) Operation timed out" in failed
+    assert "Make gpu-tor1-77c0de again?" in failed
+    assert (await browser.get("/admin/nodes/nobody")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("verb", "told"), [("destroy", "node-given-back"), ("retry", "node-retried"), ("reboot", "node-rebooted")]
+)
+async def test_a_rented_node_is_given_back_made_again_and_restarted(
+    browser: httpx.AsyncClient, store: Store, verb: str, told: str
+) -> None:
+    answer = await browser.post(f"/admin/nodes/gpu-tor1-77c0de/{verb}")
+    assert answer.headers["location"] == f"/admin/nodes?done={told}"
+    assert store.rented == [{verb: "gpu-tor1-77c0de"}]
+
+
+async def test_without_a_cloud_the_nodes_are_shown_and_what_is_missing_is_said(
+    browser: httpx.AsyncClient, store: Store
+) -> None:
+    store.no_cloud = True
+    page = await browser.get("/admin/nodes")
+    assert page.status_code == 200
+    assert "Set DO_API_TOKEN." in page.text
+    assert "gpu-fra-1" in page.text
 
 
 async def test_an_api_that_is_away_is_a_page_that_tries_again(browser: httpx.AsyncClient, store: Store) -> None:

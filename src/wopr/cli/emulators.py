@@ -1,5 +1,6 @@
 """`wopr emulators`: the stand-ins for outside companies, each runnable as a process of its own."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +10,17 @@ from wopr.cli.output import JsonOption, fail, json_line, say
 from wopr.cli.ports import PORT_MAX
 
 if TYPE_CHECKING:
+    from wopr.emulators.digitalocean.app import MachinesOf
     from wopr.emulators.serving import Served
     from wopr.emulators.stripe import StripeSettings
+
+
+class MachineKind(StrEnum):
+    """What stands behind a droplet."""
+
+    SIMULATED = "simulated"
+    CONTAINERS = "containers"
+
 
 STRIPE_PORT, RESEND_PORT, DIGITALOCEAN_PORT = 4101, 4102, 4103
 
@@ -63,15 +73,27 @@ def resend_command(
     _run([_resend(_folder(state), host, port, strict)], as_json)
 
 
-@app.command("digitalocean", epilog="Example: wopr emulators digitalocean --port 4103")
+@app.command(
+    "digitalocean",
+    epilog="Examples: wopr emulators digitalocean | wopr emulators digitalocean --machines containers --boot-delay 5",
+)
 def digitalocean_command(
     port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="Port; 0 takes a free one.")] = DIGITALOCEAN_PORT,
     host: HostOption = "127.0.0.1",
     state: StateOption = None,
+    machines: Annotated[
+        MachineKind,
+        typer.Option(help="What stands behind a droplet: an entry in the state, or a machine in a container."),
+    ] = MachineKind.SIMULATED,
+    base_image: Annotated[
+        str, typer.Option(help="Debian 12 from which the machines' image is built; empty: the public one.")
+    ] = "",
+    boot_delay: Annotated[float, typer.Option(min=0, help="Seconds before a machine's system begins.")] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Run the stand-in for DigitalOcean: API, and a page that shows the droplets and what they would cost."""
-    _run([_digitalocean(_folder(state), host, port)], as_json)
+    behind = _machines(machines, base_image, boot_delay)
+    _run([_digitalocean(_folder(state), host, port, behind)], as_json)
 
 
 @app.command("all", epilog="Example: wopr emulators all --port 4101")
@@ -87,13 +109,17 @@ def all_command(
     webhook_url: WebhookUrlOption = "",
     webhook_secret: WebhookSecretOption = "",
     strict: StrictOption = False,
+    cloud: Annotated[bool, typer.Option(help="Run DigitalOcean's too, with simulated machines.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Run every stand-in in one process."""
     folder = _folder(state)
     stripe = _stripe(folder, host, port, _hooks(webhook_url, webhook_secret, ""))
-    resend = _resend(folder, host, port + 1 if port else 0, strict)
-    _run([stripe, resend, _digitalocean(folder, host, port + 2 if port else 0)], as_json)
+    applications = [stripe, _resend(folder, host, port + 1 if port else 0, strict)]
+    if cloud:
+        simulated = _machines(MachineKind.SIMULATED, "", 0.0)
+        applications.append(_digitalocean(folder, host, port + 2 if port else 0, simulated))
+    _run(applications, as_json)
 
 
 def _hooks(webhook_url: str, webhook_secret: str, public_url: str) -> "StripeSettings":
@@ -127,13 +153,24 @@ def _resend(folder: Path, host: str, port: int, strict: bool) -> "Served":
     return Served("resend", build_resend(ResendSettings(folder / "resend.sqlite3", strict=strict)), host, port)
 
 
-def _digitalocean(folder: Path, host: str, port: int) -> "Served":
+def _machines(kind: MachineKind, base_image: str, boot_delay: float) -> "MachinesOf":
+    from wopr.emulators.digitalocean.containers import Containers, ContainerSettings
+    from wopr.emulators.digitalocean.image import BASE_IMAGE
+    from wopr.emulators.digitalocean.simulated import Simulated
+
+    if kind is MachineKind.SIMULATED:
+        return lambda world: Simulated(world.documents, boot_delay)
+    settings = ContainerSettings(base_image=base_image or BASE_IMAGE, boot_delay_seconds=boot_delay)
+    return lambda world: Containers(world, settings)
+
+
+def _digitalocean(folder: Path, host: str, port: int, machines: "MachinesOf") -> "Served":
     from wopr.core.settings import load_settings
     from wopr.emulators.digitalocean import DigitalOceanSettings, build_digitalocean
     from wopr.emulators.serving import Served
 
     settings = DigitalOceanSettings(folder / "digitalocean.sqlite3", installation=load_settings().installation)
-    return Served("digitalocean", build_digitalocean(settings), host, port)
+    return Served("digitalocean", build_digitalocean(settings, machines), host, port)
 
 
 def _folder(state: Path | None) -> Path:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wopr.cli import nodes_care
+from wopr.cli import nodes_care, nodes_rented
 from wopr.cli.nodes_rows import journal as _journal
 from wopr.cli.nodes_rows import run as _run
 from wopr.cli.nodes_rows import say_result as _say_result
@@ -43,7 +43,7 @@ def list_(as_json: JsonOption = False) -> None:
         return
     rows = [(node.id, node.host, node.region, node.size, _state(node), _health(node), _seen(node)) for node in found]
     headers = ("node", "host", "region", "size", "status", "services", "last answer")
-    table(headers, rows, "There are no nodes yet: wopr nodes register NODE --host HOST")
+    table(headers, rows, "There are no nodes yet: wopr nodes provision, or wopr nodes register NODE --host HOST")
 
 
 app.command("ls", hidden=True, epilog="Example: wopr nodes ls")(list_)
@@ -98,7 +98,7 @@ def remove(
     exit_code: ExitCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Forget a node: nothing more is sent to it. The machine itself is left alone. One that is gone already is fine."""
+    """Forget a node that was registered by hand; its machine is left alone. One that is gone already is fine."""
     from wopr.core.ids import NodeId
     from wopr.inference import nodes
 
@@ -121,6 +121,7 @@ def remove(
 
 for alias in ("rm", "delete"):
     app.command(alias, hidden=True, epilog=f"Example: wopr nodes {alias} gpu-1 --yes")(remove)
+nodes_rented.add_to(app)
 
 
 async def _look(session: "AsyncSession", node_id: str) -> "Node | None":
@@ -153,9 +154,13 @@ def _ports(pairs: list[str]) -> dict[str, int]:
 
 
 def _state(node: "Node") -> str:
-    """What was seen of it, what people want of it, and what is being done to bring it back."""
+    """How far its making is, or what was seen of it, what people want of it, and what is done to bring it back."""
     from wopr.inference.repair_state import repair_of, told
 
+    if node.desired == "gone":
+        return "given back"
+    if node.provision_stage not in ("done", "failed"):
+        return node.provision_stage
     repair = repair_of(node)
     wanted = "" if node.desired == "serving" else node.desired
     if node.desired == "drained" and repair.drained_at is None:
@@ -190,6 +195,7 @@ def _document(node: "Node") -> dict[str, Any]:  # whatever json can write
         "service_health": dict(node.service_health),
         "ports": dict(node.ports),
         "monthly_cost_cents": node.monthly_cost_cents,
+        "rented": node.provider is not None,
         "last_health_at": node.last_health_at,
         "last_error": node.last_error,
     }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import ConfigDict, Field
 
-from wopr.client.transport import Answer, Sending, Transport
+from wopr.client.transport import Answer, Json, ModelT, Sending, Transport
 
 
 class Model(Answer):
@@ -39,6 +40,7 @@ class Node(Answer):
     provision_stage: str | None = None
     service_health: dict[str, Any] | None = None  # Any: a boolean, or details, per service
     last_health_at: datetime | None = None
+    last_error: str | None = None
     monthly_cost_usd: Decimal | None = None
     ports: dict[str, int] | None = None
     rented: bool = False
@@ -46,6 +48,58 @@ class Node(Answer):
     running: int | None = None
     drained: bool = False
     repair: str = ""
+    machine_id: str | None = None
+    stage_at: datetime | None = None
+    provision_error: str | None = None
+    hourly_cost_usd: Decimal = Decimal(0)
+    cost_so_far_usd: Decimal = Decimal(0)
+
+    @property
+    def in_making(self) -> bool:
+        """Whether its machine is on the way to serving or back to the cloud."""
+        return self.rented and (self.desired == "gone" or self.provision_stage not in ("done", "failed"))
+
+
+class StageReached(Answer):
+    """A stage that the making of a node reached."""
+
+    stage: str
+    at: datetime
+    detail: str = ""
+
+
+class NodeDetail(Node):
+    """One machine with the course of its making."""
+
+    log: list[StageReached] = Field(default_factory=list)
+
+
+class MachineSize(Answer):
+    """Something that can be rented."""
+
+    slug: str
+    description: str = ""
+    gpu: str | None = None
+    vcpus: int = 0
+    memory_mib: int = 0
+    disk_gib: int = 0
+    hourly_usd: Decimal
+    monthly_usd: Decimal
+    regions: list[str] = Field(default_factory=list)
+
+
+class MachineSizes(Answer):
+    """What can be rented, the cheapest first, and what is meant where nothing is said."""
+
+    sizes: list[MachineSize]
+    default_size: str = ""
+    default_region: str = ""
+
+
+class Restarted(Answer):
+    """The cloud's id of a restart that goes on by itself."""
+
+    action_id: str
 
 
 class Nodes(Answer):
@@ -55,7 +109,7 @@ class Nodes(Answer):
 
 
 class InferenceApi:
-    """Routes /api/models and /api/admin/nodes."""
+    """Routes /api/models, /api/admin/nodes and /api/admin/node-sizes."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -97,3 +151,32 @@ class InferenceApi:
     async def remove_node(self, node_id: str) -> None:
         """Take a machine out of routing and forget it."""
         await self._transport.request("DELETE", f"/api/admin/nodes/{node_id}")
+
+    async def node(self, node_id: str) -> NodeDetail:
+        """One machine with the course of its making."""
+        return await self._transport.get(f"/api/admin/nodes/{quote(node_id, safe='')}", NodeDetail)
+
+    async def sizes(self, *, gpu: bool = False) -> MachineSizes:
+        """What can be rented, with prices; `gpu`: only what has one."""
+        params = {"gpu": "true" if gpu else None}
+        return await self._transport.get("/api/admin/node-sizes", MachineSizes, **params)
+
+    async def provision_nodes(self, *, region: str = "", size: str = "", count: int = 1) -> list[Node]:
+        """Rent machines and make nodes of them; empty words mean the settings'."""
+        body = {"region": region, "size": size, "count": count}
+        return (await self._transport.post("/api/admin/nodes/provision", Nodes, body)).nodes
+
+    async def destroy_node(self, node_id: str) -> NodeDetail:
+        """Give a rented node back."""
+        return await self._act(node_id, "destroy", NodeDetail)
+
+    async def retry_node(self, node_id: str) -> NodeDetail:
+        """Make a rented node again with a new machine."""
+        return await self._act(node_id, "retry", NodeDetail)
+
+    async def reboot_node(self, node_id: str, *, hard: bool = False) -> str:
+        """Restart a rented machine; the cloud's id of the restart."""
+        return (await self._act(node_id, "reboot", Restarted, {"hard": hard})).action_id
+
+    async def _act(self, node_id: str, verb: str, model: type[ModelT], body: Json | None = None) -> ModelT:
+        return await self._transport.post(f"/api/admin/nodes/{quote(node_id, safe='')}/{verb}", model, body)

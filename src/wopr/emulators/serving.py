@@ -42,6 +42,38 @@ class _Server(uvicorn.Server):
         yield
 
 
+class Beside:
+    """An application that a stand-in serves beside its own, on an address of its own; `port` 0 takes a free one."""
+
+    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+        self._app, self._host, self.port = app, host, port
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"{self._host}:{self.port}"
+
+    async def start(self) -> None:
+        """Listen; on another port when somebody else has this one by now."""
+        try:
+            listener = socket.create_server((self._host, self.port))
+        except OSError:
+            listener = socket.create_server((self._host, 0))
+        self.port = listener.getsockname()[1]
+        ready = asyncio.Event()
+        self._server = _Server(_config(self._app), ready.set)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        await ready.wait()
+
+    async def stop(self) -> None:
+        """Answer what was asked, and end."""
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
+
+
 def listen(one: Served) -> socket.socket:
     """A bound socket; PortTaken when another process has the port."""
     try:
@@ -65,8 +97,11 @@ async def _serve(applications: Sequence[tuple[Served, socket.socket]], announce:
 
 
 def _server(one: Served, listener: socket.socket, announce: Callable[[str, str], None]) -> uvicorn.Server:
-    config = uvicorn.Config(one.app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
-    return _Server(config, lambda: announce(one.name, f"http://{one.host}:{listener.getsockname()[1]}"))
+    return _Server(_config(one.app), lambda: announce(one.name, f"http://{one.host}:{listener.getsockname()[1]}"))
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
 
 
 def _stop(servers: Sequence[uvicorn.Server]) -> None:

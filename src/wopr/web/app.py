@@ -14,7 +14,21 @@ from wopr.client import ApiError, shared_http
 from wopr.core.settings import Settings
 from wopr.web import faults
 from wopr.web.assets import load_assets
-from wopr.web.pages import account, admin, billing, bot, chat, dashboard, entry, keys, logs, new_bot, public, usage
+from wopr.web.pages import (
+    account,
+    admin,
+    admin_nodes,
+    billing,
+    bot,
+    chat,
+    dashboard,
+    entry,
+    keys,
+    logs,
+    new_bot,
+    public,
+    usage,
+)
 from wopr.web.prices import PriceBoard
 from wopr.web.shield import Shield
 from wopr.web.site import Site, mailbox, origin_of, payment_origins
@@ -43,7 +57,21 @@ def build_web(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="WOPR", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.site = site
-    for module in (public, entry, dashboard, new_bot, chat, logs, usage, bot, billing, keys, account, admin):
+    for module in (
+        public,
+        entry,
+        dashboard,
+        new_bot,
+        chat,
+        logs,
+        usage,
+        bot,
+        billing,
+        keys,
+        account,
+        admin,
+        admin_nodes,
+    ):
         app.include_router(module.router)
     app.state.draining = False
     app.add_api_route("/health", health, methods=["GET"])

@@ -53,6 +53,12 @@ RESULTS = {
     "node-cordoned": Result("nodes", "good", "The node gets no new requests.", "What runs there may end."),
     "node-drained": Result("nodes", "good", "The node is being emptied.", "Its state says when nothing runs there."),
     "node-repair": Result("nodes", "good", "The repair begins within seconds.", "Its state says what is being done."),
+    "nodes-ordered": Result(
+        "nodes", "good", "The machines are ordered.", "They become nodes by themselves; their stages are below."
+    ),
+    "node-given-back": Result("nodes", "good", "The node is being given back.", "Its costs end with its machine."),
+    "node-retried": Result("nodes", "good", "The node is made again.", "Its machine before is given back first."),
+    "node-rebooted": Result("nodes", "good", "The machine restarts.", "Its services come back by themselves."),
     "node-removed": Result("nodes", "good", "The node is out of routing and forgotten."),
 }
 

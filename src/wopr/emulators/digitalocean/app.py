@@ -1,6 +1,7 @@
 """The DigitalOcean stand-in as an application: API, a look inside, and the operator that works beside them."""
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +21,7 @@ from wopr.emulators.documents import Document, Documents
 from wopr.emulators.pages import mount_static
 
 _ADDRESS = "last_address"
+log = logging.getLogger(__name__)
 MachinesOf = Callable[[World], Machines]
 
 
@@ -35,6 +37,7 @@ def build_digitalocean(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         working = asyncio.create_task(operator.run())
+        working.add_done_callback(_tell_of_the_end)
         yield
         working.cancel()
         with suppress(asyncio.CancelledError):
@@ -91,6 +94,14 @@ def _add_edges(app: FastAPI, world: World) -> None:
     @app.get("/health", include_in_schema=False)
     async def health() -> dict[str, str]:
         return {"status": "ok"}
+
+
+def _tell_of_the_end(working: asyncio.Task[None]) -> None:
+    """Without the operator nothing that was accepted would ever be done."""
+    if not working.cancelled() and (error := working.exception()) is not None:
+        log.critical(
+            "the operator ended; droplets stay as they are until the stand-in is started again", exc_info=error
+        )
 
 
 def _learn_address(world: World, request: Request) -> None:

@@ -99,7 +99,14 @@ def blueprint(world: World, droplet: Document) -> Blueprint:
         public_keys=tuple(droplet["keys"]),
         vpc=vpc["id"],
         vpc_range=vpc["ip_range"],
+        addresses=addresses_of(droplet),
     )
+
+
+def addresses_of(droplet: Document) -> tuple[str, str] | None:
+    """The public and the private address, once it has them."""
+    known = {network["type"]: network["ip_address"] for network in droplet["networks"] or []}
+    return (known["public"], known["private"]) if known else None
 
 
 def shown(droplet: Document) -> Document:

@@ -7,6 +7,7 @@ kept and shown as it was sent, and not filtered.
 import ipaddress
 import re
 import uuid
+from typing import Any
 
 from wopr.emulators.digitalocean.errors import conflict, invalid
 from wopr.emulators.digitalocean.machines import Opening, Wall
@@ -179,7 +180,7 @@ def _droplet_ids(world: World, given: object) -> list[int]:
     strange = [number for number in numbers if number not in known]
     if strange:
         raise invalid(f"droplet {strange[0]} does not exist")
-    return [int(number) for number in numbers]
+    return numbers
 
 
 def _tags(world: World, given: object) -> list[str]:
@@ -190,7 +191,7 @@ def _tags(world: World, given: object) -> list[str]:
     return names
 
 
-def _list(given: object, name: str) -> list[object] | list[str]:
+def _list(given: object, name: str) -> list[Any]:  # of JSON, which the caller looks at
     if given is None:
         return []
     if not isinstance(given, list):

@@ -11,7 +11,8 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A machine to be made. `vpc_range` is the range that its private network should have."""
+    """A machine to be made. `vpc_range` is the range that its private network should have, `addresses` are the public
+    and the private one that it had before, to be kept."""
 
     droplet_id: int
     name: str
@@ -23,6 +24,7 @@ class Blueprint:
     public_keys: tuple[str, ...]
     vpc: str
     vpc_range: str
+    addresses: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from functools import partial
 
 from wopr.emulators.digitalocean import actions, droplets, faults, firewalls
 from wopr.emulators.digitalocean.errors import ActionFailed
@@ -14,7 +15,7 @@ from wopr.emulators.digitalocean.world import World
 from wopr.emulators.documents import Document
 
 _LOOK_SECONDS = 5.0  # how often machines are looked at although nobody said that one changed
-_AFTER_FAILURE_SECONDS = 1.0
+_AFTER_FAILURE_SECONDS = 3.0
 log = logging.getLogger(__name__)
 
 
@@ -29,16 +30,21 @@ class Operator:
         world.wake = self._something.set
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled. Machines that can't be reached are tried again, and again."""
+        while True:
+            try:
+                await self._work()
+            except (ActionFailed, OSError) as failed:
+                log.warning("the machines can't be reached: %s", failed)
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _work(self) -> None:
         try:
             await self._machines.open(self._something.set)
             await self._tidy()
             while True:
                 self._something.clear()
-                try:
-                    self._attend(await self._machines.power())
-                except ActionFailed as failed:
-                    log.warning("the machines can't be looked at: %s", failed)
+                self._attend(await self._machines.power())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._something.wait(), _LOOK_SECONDS)
         finally:
@@ -58,13 +64,16 @@ class Operator:
         for droplet in droplets.all_of(self._world):
             key = droplet["id"]
             if key not in self._tasks and self._wants(droplet, power.get(int(key), Power.ABSENT)):
-                task = asyncio.create_task(self._look_after(key, power.get(int(key), Power.ABSENT)))
+                task = asyncio.create_task(self._look_after(key))
                 self._tasks[key] = task
-                task.add_done_callback(lambda _, key=key: self._done(key))
+                task.add_done_callback(partial(self._done, key))
 
-    def _done(self, key: str) -> None:
+    def _done(self, key: str, task: asyncio.Task[None]) -> None:
         del self._tasks[key]
-        self._something.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("droplet %s is tried again at the next look", key, exc_info=error)
+        else:
+            self._something.set()
 
     def _wants(self, droplet: Document, power: Power) -> bool:
         if droplet.get("_destroyed") or actions.pending(self._world, droplet["id"]) is not None:
@@ -73,9 +82,10 @@ class Operator:
             return True
         return droplet["status"] != "new" and droplet.get("_wall") != self._mark(droplet)
 
-    async def _look_after(self, key: str, power: Power) -> None:
+    async def _look_after(self, key: str) -> None:
         try:
-            await self._next_step(key, power)
+            # Looked at anew: what made this task was seen while the task before it may have been at work.
+            await self._next_step(key, (await self._machines.power()).get(int(key), Power.ABSENT))
         except ActionFailed as failed:
             log.warning("droplet %s: %s", key, failed)
             await asyncio.sleep(_AFTER_FAILURE_SECONDS)

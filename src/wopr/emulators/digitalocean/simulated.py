@@ -13,7 +13,7 @@ from wopr.emulators.digitalocean.machines import Addresses, Blueprint, Guest, Po
 from wopr.emulators.documents import Document, Documents, Query
 
 _KIND = "_machine"
-_PUBLIC_RANGE = ipaddress.ip_network("198.18.0.0/16")
+_PUBLIC_RANGE = ipaddress.IPv4Network("198.18.0.0/16")
 _FIRST_HOST = 10
 
 
@@ -37,17 +37,17 @@ class Simulated:
         known = self._documents.get(_id(blueprint.droplet_id), _KIND)
         if known is not None:
             return Addresses(**known["addresses"])
-        host = self._free_host()
-        private = ipaddress.ip_network(blueprint.vpc_range)
+        private = ipaddress.IPv4Network(blueprint.vpc_range)
+        public_ip, private_ip = blueprint.addresses or self._free_addresses(private)
         addresses = Addresses(
-            public_ip=str(_PUBLIC_RANGE[host]),
+            public_ip=public_ip,
             public_netmask=str(_PUBLIC_RANGE.netmask),
             public_gateway=str(_PUBLIC_RANGE[1]),
-            private_ip=str(private[host % (private.num_addresses - _FIRST_HOST)]),
+            private_ip=private_ip,
             private_netmask=str(private.netmask),
             private_range=str(private),
         )
-        machine: Document = {"id": _id(blueprint.droplet_id), "object": _KIND, "power": Power.OFF, "host": host}
+        machine: Document = {"id": _id(blueprint.droplet_id), "object": _KIND, "power": Power.OFF}
         machine |= {"droplet": blueprint.droplet_id, "addresses": asdict(addresses), "wall": asdict(wall)}
         self._documents.put(machine | {"blueprint": asdict(blueprint)})
         return addresses
@@ -102,9 +102,14 @@ class Simulated:
     def _machines(self) -> list[Document]:
         return self._documents.select(Query(_KIND, limit=100_000))
 
-    def _free_host(self) -> int:
-        taken = {machine["host"] for machine in self._machines()}
-        return next(host for host in range(_FIRST_HOST, _PUBLIC_RANGE.num_addresses) if host not in taken)
+    def _free_addresses(self, private: ipaddress.IPv4Network) -> tuple[str, str]:
+        taken = {machine["addresses"][name] for machine in self._machines() for name in ("public_ip", "private_ip")}
+        return _first_free(_PUBLIC_RANGE, taken), _first_free(private, taken)
+
+
+def _first_free(network: ipaddress.IPv4Network, taken: set[str]) -> str:
+    hosts = (str(network[number]) for number in range(_FIRST_HOST, network.num_addresses - 1))
+    return next(host for host in hosts if host not in taken)
 
 
 def _id(droplet_id: int) -> str:

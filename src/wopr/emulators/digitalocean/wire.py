@@ -33,7 +33,7 @@ def page(world: World, request: Request, name: str, items: Sequence[Document]) -
     per_page = min(_number(request, "per_page", _PER_PAGE), _PER_PAGE_MAX)
     wanted = _number(request, "page", 1)
     last = max(1, -(-len(items) // per_page))
-    links = {}
+    links: dict[str, int] = {}
     if wanted > 1:
         links |= {"first": 1, "prev": wanted - 1}
     if wanted < last:

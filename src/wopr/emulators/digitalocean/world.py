@@ -78,17 +78,17 @@ class World:
 
     def _check_range(self, text: str) -> None:
         try:
-            wanted = ipaddress.ip_network(text)
+            wanted = ipaddress.IPv4Network(text)
         except ValueError:
             raise invalid("ip_range must be a range of addresses in CIDR notation.") from None
         if not wanted.is_private or not _VPC_PREFIX_MIN <= wanted.prefixlen <= _VPC_PREFIX_MAX:
             raise invalid("ip_range must be private, and between /16 and /28.")
-        if any(wanted.overlaps(ipaddress.ip_network(vpc["ip_range"])) for vpc in self.every("vpc")):
+        if any(wanted.overlaps(ipaddress.IPv4Network(vpc["ip_range"])) for vpc in self.every("vpc")):
             raise invalid("This range overlaps with another VPC in your account.")
 
     def _free_range(self) -> str:
-        taken = [ipaddress.ip_network(vpc["ip_range"]) for vpc in self.every("vpc")]
-        ranges = list(ipaddress.ip_network(_VPC_RANGES).subnets(new_prefix=_VPC_PREFIX))
+        taken = [ipaddress.IPv4Network(vpc["ip_range"]) for vpc in self.every("vpc")]
+        ranges = ipaddress.IPv4Network(_VPC_RANGES).subnets(new_prefix=_VPC_PREFIX)
         return str(next(r for r in ranges if not any(r.overlaps(other) for other in taken)))
 
 

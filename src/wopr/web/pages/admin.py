@@ -1,4 +1,4 @@
-"""For administrators: tenants, bots, nodes, the payments inbox, loops. Everybody else gets 404."""
+"""For administrators: tenants, bots, the payments inbox, loops. Everybody else gets 404. Nodes: `admin_nodes`."""
 
 from __future__ import annotations
 
@@ -81,55 +81,6 @@ async def bots(visit: Administrator, cursor: str = "", q: str = "") -> Response:
     return visit.page("pages/admin_bots.html", values)
 
 
-@router.get("/admin/nodes")
-async def nodes(visit: Administrator) -> Response:
-    """Nodes with live health."""
-    return visit.page("pages/admin_nodes.html", {"nodes": await visit.api.inference.nodes(), "tab": "nodes"})
-
-
-@router.get("/admin/nodes/list")
-async def node_list(visit: Administrator) -> Response:
-    """The nodes alone, renewed every few seconds."""
-    return visit.page("parts/nodes.html", {"nodes": await visit.api.inference.nodes()})
-
-
-@router.post("/admin/nodes")
-async def register(visit: Administrator, id: Field = "", host: Field = "", region: Field = "") -> Response:
-    """Add a node."""
-    try:
-        await visit.api.inference.register_node(id.strip(), host.strip(), region=region.strip() or None)
-    except ApiError as error:
-        return await _nodes_with(visit, error)
-    return redirect("/admin/nodes", "node-registered")
-
-
-@router.post("/admin/nodes/{node_id}/remove")
-async def remove(visit: Administrator, node_id: str) -> Response:
-    """Forget a node; the page has asked before."""
-    await visit.api.inference.remove_node(node_id)
-    return redirect("/admin/nodes", "node-removed")
-
-
-@router.post("/admin/nodes/{node_id}/want")
-async def want(visit: Administrator, node_id: str, desired: Field = "") -> Response:
-    """Keep requests away from a node, empty it, or have it back."""
-    try:
-        await visit.api.inference.want_node(node_id, desired)
-    except ApiError as error:
-        return await _nodes_with(visit, error)
-    return redirect("/admin/nodes", f"node-{desired}")
-
-
-@router.post("/admin/nodes/{node_id}/repair")
-async def repair(visit: Administrator, node_id: str, rung: Field = "restart") -> Response:
-    """Repair a node now; the page has asked before."""
-    try:
-        await visit.api.inference.repair_node(node_id, rung)
-    except ApiError as error:
-        return await _nodes_with(visit, error)
-    return redirect("/admin/nodes", "node-repair")
-
-
 @router.get("/admin/inbox")
 async def inbox(visit: Administrator, state: str = "", cursor: str = "") -> Response:
     """Payment events."""
@@ -149,14 +100,6 @@ async def retry(visit: Administrator, event_id: str) -> Response:
 async def loops(visit: Administrator) -> Response:
     """What runs by itself, with its last run."""
     return visit.page("pages/admin_loops.html", {"loops": await visit.api.ops.loops(), "tab": "loops"})
-
-
-async def _nodes_with(visit: Visit, problem: ApiError) -> Response:
-    """The page of nodes with what went wrong; what concerns the visit itself is raised."""
-    if problem.unreachable or problem.status == 401:
-        raise problem
-    values = {"nodes": await visit.api.inference.nodes(), "tab": "nodes", "problem": problem}
-    return visit.page("pages/admin_nodes.html", values, problem.status)
 
 
 async def _tenants(visit: Visit, query: str, cursor: str, problem: ApiError | None = None) -> Response:
