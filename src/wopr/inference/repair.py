@@ -22,6 +22,9 @@ LOOKS_BEFORE_REPAIR = 3
 DEEP_LOOKS_BEFORE_REPAIR = 2
 # How long a rung is given to help. A boot takes about 40 s, a model longer, but that says that it loads.
 WAIT_SECONDS: Mapping[Rung, int] = {Rung.RESTART: 25, Rung.REBOOT: 100, Rung.POWER_CYCLE: 120, Rung.REPLACE: 120}
+# A restart is given longer while other services of the machine work: a reboot would end these, and some images load
+# their model before they listen.
+SPARING_SECONDS = 90
 LOADING_SECONDS_MAX = 10 * MINUTE
 # Requests that run on a node's other services may end first.
 QUIET_SECONDS_MAX = 15
@@ -171,7 +174,7 @@ def _leave(node: Node, repair: Repair, sight: Sight, now: int) -> Step | None:
     if repair.error is None and repair.rung is not None:
         # A new machine's time begins when it is made.
         lasted = now - (max(repair.since, node.updated_at) if repair.rung is Rung.REPLACE else repair.since)
-        if lasted < (LOADING_SECONDS_MAX if _mends(node) else WAIT_SECONDS.get(repair.rung, 0)):
+        if lasted < _wait_seconds(node, repair.rung):
             return None
         if failures_of(node) == repair.looks:
             return None  # nobody has looked since
@@ -262,6 +265,14 @@ def down(node: Node) -> list[str]:
 def failures_of(node: Node) -> int:
     """A number that changes whenever a failing node was looked at."""
     return sum(memory.failures for memory in _memories(node).values())
+
+
+def _wait_seconds(node: Node, rung: Rung) -> int:
+    if _mends(node):
+        return LOADING_SECONDS_MAX
+    if rung is Rung.RESTART and any(node.service_health.get(service) for service in node.ports):
+        return SPARING_SECONDS
+    return WAIT_SECONDS.get(rung, 0)
 
 
 def _mends(node: Node) -> bool:

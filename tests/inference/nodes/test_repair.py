@@ -17,6 +17,7 @@ from wopr.inference.repair import (
     LOOKS_BEFORE_REPAIR,
     QUIET_SECONDS_MAX,
     REST_SECONDS,
+    SPARING_SECONDS,
     WAIT_SECONDS,
     Do,
     Sight,
@@ -121,7 +122,7 @@ def test_the_ladder_goes_up_when_a_rung_had_its_time_and_did_not_help() -> None:
     rung = Rung.RESTART
     while rung is not Rung.PERSON:
         wait = WAIT_SECONDS[rung]
-        one = node(repair=on(rung, Phase.WATCH, looks=1))
+        one = replace(node(repair=on(rung, Phase.WATCH, looks=1)), service_health={"llama": False, "qwen": False})
         assert step_of(one, now=NOW + wait - 1) is None
         step = step_of(one, now=NOW + wait)
         assert step is not None
@@ -129,6 +130,12 @@ def test_the_ladder_goes_up_when_a_rung_had_its_time_and_did_not_help() -> None:
         rung = step.rung or Rung.PERSON
         rungs.append(rung)
     assert rungs == [Rung.REBOOT, Rung.POWER_CYCLE, Rung.REPLACE, Rung.PERSON]
+
+
+def test_a_restart_has_longer_while_other_services_of_the_machine_work() -> None:
+    one = node(repair=on(Rung.RESTART, Phase.WATCH, looks=1))
+    assert step_of(one, now=NOW + SPARING_SECONDS - 1) is None
+    assert step_of(one, now=NOW + SPARING_SECONDS) is not None
 
 
 def test_nothing_goes_up_while_nobody_looks() -> None:
