@@ -82,6 +82,7 @@ class Repairer:
                 return {"ailing": 0, "steps": 0, "held": 0}
             nodes = await list_nodes(session)
         await self._drain(nodes)
+        nodes = [node for node in nodes if not self._is_looked_after(node)]
         ailing = [node for node in nodes if down(node) or repair_of(node).rung or repair_of(node).asked]
         running: dict[str, int] = {node.id: self.life.running(node.id) for node in ailing}
         plan = plan_repair(nodes, Sight(await self._machines(ailing), running), self._steady.epoch())
@@ -91,6 +92,11 @@ class Repairer:
             if isinstance(outcome, BaseException):
                 raise outcome
         return {"ailing": len(ailing), "steps": len(plan.steps), "held": len(plan.held)}
+
+    def _is_looked_after(self, node: Node) -> bool:
+        """This machine's own services: what started them restarts them (`wopr up`, compose)."""
+        own = node.id == self.platform.settings.gpu_node_id and node.provider is None
+        return own and repair_of(node).rung is None and repair_of(node).asked is None
 
     async def _machines(self, ailing: Sequence[Node]) -> Mapping[str, Machine] | None:
         """The machines that the cloud has for us; None when it is not asked or does not answer."""

@@ -170,6 +170,14 @@ async def test_without_a_cloud_a_person_is_called(world: World) -> None:
     assert "serves again" in (await mails(world))[-1]
 
 
+async def test_this_machines_own_services_are_left_to_what_started_them(world: World) -> None:
+    machine = await world.add("local", provider=None)
+    await machine.die(Rung.RESTART)
+    await world.drive(10)
+    assert (await world.node("local")).status == "degraded"
+    assert (machine.restarts, operations(world), await mails(world)) == ([], [], [])
+
+
 async def test_nothing_is_done_while_the_cloud_can_not_be_reached(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
