@@ -38,10 +38,12 @@ from wopr.fleet.choices import Choices
 from wopr.inference import api as inference_api
 from wopr.inference import watchdog
 from wopr.inference.gateway import Gateway, build_gateway
-from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
+from wopr.inference.life import Life
+from wopr.inference.nodes import SERVICES, Node, backends_of, list_nodes
 from wopr.inference.offer import offered_names
 from wopr.inference.outages import nodes_seen, services_down
 from wopr.inference.provision_loop import provision_loop
+from wopr.inference.repair_loop import repair_loop
 from wopr.ops.loops import failing_loops, outages_loop
 
 DATABASE_ANSWER_SECONDS = 3.0
@@ -66,11 +68,13 @@ async def find_choices(session: AsyncSession, settings: Settings) -> Choices:
 
 def table_of_loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
     """Everything that runs by itself in an API process."""
+    life = Life(platform.notifier, platform.clock.monotonic)
     return [
         *accounts_loops.loops(platform),
         *billing_loops.loops(platform),
-        watchdog.watchdog_loop(platform),
+        watchdog.watchdog_loop(platform, life),
         provision_loop(platform),
+        repair_loop(platform, life),
         outages_loop(platform, (services_down, failing_loops), nodes_seen),
         *fleet_loops.loops(platform, fleet),
     ]
@@ -282,7 +286,7 @@ def _services(nodes: Sequence[Node]) -> list[dict[str, str]]:
     """What customers care about: whether some node serves each kind of request."""
     lines = []
     for service in SERVICES:
-        serving = sum(bool(node.service_health.get(service)) for node in nodes if node.status in SERVING_STATES)
+        serving = sum(backend.serves for node in nodes for backend in backends_of(node) if backend.service == service)
         state = "ok" if serving else "down"
         lines.append({"name": service, "status": state, "detail": f"{serving} of {len(nodes)} nodes"})
     return lines

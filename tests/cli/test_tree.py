@@ -25,6 +25,7 @@ READING = {
     *(f"wopr {noun} list" for noun in ("admin", "bots", "images", "incident", "models", "nodes", "secrets")),
     *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook", "nodes")),
     "wopr nodes sizes",
+    "wopr nodes ssh-key",
     *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),
     *("wopr check", "wopr completion", "wopr releases", "wopr status"),
     "wopr smoke",  # walks as a customer of its own, and deletes the bot that it made
@@ -33,6 +34,7 @@ READING = {
 QUICK = {
     *(READING - {"wopr check", "wopr smoke"}),
     *("wopr admin create", "wopr admin link", "wopr nodes register", "wopr nodes remove", "wopr models rm"),
+    *("wopr nodes cordon", "wopr nodes uncordon", "wopr nodes repair"),
     *("wopr logbook decide", "wopr logbook note", "wopr logbook render"),
     *("wopr incident note", "wopr incident open", "wopr incident resolve", "wopr lock release"),
     "wopr secrets rotate",
@@ -44,7 +46,7 @@ EACH_TIME = {
     *("wopr admin link", "wopr bots create", "wopr bots restart", "wopr bots say", "wopr images push"),
     *("wopr incident note", "wopr incident open", "wopr logbook decide", "wopr logbook note"),
     *("wopr rollback", "wopr secrets rotate", "wopr trigger clock", "wopr trigger stripe"),
-    *("wopr trigger node", "wopr nodes provision", "wopr nodes reboot", "wopr nodes retry"),
+    *("wopr trigger node", "wopr nodes provision", "wopr nodes reboot", "wopr nodes retry", "wopr nodes repair"),
 }
 # What else a verb is called; the alias is hidden and takes the same options.
 ALIASES = {"ls": ("list",), "rm": ("remove",), "remove": ("rm",), "delete": ("rm", "remove")}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncssh
 
+from wopr.cloud.ssh import Trust
 from wopr.delivery.hosts import SshHost
 
 Running = dict["asyncio.Task[None]", asyncio.subprocess.Process]
@@ -62,7 +63,7 @@ async def ssh_machine(folder: Path, *, known: bool = True) -> AsyncIterator[SshH
     other = asyncssh.generate_private_key("ssh-ed25519")
     key = (host_key if known else other).export_public_key().decode().strip()
     (folder / "known").write_text(f"[127.0.0.1]:{port} {key}\n")
-    host = SshHost("127.0.0.1", "root", port, str(folder / "known"), str(folder / "id"))
+    host = SshHost("127.0.0.1", "root", port, Trust(str(folder / "known"), str(folder / "id")))
     try:
         yield host
     finally:

@@ -389,6 +389,19 @@ async def add_node(request: Request) -> Json:
     return await request.json()
 
 
+@admin.post("/nodes/{node_id}/desired")
+async def want_node(node_id: str, request: Request) -> Json:
+    return {"id": node_id, **await request.json()}
+
+
+@admin.post("/nodes/{node_id}/repair", status_code=202)
+async def repair_node(node_id: str, request: Request) -> Response:
+    if (await request.json())["rung"] == "replace" and node_id == "local":
+        error = {"code": "conflict", "message": "local was registered by hand.", "remedy": "See to it yourself."}
+        return JSONResponse({"error": error}, 409)
+    return JSONResponse({"id": node_id}, 202)
+
+
 @admin.get("/node-sizes")
 async def node_sizes(request: Request) -> Json:
     if store_of(request).no_cloud:

@@ -162,7 +162,11 @@ def nodes() -> list[Json]:
         | {"last_health_at": at(minutes=-0.05), "monthly_cost_usd": "0"},
         common
         | {"id": "gpu-fra-1", "host": "10.0.4.17", "region": "fra1", "status": "degraded"}
-        | {"service_health": healthy | {"whisper": False}, "last_health_at": at(minutes=-3), "monthly_cost_usd": "184"},
+        | {"service_health": healthy | {"whisper": False}, "last_health_at": at(minutes=-3), "monthly_cost_usd": "184"}
+        | {"repair": "restarting whisper"},
+        common
+        | {"id": "gpu-fra-2", "host": "10.0.4.18", "status": "active", "service_health": healthy, "desired": "drained"}
+        | {"last_health_at": at(minutes=-0.05), "monthly_cost_usd": "184", "rented": True, "running": 3},
         rented_node("gpu-tor1-3f9a2c", "downloading_models"),
         rented_node("gpu-tor1-77c0de", "failed"),
     ]

@@ -620,3 +620,17 @@ async def test_the_forms_of_a_bot_take_as_much_as_the_platform_does(browser: htt
             "persona": str(names.PERSONA_CHARACTERS_MAX),
             "instructions": str(names.INSTRUCTIONS_CHARACTERS_MAX),
         }, path
+
+
+async def test_an_administrator_cares_for_nodes(browser: httpx.AsyncClient) -> None:
+    page = (await browser.get("/admin/nodes")).text
+    assert "restarting whisper" in page
+    assert "Draining" in page
+    assert "3 requests running" in page
+    done = await browser.post("/admin/nodes/gpu-fra-1/want", data={"desired": "cordoned"})
+    assert done.headers["location"].startswith("/admin/nodes")
+    assert "gets no new requests" in (await browser.get(done.headers["location"])).text
+    assert (await browser.post("/admin/nodes/gpu-fra-1/repair", data={"rung": "reboot"})).status_code == 303
+    refused = await browser.post("/admin/nodes/local/repair", data={"rung": "replace"})
+    assert refused.status_code == 409
+    assert "registered by hand" in refused.text

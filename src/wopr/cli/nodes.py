@@ -1,12 +1,13 @@
 """`wopr nodes`: the machines that serve models. Works on the database, so it also works while the API is down."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wopr.cli import nodes_rented
+from wopr.cli import nodes_care, nodes_rented
+from wopr.cli.nodes_rows import journal as _journal
+from wopr.cli.nodes_rows import run as _run
+from wopr.cli.nodes_rows import say_result as _say_result
 from wopr.cli.output import (
     USAGE,
     DryRunOption,
@@ -17,7 +18,6 @@ from wopr.cli.output import (
     fail,
     json_document,
     nothing_to_do,
-    result,
     say,
     table,
 )
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Machines that serve models.", no_args_is_help=True, rich_markup_mode=None)
 
-Result = TypeVar("Result")
-Work = Callable[["AsyncSession"], Awaitable[Result]]
 NodeArgument = Annotated[str, typer.Argument(help="The node's id, such as gpu-1.")]
 
 
@@ -156,10 +154,18 @@ def _ports(pairs: list[str]) -> dict[str, int]:
 
 
 def _state(node: "Node") -> str:
-    """Its status, or how far its making is."""
+    """How far its making is, or what was seen of it, what people want of it, and what is done to bring it back."""
+    from wopr.inference.repair_state import repair_of, told
+
     if node.desired == "gone":
         return "given back"
-    return node.status if node.provision_stage in ("done", "failed") else node.provision_stage
+    if node.provision_stage not in ("done", "failed"):
+        return node.provision_stage
+    repair = repair_of(node)
+    wanted = "" if node.desired == "serving" else node.desired
+    if node.desired == "drained" and repair.drained_at is None:
+        wanted = "draining" + (f" ({repair.running} running)" if repair.running else "")
+    return ", ".join(filter(None, (node.status, wanted, told(node))))
 
 
 def _health(node: "Node") -> str:
@@ -175,6 +181,8 @@ def _seen(node: "Node") -> str:
 
 
 def _document(node: "Node") -> dict[str, Any]:  # whatever json can write
+    from wopr.inference.repair_state import told
+
     return {
         "id": node.id,
         "host": node.host,
@@ -182,42 +190,15 @@ def _document(node: "Node") -> dict[str, Any]:  # whatever json can write
         "size": node.size,
         "status": node.status,
         "provision_stage": node.provision_stage,
+        "desired": node.desired,
+        "repair": told(node),
         "service_health": dict(node.service_health),
         "ports": dict(node.ports),
         "monthly_cost_cents": node.monthly_cost_cents,
         "rented": node.provider is not None,
-        "desired": node.desired,
         "last_health_at": node.last_health_at,
         "last_error": node.last_error,
     }
 
 
-def _say_result(document: dict[str, Any], text: str, *, as_json: bool) -> None:
-    if as_json:
-        json_document(document)
-    else:
-        result(text)
-
-
-def _journal(name: str, **data: str) -> Any:  # a context manager of the journal's own type
-    from wopr.core.settings import load_settings
-    from wopr.ops.journal import Journal
-
-    return Journal(load_settings().wopr_home).operation(name, **data)
-
-
-def _run(work: "Work[Result]") -> Result:
-    """Do the work in one transaction on the configured database."""
-    return asyncio.run(_in_transaction(work))
-
-
-async def _in_transaction(work: "Work[Result]") -> Result:
-    from wopr.core.db import Database
-    from wopr.core.settings import database_url, load_settings
-
-    db = Database(database_url(load_settings()), pool_size=2)
-    try:
-        async with db.begin() as session:
-            return await work(session)
-    finally:
-        await db.dispose()
+app.add_typer(nodes_care.app)

@@ -45,6 +45,9 @@ class Node(Answer):
     ports: dict[str, int] | None = None
     rented: bool = False
     desired: str = "serving"
+    running: int | None = None
+    drained: bool = False
+    repair: str = ""
     machine_id: str | None = None
     stage_at: datetime | None = None
     provision_error: str | None = None
@@ -136,6 +139,14 @@ class InferenceApi:
         optional = {"region": region, "size": size, "ports": ports}
         body = {"id": node_id, "host": host} | {name: value for name, value in optional.items() if value is not None}
         await self._transport.request("POST", "/api/admin/nodes", Sending(json=body))
+
+    async def want_node(self, node_id: str, desired: str) -> None:
+        """Have a node `serving`, `cordoned` (no new requests) or `drained` (and none that run)."""
+        await self._transport.request("POST", f"/api/admin/nodes/{node_id}/desired", Sending(json={"desired": desired}))
+
+    async def repair_node(self, node_id: str, rung: str) -> None:
+        """Restart its services, reboot or power-cycle its machine, or replace that, now."""
+        await self._transport.request("POST", f"/api/admin/nodes/{node_id}/repair", Sending(json={"rung": rung}))
 
     async def remove_node(self, node_id: str) -> None:
         """Take a machine out of routing and forget it."""

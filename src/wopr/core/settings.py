@@ -166,7 +166,14 @@ class Settings(BaseSettings):
     models_dir: Path | None = Field(
         default=None, description="Folder with model weights; empty: `models` under WOPR_HOME."
     )
-    watchdog_period_seconds: float = Field(default=5.0, gt=0, description="Seconds between two looks at every node.")
+    watchdog_period_seconds: float = Field(
+        default=2.0, gt=0, description="Seconds between two looks at every node; 5 is right for hundreds of them."
+    )
+    node_ssh_port: Port = Field(default=22, description="Port of SSH on nodes, over which services are restarted.")
+    alert_webhook_url: SecretStr | None = Field(
+        default=None,
+        description="Address to which is posted, as JSON, what administrators are mailed: a node that needs them.",
+    )
     incident_after_seconds: float = Field(
         default=120.0, gt=0, description="Seconds that something must stay down before an incident opens by itself."
     )

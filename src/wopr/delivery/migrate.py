@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from wopr.cloud.ssh import complaints
 from wopr.core.errors import UpstreamFailed
 from wopr.delivery.classify import Classifier, Finding, Kind, worst_kind
 from wopr.delivery.dump_source import (
@@ -26,7 +27,6 @@ from wopr.delivery.dump_source import (
     revision,
 )
 from wopr.delivery.errors import HostFailed, Refused
-from wopr.delivery.hosts import complaints
 from wopr.delivery.place import Place
 
 SQL_SECONDS = 60.0

@@ -10,9 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wopr.cloud.ssh import complaints
 from wopr.delivery import commands
 from wopr.delivery.commands import API_PORT, UI_PORT
-from wopr.delivery.hosts import Host, complaints
+from wopr.delivery.hosts import Host
 from wopr.delivery.look import coming, containers, look, unready
 from wopr.delivery.place import ROLES, Place, Slot
 from wopr.delivery.plan import Container

@@ -14,7 +14,7 @@ from wopr.core.errors import Unauthenticated
 from wopr.core.ids import NodeId
 from wopr.core.platform import Platform
 from wopr.core.routing import PlatformDep
-from wopr.inference import bootstrap, ordering, rented
+from wopr.inference import bootstrap, care, ordering, rented
 from wopr.inference import nodes as registry
 from wopr.inference.bodies import (
     ModelsBody,
@@ -26,9 +26,11 @@ from wopr.inference.bodies import (
     OpenedBody,
     Reboot,
     RebootBody,
+    RepairNow,
     Report,
     ReportedBody,
     SizesBody,
+    Wish,
     model_body,
     node_body,
     node_detail,
@@ -37,6 +39,7 @@ from wopr.inference.bodies import (
 from wopr.inference.journaling import journaled
 from wopr.inference.offer import offered_models
 from wopr.inference.provision import Stage
+from wopr.inference.repair_state import Rung
 from wopr.inference.watchdog import known_voices
 
 router = APIRouter(tags=["inference"])
@@ -165,6 +168,24 @@ async def reboot(_principal: PlatformAdmin, platform: PlatformDep, node_id: Node
     async with journaled(platform, "nodes.reboot", node=node_id, hard=str(body.hard).lower()):
         action = await ordering.reboot(_cloud(platform), node_id, node.making.machine_id, hard=body.hard)
     return RebootBody(action_id=action)
+
+
+@router.post("/api/admin/nodes/{node_id}/desired", operation_id="nodes_want")
+async def want(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeName, body: Wish) -> NodeDetail:
+    """Keep new requests away from a node (cordoned), wait until none runs either (drained), or have it back."""
+    about = {"node": node_id, "desired": body.desired}
+    async with journaled(platform, "nodes.want", **about), platform.db.begin() as session:
+        await care.want(session, NodeId(node_id), body.desired)
+    return await _detail(platform, node_id)
+
+
+@router.post("/api/admin/nodes/{node_id}/repair", operation_id="nodes_repair", status_code=202)
+async def repair(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeName, body: RepairNow) -> NodeDetail:
+    """Restart a node's services, or its machine, or replace that: what runs there may end first."""
+    about = {"node": node_id, "rung": body.rung}
+    async with journaled(platform, "nodes.repair", **about), platform.db.begin() as session:
+        await care.ask_repair(session, NodeId(node_id), Rung(body.rung))
+    return await _detail(platform, node_id)
 
 
 @router.delete("/api/admin/nodes/{node_id}", operation_id="nodes_remove", status_code=204)

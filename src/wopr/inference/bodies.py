@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,6 +12,7 @@ from wopr.core.routing import ApiModel
 from wopr.inference import nodes as registry
 from wopr.inference.offer import Offered
 from wopr.inference.rented import DETAIL_CHARACTERS_MAX
+from wopr.inference.repair_state import repair_of, told
 
 WORD_MAX = registry.NAME_LENGTH_MAX
 
@@ -51,6 +53,9 @@ class NodeBody(ApiModel):
     ports: dict[str, int]
     rented: bool
     desired: str
+    running: int | None = Field(description="Requests that still run there; of a node that is drained.")
+    drained: bool
+    repair: str = Field(description="What is being done to bring it back, in words; empty when nothing.")
     machine_id: str | None
     stage_at: datetime | None
     provision_error: str | None
@@ -119,6 +124,18 @@ class NewNodes(ApiModel):
     count: int = 1
 
 
+class Wish(ApiModel):
+    """What is wanted of a node."""
+
+    desired: Literal["serving", "cordoned", "drained"]
+
+
+class RepairNow(ApiModel):
+    """What is to be done to a node now."""
+
+    rung: Literal["restart", "reboot", "power_cycle", "replace"] = "restart"
+
+
 class Reboot(ApiModel):
     """How a machine is restarted: `hard` cuts its power instead of asking its system."""
 
@@ -168,6 +185,7 @@ def model_body(model: Offered) -> ModelBody:
 
 
 def node_body(node: registry.Node, now: datetime) -> NodeBody:
+    repair = repair_of(node)
     return NodeBody(
         id=node.id,
         host=node.host,
@@ -182,6 +200,9 @@ def node_body(node: registry.Node, now: datetime) -> NodeBody:
         ports=dict(node.ports),
         rented=node.provider is not None,
         desired=node.desired,
+        running=repair.running,
+        drained=repair.drained_at is not None,
+        repair=told(node),
         machine_id=node.making.machine_id,
         stage_at=_moment(node.making.stage_at),
         provision_error=node.making.error,

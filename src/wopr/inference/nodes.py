@@ -22,6 +22,7 @@ NODES_CHANNEL = "wopr_nodes"
 SERVICES: Mapping[str, int] = {"llama": 8080, "chatterbox": 8081, "whisper": 8082, "qwen": 8083}
 # A node in another state is not asked: it is being made, or nothing on it answers.
 SERVING_STATES = ("active", "degraded")
+SERVING = "serving"
 NODES_MAX = 1000
 NAME_LENGTH_MAX = 128
 # Names and addresses stand in URLs, logs and terminals. Colons and brackets are for IPv6.
@@ -33,13 +34,22 @@ MONTH_SECONDS = 30 * 24 * HOUR_SECONDS
 
 @dataclass(frozen=True)
 class Backend:
-    """One service of one node, as the gateway needs it. `base_url` has neither path nor trailing slash."""
+    """One service of one node, as the gateway needs it. `base_url` has neither path nor trailing slash.
+
+    `wanted` is False while people or the ladder of repair keep new requests away from it: what runs there may end.
+    """
 
     node_id: NodeId
     service: str
     base_url: str
     api_key: str | None
     healthy: bool
+    wanted: bool = True
+
+    @property
+    def serves(self) -> bool:
+        """Whether new requests are sent to it."""
+        return self.healthy and self.wanted
 
 
 @dataclass(frozen=True)
@@ -62,10 +72,13 @@ class Node:
     updated_at: int = 0
     # What the watchdog remembers of each service, as JSON.
     probe_state: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    desired: str = "serving"
+    # What people want of it: serving, cordoned, drained or gone.
+    desired: str = SERVING
     # The cloud whose machine it is; None for one that was registered by hand.
     provider: str | None = None
     making: "Making" = field(default_factory=lambda: Making())
+    # Where the ladder of repair stands, as JSON.
+    repair: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -156,8 +169,8 @@ async def backends(session: AsyncSession) -> list[Backend]:
 
 
 async def healthy_backends(session: AsyncSession) -> list[Backend]:
-    """The services that answered when the watchdog last looked."""
-    return [backend for backend in await backends(session) if backend.healthy]
+    """The services that answered when the watchdog last looked, and that nobody keeps requests away from."""
+    return [backend for backend in await backends(session) if backend.serves]
 
 
 def backends_of(node: Node) -> Sequence[Backend]:
@@ -171,6 +184,7 @@ def backends_of(node: Node) -> Sequence[Backend]:
             base_url=base_url(node.host, port),
             api_key=node.api_key,
             healthy=node.status in SERVING_STATES and bool(node.service_health.get(service)),
+            wanted=node.desired == SERVING and not node.repair.get("out"),
         )
         for service, port in sorted(node.ports.items())
     ]
@@ -237,6 +251,7 @@ def _node(row: GpuNode) -> Node:
         probe_state=row.probe_state,
         desired=row.desired,
         provider=row.provider,
+        repair=row.repair,
         making=Making(
             machine_id=row.droplet_id,
             machine_at=row.machine_at,

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
-from wopr.inference.watchdog import FAILED, Memory, memories_of
+from wopr.inference.nodes import SERVICES, SERVING, SERVING_STATES, Node, list_nodes
+from wopr.inference.sights import Memory, memories_of
+from wopr.inference.watchdog import FAILED
 from wopr.ops.incidents import Severity
 from wopr.ops.outages import Watched
 
@@ -48,8 +49,7 @@ def watched_services(nodes: Sequence[Node]) -> Sequence[Watched]:
     """Each service as a whole and on each node; where nobody serves it, the nodes are covered by the whole. Pure."""
     sights: list[Watched] = []
     for service in SERVICES:
-        made = [node for node in nodes if node.provision_stage == "done"]
-        having = [node for node in made if service in node.ports and node.status in LOOKED_AT]
+        having = [node for node in nodes if service in node.ports and _is_to_serve(node)]
         if not having:
             continue
         parts = [_part(node, service) for node in having]
@@ -67,6 +67,11 @@ def watched_services(nodes: Sequence[Node]) -> Sequence[Watched]:
         )
         sights += [_covered(part) if nobody else part for part in parts]
     return sights
+
+
+def _is_to_serve(node: Node) -> bool:
+    """What is being made, cordoned, drained or given back is kept from requests on purpose."""
+    return node.provision_stage == "done" and node.status in LOOKED_AT and node.desired == SERVING
 
 
 def _part(node: Node, service: str) -> Watched:

@@ -27,6 +27,7 @@ class Target:
     models: frozenset[str] = frozenset()
     running: int = 0
     failures: int = 0  # in a row
+    answered: int = 0  # requests, since the target is known
     ejected_until: float = 0.0
     trying: bool = False  # one request after an ejection is on its way
     seed: int = field(default=0)
@@ -85,6 +86,7 @@ def succeeded(target: Target) -> None:
     """It answered: it counts as healthy again."""
     target.failures = 0
     target.trying = False
+    target.answered += 1
 
 
 def failed(target: Target, now: float) -> float:

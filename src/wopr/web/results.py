@@ -49,6 +49,10 @@ RESULTS = {
     "tenant-reinstated": Result("tenants", "good", "The tenant may go on."),
     "event-retried": Result("inbox", "good", "The event is applied again.", "Its state below is the result."),
     "node-registered": Result("nodes", "good", "The node is registered.", "The watchdog looks at it within seconds."),
+    "node-serving": Result("nodes", "good", "The node gets requests again.", "As soon as its services are well."),
+    "node-cordoned": Result("nodes", "good", "The node gets no new requests.", "What runs there may end."),
+    "node-drained": Result("nodes", "good", "The node is being emptied.", "Its state says when nothing runs there."),
+    "node-repair": Result("nodes", "good", "The repair begins within seconds.", "Its state says what is being done."),
     "nodes-ordered": Result(
         "nodes", "good", "The machines are ordered.", "They become nodes by themselves; their stages are below."
     ),

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from wopr.cli.nodes import app
+from wopr.core.errors import Conflict
 from wopr.ops.journal import Journal
 
 
@@ -57,3 +58,38 @@ def test_without_a_terminal_removal_names_the_flag(home: Path) -> None:
 
 def test_a_port_that_is_none_is_wrong_usage(home: Path) -> None:
     assert wopr("register", "gpu-1", "--host", "h", "--port", "llama").exit_code == 2
+
+
+def test_a_node_is_cordoned_drained_and_had_back(home: Path) -> None:
+    wopr("register", "gpu-1", "--host", "h")
+    for verb, desired in (("cordon", "cordoned"), ("uncordon", "serving")):
+        assert "would have" in wopr(verb, "gpu-1", "--dry-run").stdout
+        assert wopr(verb, "gpu-1").exit_code == 0
+        assert listed()[0]["desired"] == desired
+        assert wopr(verb, "gpu-1", "--exit-code").exit_code == 4
+    draining = json.loads(wopr("drain", "gpu-1", "--wait", "0", "--json").stdout)
+    assert (draining["changed"], draining["drained"]) == (True, False)
+    assert "draining" in wopr("list").stdout
+    late = wopr("drain", "gpu-1", "--wait", "1")
+    assert late.exit_code == 1
+    assert "wopr nodes drain gpu-1" in late.stderr
+    assert ("nodes.want", "end") in [(entry.name, entry.phase) for entry in Journal(home).read()]
+
+
+def test_a_repair_is_asked_for_and_a_machine_of_ones_own_is_not_rebooted(home: Path) -> None:
+    wopr("register", "gpu-1", "--host", "h")
+    assert "would restart" in wopr("repair", "gpu-1", "--dry-run").stdout
+    assert listed()[0]["repair"] == ""
+    assert wopr("repair", "gpu-1").exit_code == 0
+    assert listed()[0]["repair"] == "restart was asked for"
+    assert wopr("repair", "gpu-1", "--rung", "reboot").exit_code == 2
+    refused = wopr("repair", "gpu-1", "--rung", "reboot", "--yes")
+    assert isinstance(refused.exception, Conflict)
+
+
+def test_the_key_for_nodes_of_ones_own_allows_restarts_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLATFORM_SECRET", "a-secret-of-tests")
+    line = wopr("ssh-key").stdout
+    assert line.startswith('restrict,command="')
+    assert "ssh-ed25519 " in line
+    assert json.loads(wopr("ssh-key", "--json").stdout)["authorized_key"] == line.strip()

@@ -10,7 +10,7 @@ from tests.inference.nodes.conftest import FakeService
 from wopr.accounts import guard
 from wopr.core.platform import Platform
 from wopr.inference.api import router
-from wopr.inference.watchdog import watch_nodes
+from wopr.inference.watchdog import Watchdog
 from wopr.main import install_error_handlers
 
 
@@ -63,16 +63,29 @@ async def test_an_impossible_node_is_refused(admin: httpx.AsyncClient, body: dic
 
 
 async def test_models_on_offer_carry_prices_and_whether_they_can_be_asked(
-    admin: httpx.AsyncClient, platform: Platform, service: FakeService
+    admin: httpx.AsyncClient, watchdog: Watchdog, service: FakeService
 ) -> None:
     service.models = ("handbook", "my-llama")
     await admin.post("/api/admin/nodes", json={"id": "n", "host": "127.0.0.1", "ports": {"llama": service.port}})
-    await watch_nodes(platform)
+    await watchdog.watch()
     handbook, own = (await admin.get("/api/models")).json()["models"]
     assert (handbook["id"], handbook["kind"], handbook["available"]) == ("handbook", "chat", True)
     assert handbook["prompt_per_million_usd"] == "0.10"
     assert handbook["per_minute_usd"] is None
     assert own["id"] == "my-llama"
     await service.stop()
-    await watch_nodes(platform)
+    await watchdog.watch()
     assert [m["available"] for m in (await admin.get("/api/models")).json()["models"]] == [False, False]
+
+
+async def test_a_node_is_cordoned_and_repaired_through_the_api(admin: httpx.AsyncClient) -> None:
+    await admin.post("/api/admin/nodes", json={"id": "gpu-1", "host": "10.0.0.5"})
+    wanted = await admin.post("/api/admin/nodes/gpu-1/desired", json={"desired": "cordoned"})
+    assert wanted.json()["desired"] == "cordoned"
+    asked = await admin.post("/api/admin/nodes/gpu-1/repair", json={"rung": "restart"})
+    assert (asked.status_code, asked.json()["repair"]) == (202, "restart was asked for")
+    refused = await admin.post("/api/admin/nodes/gpu-1/repair", json={"rung": "replace"})
+    assert refused.status_code == 409
+    for path, body in (("desired", {"desired": "gone"}), ("repair", {"rung": "person"})):
+        assert (await admin.post(f"/api/admin/nodes/gpu-1/{path}", json=body)).status_code == 422
+    assert (await admin.post("/api/admin/nodes/none/desired", json={"desired": "drained"})).status_code == 404

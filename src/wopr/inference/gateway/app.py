@@ -16,9 +16,11 @@ from wopr.inference.gateway.errors import DATABASE_ERRORS
 from wopr.inference.gateway.exchange import Exchange, Parts
 from wopr.inference.gateway.limits import RATES_CHANNEL, Limiter
 from wopr.inference.gateway.once import Shelf
+from wopr.inference.gateway.pulse import Pulse
 from wopr.inference.gateway.settle import Settler
 from wopr.inference.gateway.upstream import Upstreams
 from wopr.inference.gateway.watch import Watch
+from wopr.inference.life import LIFE_CHANNEL
 
 CHORES_SECONDS = 1.0
 KEYS_EVERY = 10
@@ -45,6 +47,7 @@ class Gateway:
             watch=watch,
             shelf=Shelf(platform),
         )
+        self._pulse = Pulse()
         self._chores: asyncio.Task[None] | None = None
         platform.notifier.subscribe(RATES_CHANNEL, self._heard)
 
@@ -96,7 +99,7 @@ class Gateway:
             await asyncio.sleep(CHORES_SECONDS)
             turn += 1
             try:
-                await self._tell_rates()
+                await self._tell()
                 if turn % KEYS_EVERY == 0:
                     await self._touch_keys()
                 if turn % RECOVER_EVERY == 0:
@@ -108,12 +111,17 @@ class Gateway:
             meters.WAL_BYTES.set(size)
             meters.RUNNING.set(len(self._parts.watch.running))
 
-    async def _tell_rates(self) -> None:
-        payloads = self._parts.limiter.told()
+    async def _tell(self) -> None:
+        """Tell the other processes which tenants are busy, and which services got on with our requests."""
+        parts = self._parts
+        payloads = [(RATES_CHANNEL, payload) for payload in parts.limiter.told()]
+        now = self._platform.clock.monotonic()
+        beats = self._pulse.beat(parts.upstreams.catalog.targets, parts.watch.running, now)
+        payloads += [(LIFE_CHANNEL, beat) for beat in beats]
         if payloads:
             async with self._platform.db.begin() as session:
-                for payload in payloads:
-                    await notify(session, RATES_CHANNEL, payload)
+                for channel, payload in payloads:
+                    await notify(session, channel, payload)
 
     async def _touch_keys(self) -> None:
         used, self._parts.keys_used = self._parts.keys_used, set()

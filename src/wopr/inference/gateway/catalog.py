@@ -45,12 +45,12 @@ class Catalog:
     def replace(self, backends: Sequence[Backend]) -> Sequence[Target]:
         """Take over a new list; what is known of backends that stay is kept. Those that turned sick are returned.
 
-        One that was removed is not among them: what it has begun it may end.
+        One that was removed, cordoned or drained is not among them: what it has begun it may end.
         """
         old = {_place(target.backend): target for target in self.targets}
         targets = []
         for backend in backends:
-            if not backend.healthy:
+            if not backend.serves:
                 continue
             target = old.get(_place(backend))
             if target is None:

@@ -90,6 +90,26 @@ async def reboot(visit: Administrator, node_id: str) -> Response:
     return redirect("/admin/nodes", "node-rebooted")
 
 
+@router.post("/admin/nodes/{node_id}/want")
+async def want(visit: Administrator, node_id: str, desired: Field = "") -> Response:
+    """Keep requests away from a node, empty it, or have it back."""
+    try:
+        await visit.api.inference.want_node(node_id, desired)
+    except ApiError as error:
+        return await _page(visit, error)
+    return redirect("/admin/nodes", f"node-{desired}")
+
+
+@router.post("/admin/nodes/{node_id}/repair")
+async def repair(visit: Administrator, node_id: str, rung: Field = "restart") -> Response:
+    """Repair a node now; the page has told what that means."""
+    try:
+        await visit.api.inference.repair_node(node_id, rung)
+    except ApiError as error:
+        return await _page(visit, error)
+    return redirect("/admin/nodes", "node-repair")
+
+
 @router.post("/admin/nodes/{node_id}/remove")
 async def remove(visit: Administrator, node_id: str) -> Response:
     """Forget a node that was registered by hand; the page has asked before."""

@@ -1,0 +1,176 @@
+"""Machines over SSH: the one door to asyncssh. A program is run from a list of arguments, each of them quoted.
+
+A machine's own key must be known: from the user's files, from a file, or as `host_key`, which whoever meets a machine
+for the first time gets from `Ssh.met` and keeps. An unknown or another one is refused.
+"""
+
+import asyncio
+import contextlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wopr.core.errors import UpstreamFailed
+
+if TYPE_CHECKING:
+    import asyncssh  # where it is needed it is imported then: it takes longer than most commands on this machine
+
+RUN_SECONDS = 60.0
+CONNECT_SECONDS = 15.0
+KEEPALIVE_SECONDS = 5
+SSH_PORT = 22
+
+
+class SshFailed(UpstreamFailed):
+    """The machine could not be reached, did not let us in, or a command did not end. `answered`: sshd was there."""
+
+    default_code = "ssh_failed"
+
+    def __init__(self, message: str, *, remedy: str = "", answered: bool = False) -> None:
+        super().__init__(message, remedy=remedy)
+        self.answered = answered
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command ended."""
+
+    code: int
+    out: bytes = b""
+    err: bytes = b""
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+    @property
+    def text(self) -> str:
+        return self.out.decode("utf-8", "replace").strip()
+
+    @property
+    def complaint(self) -> str:
+        """The last line that says why, for a person."""
+        lines = complaints((self.err or self.out).decode("utf-8", "replace"))
+        return lines[-1] if lines else f"exit code {self.code}"
+
+
+def complaints(wrote: str) -> Sequence[str]:
+    """The lines of what a program wrote; of our errors without the remedy, which is for who runs that program."""
+    lines = [line.strip() for line in wrote.splitlines() if line.strip()]
+    return [line.removeprefix("error: ") for line in lines if not line.startswith("fix: ")] or lines
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whom to believe, and who we are. None everywhere: the user's own files, agent and keys."""
+
+    known_hosts: str | None = None  # a file
+    key: str | None = None  # a file
+    private_key: str | None = field(default=None, repr=False)  # OpenSSH's format
+    host_key: str | None = None  # the line of the public key; empty: whoever answers, and `met` says who
+    connect_seconds: float = CONNECT_SECONDS
+
+
+@dataclass
+class Ssh:
+    """A connection that is opened when it is needed, and again after it broke."""
+
+    address: str
+    user: str = "root"
+    port: int = SSH_PORT
+    trust: Trust = field(default_factory=Trust)
+    met: str | None = None  # the machine's key, once connected
+    _connection: "asyncssh.SSHClientConnection | None" = field(default=None, repr=False)
+    _connecting: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output:
+        """Run a program to its end; SshFailed when that does not come."""
+        import asyncssh
+
+        connection = await self._connected()
+        # Without an end of its input a command that reads it would wait for ever.
+        stdin = asyncssh.PIPE if input else asyncssh.DEVNULL
+        try:
+            done = await connection.run(
+                shlex.join(argv), input=input or None, stdin=stdin, encoding=None, timeout=timeout
+            )
+        except asyncssh.TimeoutError as error:
+            message = f"`{shlex.join(argv)[:200]}` did not end within {timeout:.0f} s."
+            raise SshFailed(message, answered=True) from error
+        except (asyncssh.Error, OSError) as error:
+            await self.close()
+            raise SshFailed(f"The connection to {self.describe()} broke: {error}", remedy="Run it again.") from error
+        return Output(_code(done), _bytes(done.stdout), _bytes(done.stderr))
+
+    def describe(self) -> str:
+        """The name by which people know it."""
+        return f"{self.user}@{self.address}" + (f":{self.port}" if self.port != SSH_PORT else "")
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+            with contextlib.suppress(OSError):
+                await connection.wait_closed()
+
+    async def _connected(self) -> "asyncssh.SSHClientConnection":
+        async with self._connecting:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await self._connect()
+            return self._connection
+
+    async def _connect(self) -> "asyncssh.SSHClientConnection":
+        import asyncssh
+
+        try_it = f"ssh -p {self.port} {self.user}@{self.address} true"
+        try:
+            connection = await asyncssh.connect(
+                self.address,
+                port=self.port,
+                username=self.user,
+                connect_timeout=self.trust.connect_seconds,
+                login_timeout=self.trust.connect_seconds,
+                keepalive_interval=KEEPALIVE_SECONDS,
+                **_options(self.trust),
+            )
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise SshFailed(
+                f"The key of {self.describe()} is not known here: {error}",
+                remedy=f"Compare its fingerprint, then: {try_it}",
+                answered=True,
+            ) from error
+        except (asyncssh.Error, OSError) as error:
+            raise SshFailed(
+                f"{self.describe()} can't be reached: {error or type(error).__name__}",
+                remedy=f"Try: {try_it}",
+                answered=isinstance(error, asyncssh.Error | ConnectionRefusedError),
+            ) from error
+        key = connection.get_server_host_key()
+        self.met = key.export_public_key().decode().strip() if key else None
+        return connection
+
+
+def _options(trust: Trust) -> dict[str, object]:
+    """What asyncssh is to be told beyond its defaults, which are the user's files."""
+    import asyncssh
+
+    options: dict[str, object] = {"known_hosts": trust.known_hosts} if trust.known_hosts else {}
+    if trust.host_key is not None:
+        known = [asyncssh.import_public_key(trust.host_key)] if trust.host_key else None
+        options["known_hosts"] = (known, [], []) if known else None
+    if trust.key:
+        options["client_keys"] = [trust.key]
+    if trust.private_key is not None:
+        options |= {"client_keys": [asyncssh.import_private_key(trust.private_key)], "agent_path": None, "config": None}
+    return options
+
+
+def _code(done: "asyncssh.SSHCompletedProcess") -> int:
+    """The exit code; 255 for a command that a signal ended, as ssh does."""
+    return done.exit_status if done.exit_status is not None and done.exit_status >= 0 else 255
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value or "").encode()

@@ -1,0 +1,312 @@
+"""The loop that brings nodes back: takes the steps that `repair` plans, one after the other.
+
+Where a node stands on the ladder is stored before anything is done to it, conditionally on what was read, and the
+outcome after. Whoever is killed in between is followed by the same step: a restart, a reboot or a replacement that is
+asked for twice does no more harm than one. Each rung is an operation of the journal; who has to know is told.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import structlog
+from sqlalchemy import CursorResult, exists, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from wopr.cloud.compute import CloudError, Compute, Machine
+from wopr.cloud.digitalocean import digitalocean
+from wopr.cloud.ssh import SshFailed
+from wopr.core.errors import NotConfigured
+from wopr.core.ids import NodeId, new_id
+from wopr.core.loops import Loop
+from wopr.core.notify import notify
+from wopr.core.platform import Platform
+from wopr.core.steady import SteadyClock
+from wopr.inference import rented, restart
+from wopr.inference.alerts import call_webhook, queue_alert
+from wopr.inference.identity import ensure_identity
+from wopr.inference.life import Life
+from wopr.inference.models import GpuNode
+from wopr.inference.nodes import NODES_CHANNEL, Node, list_nodes
+from wopr.inference.repair import Do, Plan, Sight, Step, down, failures_of, plan_repair
+from wopr.inference.repair_state import HARD, Phase, Repair, Rung, repair_of
+from wopr.ops.incidents import Severity, note_incident, open_incident, open_incidents, resolve_incident
+from wopr.ops.journal import Journal
+
+PERIOD_SECONDS = 2.0
+DRAINED = "drained"
+OPERATIONS: Mapping[Rung, str] = {rung: f"nodes.{rung.value}" for rung in Rung}
+
+log = structlog.get_logger(__name__)
+Cloud = Callable[[], Compute]
+Restart = Callable[[Node, Sequence[str]], Awaitable[restart.Restarted]]
+
+
+def repair_loop(platform: Platform, life: Life) -> Loop:
+    """The line in the table of loops. It also wakes when the watchdog saw a change."""
+
+    async def by_ssh(node: Node, services: Sequence[str]) -> restart.Restarted:
+        return await restart.restart(platform, node, services)
+
+    return Loop(
+        name="repair_nodes",
+        period_seconds=PERIOD_SECONDS,
+        why="Restarts services that fail, then their machines, replaces these at last, and calls a person.",
+        run=Repairer(platform, life, lambda: digitalocean(platform.settings, platform.http), by_ssh).run_pass,
+        wake=(NODES_CHANNEL,),
+    )
+
+
+@dataclass
+class Repairer:
+    """One pass after the other. It remembers nothing that another process would need."""
+
+    platform: Platform
+    life: Life
+    cloud: Cloud
+    restart: Restart
+    _steady: SteadyClock = field(init=False)
+    _journal: Journal = field(init=False)
+    _held: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._steady = SteadyClock(self.platform.clock)
+        self._journal = Journal(self.platform.settings.wopr_home)
+
+    async def run_pass(self) -> Mapping[str, int]:
+        """One step for each node that needs one: nodes that need care, steps taken, steps held back."""
+        self.life.listen()
+        async with self.platform.db.begin() as session:
+            if not await session.scalar(select(_ANY_TO_CARE_FOR)):
+                return {"ailing": 0, "steps": 0, "held": 0}
+            nodes = await list_nodes(session)
+        await self._drain(nodes)
+        nodes = [node for node in nodes if not self._is_looked_after(node)]
+        ailing = [node for node in nodes if down(node) or repair_of(node).rung or repair_of(node).asked]
+        running: dict[str, int] = {node.id: self.life.running(node.id) for node in ailing}
+        plan = plan_repair(nodes, Sight(await self._machines(ailing), running), self._steady.epoch())
+        self._tell_held(plan)
+        outcomes = await asyncio.gather(*(self._take(step) for step in plan.steps), return_exceptions=True)
+        for outcome in outcomes:  # one node that fails keeps no other waiting
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return {"ailing": len(ailing), "steps": len(plan.steps), "held": len(plan.held)}
+
+    def _is_looked_after(self, node: Node) -> bool:
+        """This machine's own services: what started them restarts them (`wopr up`, compose)."""
+        own = node.id == self.platform.settings.gpu_node_id and node.provider is None
+        return own and repair_of(node).rung is None and repair_of(node).asked is None
+
+    async def _machines(self, ailing: Sequence[Node]) -> Mapping[str, Machine] | None:
+        """The machines that the cloud has for us; None when it is not asked or does not answer."""
+        if not any(node.provider for node in ailing):
+            return None
+        try:
+            async with self.platform.db.begin() as session:
+                identity = await ensure_identity(session, self.platform.settings)
+            return {machine.id: machine for machine in await self.cloud().tagged(identity.tag)}
+        except (CloudError, NotConfigured) as error:
+            log.warning("repair.cloud_away", error=error.message)
+            return None
+
+    async def _take(self, step: Step) -> None:
+        node, now = step.node, self._steady.epoch()
+        before = repair_of(node)
+        match step.do:
+            case Do.BEGIN:
+                await self._begin(step, before, now)
+            case Do.ACT:
+                await self._act(step, before, now)
+            case Do.ASK:
+                await self._ask(node, before, now)
+            case Do.FINISH:
+                await self._finish(node, before, now)
+            case Do.CLEAR:
+                await self._clear(node, before)
+
+    async def _begin(self, step: Step, before: Repair, now: int) -> None:
+        """Leave the rung before and mean the next one. A person is called here."""
+        node, rung = step.node, step.rung or Rung.PERSON
+        called = rung is Rung.PERSON
+        after = replace(
+            before,
+            rung=rung,
+            phase=Phase.CALLED if called else Phase.QUIET if step.quiet else Phase.DUE,
+            since=now,
+            services=step.services,
+            why=step.why,
+            operation=str(new_id()),
+            out=rung in HARD,
+            error=None,
+            action=None,
+            asked=None,
+            insisted=before.asked is not None,
+            looks=failures_of(node),
+            told=before.told or called or rung in HARD,
+            rests=before.rests + called,
+        )
+        subject = f"Node {node.id} needs you" if called else f"Node {node.id}: {rung.replace('_', ' ')}"
+        grave = called or rung in HARD
+        if not await self._store(node, after, Alert(subject, step.why) if grave else None):
+            return
+        await self._end(before, step.why)
+        await self._write(after, "begin", {"node": node.id, "services": list(step.services), "why": step.why})
+        if grave:
+            await asyncio.to_thread(self._incident, node, f"{subject}: {step.why}")
+
+    async def _act(self, step: Step, before: Repair, now: int) -> None:
+        """Do what is meant. It is stored as meant already, so that a kill in here is followed by the same."""
+        node, rung = step.node, before.rung
+        if before.phase is Phase.QUIET:
+            before = replace(before, phase=Phase.DUE)
+            if not await self._store(node, before):
+                return
+            node = replace(node, repair=before.to_json())
+        done = replace(before, phase=Phase.WATCH, since=now, looks=failures_of(node))
+        try:
+            if rung is Rung.RESTART:
+                met = await self.restart(node, step.services)
+                await self._store(node, replace(done, since=self._steady.epoch(), host_key=met.host_key))
+            elif rung is Rung.REPLACE:
+                await self._replace(node, done, now)
+            elif step.action is not None and node.making.machine_id is not None:
+                action = await self.cloud().act(node.making.machine_id, step.action)
+                hard = (*before.hard, now)
+                await self._store(node, replace(before, phase=Phase.UNDER_WAY, since=now, action=action, hard=hard))
+        except SshFailed as error:
+            await self._store(node, replace(done, error=error.message, deaf=not error.answered))
+        except CloudError as error:
+            log.warning("repair.cloud_failed", node=node.id, rung=rung, error=error.message)
+            if not error.retry:
+                await self._store(node, replace(done, error=error.message))
+
+    async def _replace(self, node: Node, done: Repair, now: int) -> None:
+        """From here on the loop that makes nodes does it: the old machine goes first, then a new one is ordered."""
+        after = replace(done, replaced_at=now, hard=(*done.hard, now), host_key=None)
+        async with self.platform.db.begin() as session:
+            if await _write_repair(session, node, after):
+                await rented.begin_anew(session, node.id, now, done.why)
+                # What is made anew forgets its repair; this one is not over.
+                await session.execute(update(GpuNode).where(GpuNode.id == node.id).values(repair=after.to_json()))
+
+    async def _ask(self, node: Node, before: Repair, now: int) -> None:
+        try:
+            went = await self.cloud().acted(node.making.machine_id or "", before.action or "")
+        except CloudError as error:
+            if error.retry:
+                return
+            went = False
+        if went is None:
+            return
+        problem = None if went else f"the cloud could not do it: {before.rung}"
+        await self._store(node, replace(before, phase=Phase.WATCH, since=now, error=problem, looks=failures_of(node)))
+
+    async def _finish(self, node: Node, before: Repair, now: int) -> None:
+        """It serves again."""
+        last = before.last if before.rung is Rung.PERSON else before.rung
+        after = before.history(last=last, last_at=now)
+        alert = Alert(f"Node {node.id} serves again", f"After: {before.rung}. It was: {before.why}")
+        if not await self._store(node, after, alert if before.told else None):
+            return
+        await self._write(before, "end", {"outcome": "serves again"})
+        if before.told:
+            await asyncio.to_thread(self._resolve, node, "it serves again")
+
+    async def _clear(self, node: Node, before: Repair) -> None:
+        """Nobody wants it repaired any more; or what happened is so long ago that it means nothing."""
+        if before.rung is None:
+            await self._store(node, Repair(host_key=before.host_key))
+        elif await self._store(node, before.history()):
+            await self._end(before, "given up: it is not to serve")
+            if before.told:
+                await asyncio.to_thread(self._resolve, node, "it is not to serve any more")
+
+    async def _store(self, node: Node, after: Repair, alert: "Alert | None" = None) -> bool:
+        """Write where the node stands, and what people are told with it; False when somebody else was quicker."""
+        async with self.platform.db.begin() as session:
+            stored = await _write_repair(session, node, after)
+            if stored and alert is not None:
+                key = f"repair:{node.id}:{after.operation or after.last_at}"
+                await queue_alert(session, self.platform, alert.subject, alert.text, key)
+        if stored and alert is not None:
+            await call_webhook(self.platform, alert.subject, alert.text)
+        return stored
+
+    async def _drain(self, nodes: Sequence[Node]) -> None:
+        """Write how many requests still run on nodes that are drained."""
+        now = self._steady.epoch()
+        for node in nodes:
+            before = repair_of(node)
+            if node.desired == DRAINED:
+                running = self.life.running(node.id)
+                # Only who has listened for a while knows that nothing runs.
+                quiet = running == 0 and self.life.heard_long_enough()
+                after = replace(before, running=running, drained_at=(before.drained_at or now) if quiet else None)
+            else:
+                after = replace(before, running=None, drained_at=None)
+            if after != before:
+                await self._store(node, after)
+
+    async def _end(self, repair: Repair, why: str) -> None:
+        """The rung before is over and came to nothing."""
+        if repair.operation is not None:
+            await self._write(repair, "fail", {"error": why})
+
+    async def _write(self, repair: Repair, phase: str, data: Mapping[str, Any]) -> None:  # what json can write
+        if repair.operation is None or repair.rung is None:
+            return
+        await asyncio.to_thread(self._journal.append, repair.operation, OPERATIONS[repair.rung], phase, data)
+        if phase != "begin":
+            await asyncio.to_thread(self._journal.keep)
+
+    def _incident(self, node: Node, text: str) -> None:
+        facts = {"key": _key(node), "impact": f"{node.id} does not serve, or not all of it."}
+        title = f"Node {node.id} does not serve and is being repaired"
+        incident = open_incident(self._journal, title, Severity.SEV3, "repair", facts)
+        note_incident(self._journal, incident, text)
+
+    def _resolve(self, node: Node, why: str) -> None:
+        for incident in open_incidents(self._journal):
+            if incident.key == _key(node):
+                resolve_incident(self._journal, incident.id, why)
+
+    def _tell_held(self, plan: Plan) -> None:
+        """Say once why nothing is done."""
+        for node, why in plan.held.items():
+            if self._held.get(node) != why:
+                log.warning("repair.held", node=node, why=why)
+        self._held = plan.held
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What people are told."""
+
+    subject: str
+    text: str
+
+
+_ANY_TO_CARE_FOR = exists().where(
+    or_(GpuNode.status.in_(("degraded", "failed")), GpuNode.repair != {}, GpuNode.desired == DRAINED)
+)
+
+
+async def _write_repair(session: AsyncSession, node: Node, after: Repair) -> bool:
+    """Write it unless the row is no longer what was read. Routing hears of it."""
+    written = await session.execute(
+        update(GpuNode)
+        .where(GpuNode.id == NodeId(node.id), GpuNode.repair == dict(node.repair), GpuNode.desired == node.desired)
+        .values(repair=after.to_json())
+        .execution_options(synchronize_session=False)
+    )
+    assert isinstance(written, CursorResult)
+    if written.rowcount != 1:
+        return False
+    if after.out != repair_of(node).out:
+        await notify(session, NODES_CHANNEL, node.id)
+    return True
+
+
+def _key(node: Node) -> str:
+    return f"repair:{node.id}"

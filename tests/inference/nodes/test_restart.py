@@ -1,0 +1,148 @@
+"""Restarting a node's services over real SSH: which key opens, which commands are allowed, whose machine it is."""
+
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import asyncssh
+import httpx
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from tests.inference.nodes.conftest import dropping
+
+from wopr.cloud.ssh import SshFailed
+from wopr.core.clock import ManualClock
+from wopr.core.db import Database
+from wopr.core.ids import NodeId
+from wopr.core.notify import Notifier
+from wopr.core.platform import Platform
+from wopr.core.settings import Settings
+from wopr.inference import restart as restarting
+from wopr.inference.nodes import Node
+from wopr.inference.repair_state import Repair
+from wopr.inference.restart import authorized_key, command, node_public_key, restart
+
+
+@dataclass
+class Machine:
+    """An SSH server as a node has it, and what it was told to run."""
+
+    port: int = 0
+    ran: list[str] = field(default_factory=list)
+    code: int = 0
+
+
+@pytest.fixture
+async def machine(tmp_path: Path, db: Database, clock: ManualClock) -> AsyncIterator[tuple[Machine, Platform]]:
+    """A machine that admits the installation's key."""
+    made = Machine()
+
+    def run(process: "asyncssh.SSHServerProcess[str]") -> None:
+        made.ran.append(process.command or "")
+        process.exit(made.code)
+
+    async with httpx.AsyncClient() as http:
+        settings = Settings(database_url=SecretStr(db.url), wopr_home=tmp_path, platform_secret=SecretStr("of-tests"))
+        platform = Platform(settings, db, clock, http, Notifier(db))
+        (tmp_path / "authorized").write_text(f"{await node_public_key(platform)}\n")
+        server = await asyncssh.listen(
+            "127.0.0.1",
+            0,
+            server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+            authorized_client_keys=str(tmp_path / "authorized"),
+            process_factory=run,
+        )
+        made.port = settings.node_ssh_port = server.get_port()
+        yield made, platform
+        server.close()
+        await server.wait_closed()
+
+
+NODE = Node(NodeId("gpu-1"), "127.0.0.1")
+
+
+async def test_the_containers_are_restarted_and_the_machine_is_remembered(machine: tuple[Machine, Platform]) -> None:
+    told, platform = machine
+    done = await restart(platform, NODE, ["qwen", "llama"])
+    assert told.ran == ["docker restart --time 5 wopr-llama-cpp wopr-qwen-embeddings"]
+    assert done.host_key is not None
+    again = replace(NODE, repair=Repair(host_key=done.host_key).to_json())
+    assert (await restart(platform, again, ["llama"])).host_key == done.host_key
+
+
+async def test_a_machine_with_another_key_is_not_believed(machine: tuple[Machine, Platform]) -> None:
+    told, platform = machine
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
+    with pytest.raises(SshFailed, match="not known") as failed:
+        await restart(platform, replace(NODE, repair=Repair(host_key=other).to_json()), ["llama"])
+    assert (told.ran, failed.value.answered) == ([], True)
+
+
+async def test_a_machine_that_does_not_let_us_in_did_answer(machine: tuple[Machine, Platform], tmp_path: Path) -> None:
+    _, platform = machine
+    (tmp_path / "authorized").write_text("")
+    stranger = replace(platform, settings=platform.settings.model_copy(update={"node_ssh_port": machine[0].port}))
+    async with platform.db.begin() as session:
+        await session.execute(text("DELETE FROM cloud_identity"))
+    with pytest.raises(SshFailed) as failed:
+        await restart(stranger, NODE, ["llama"])
+    assert failed.value.answered
+
+
+async def test_a_restart_that_fails_is_told(machine: tuple[Machine, Platform]) -> None:
+    told, platform = machine
+    told.code = 1
+    with pytest.raises(SshFailed, match="failed on gpu-1"):
+        await restart(platform, NODE, ["llama"])
+
+
+async def test_a_machine_that_is_not_there_did_not_answer(
+    machine: tuple[Machine, Platform], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, platform = machine
+    monkeypatch.setattr(restarting, "CONNECT_SECONDS", 0.3)
+    with dropping() as port:
+        platform.settings.node_ssh_port = port
+        with pytest.raises(SshFailed) as failed:
+            await restart(platform, NODE, ["llama"])
+    assert not failed.value.answered
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "docker restart --time 5 wopr-llama-cpp; touch PWNED",
+        "docker restart --time 5 wopr-llama-cpp $(touch PWNED)",
+        "docker restart --time 5 other",
+        "docker rm -f wopr-llama-cpp",
+        "docker restart --time 5 -v",
+        "sh -c id",
+        "",
+        "docker restart --time 5 wopr-llama-cpp\ntouch PWNED",
+    ],
+)
+def test_the_key_of_a_node_of_ones_own_allows_nothing_else(tmp_path: Path, asked: str) -> None:
+    assert forced(tmp_path, asked) == (126, "")
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_the_key_of_a_node_of_ones_own_allows_what_we_send(tmp_path: Path) -> None:
+    code, ran = forced(tmp_path, " ".join(command(["llama", "whisper"])))
+    assert (code, ran.split()) == (0, list(command(["llama", "whisper"]))[1:])
+
+
+def forced(folder: Path, asked: str) -> tuple[int, str]:
+    """What the forced command does with what was asked: its exit code, and the arguments that docker got."""
+    line = authorized_key("ssh-ed25519 AAAA")
+    script = line.removeprefix('restrict,command="').removesuffix('" ssh-ed25519 AAAA')
+    script = script.replace('\\"', '"').replace("\\\\", "\\")
+    docker = folder / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$@" > {folder}/ran\n')
+    docker.chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "SSH_ORIGINAL_COMMAND": asked}
+    done = subprocess.run(["sh", "-c", script], cwd=folder, env=environment, check=False, capture_output=True)
+    ran = folder / "ran"
+    return done.returncode, ran.read_text() if ran.exists() else ""
