@@ -35,12 +35,13 @@ def running(home: Path, *arguments: str, lines: int = 1) -> Iterator[tuple[subpr
 
 
 def test_all_stand_ins_run_in_one_process_and_end_on_a_signal(tmp_path: Path) -> None:
-    with running(tmp_path, "all", lines=2) as (process, urls):
+    with running(tmp_path, "all", lines=3) as (process, urls):
         assert {httpx.get(f"{url}/health").json()["status"] for url in urls.values()} == {"ok"}
-        assert set(urls) == {"stripe", "resend"}
+        assert set(urls) == {"stripe", "resend", "digitalocean"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
-    assert {p.name for p in (tmp_path / "emulators").glob("*.sqlite3")} == {"stripe.sqlite3", "resend.sqlite3"}
+    kept = {path.stem for path in (tmp_path / "emulators").glob("*.sqlite3")}
+    assert kept == {"stripe", "resend", "digitalocean"}
 
 
 def test_a_killed_stand_in_still_knows_what_was_paid(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from wopr.emulators.serving import Served
     from wopr.emulators.stripe import StripeSettings
 
-STRIPE_PORT, RESEND_PORT = 4101, 4102
+STRIPE_PORT, RESEND_PORT, DIGITALOCEAN_PORT = 4101, 4102, 4103
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Stand-ins for Stripe and Resend that speak their real APIs. For development and tests only.",
+    help="Stand-ins for Stripe, Resend and DigitalOcean that speak their real APIs. For development and tests only.",
     epilog="Examples: wopr emulators all | wopr emulators stripe --webhook-url URL --webhook-secret whsec_…",
 )
 
@@ -63,11 +63,24 @@ def resend_command(
     _run([_resend(_folder(state), host, port, strict)], as_json)
 
 
+@app.command("digitalocean", epilog="Example: wopr emulators digitalocean --port 4103")
+def digitalocean_command(
+    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="Port; 0 takes a free one.")] = DIGITALOCEAN_PORT,
+    host: HostOption = "127.0.0.1",
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the stand-in for DigitalOcean: API, and a page that shows the droplets and what they would cost."""
+    _run([_digitalocean(_folder(state), host, port)], as_json)
+
+
 @app.command("all", epilog="Example: wopr emulators all --port 4101")
 def all_command(
     port: Annotated[
         int,
-        typer.Option(min=0, max=PORT_MAX - 1, help="Port of Stripe's; Resend's is the next one; 0 takes free ones."),
+        typer.Option(
+            min=0, max=PORT_MAX - 2, help="Port of Stripe's; the others have the next ones; 0 takes free ones."
+        ),
     ] = STRIPE_PORT,
     host: HostOption = "127.0.0.1",
     state: StateOption = None,
@@ -79,7 +92,8 @@ def all_command(
     """Run every stand-in in one process."""
     folder = _folder(state)
     stripe = _stripe(folder, host, port, _hooks(webhook_url, webhook_secret, ""))
-    _run([stripe, _resend(folder, host, port + 1 if port else 0, strict)], as_json)
+    resend = _resend(folder, host, port + 1 if port else 0, strict)
+    _run([stripe, resend, _digitalocean(folder, host, port + 2 if port else 0)], as_json)
 
 
 def _hooks(webhook_url: str, webhook_secret: str, public_url: str) -> "StripeSettings":
@@ -113,6 +127,15 @@ def _resend(folder: Path, host: str, port: int, strict: bool) -> "Served":
     return Served("resend", build_resend(ResendSettings(folder / "resend.sqlite3", strict=strict)), host, port)
 
 
+def _digitalocean(folder: Path, host: str, port: int) -> "Served":
+    from wopr.core.settings import load_settings
+    from wopr.emulators.digitalocean import DigitalOceanSettings, build_digitalocean
+    from wopr.emulators.serving import Served
+
+    settings = DigitalOceanSettings(folder / "digitalocean.sqlite3", installation=load_settings().installation)
+    return Served("digitalocean", build_digitalocean(settings), host, port)
+
+
 def _folder(state: Path | None) -> Path:
     from wopr.core.settings import load_settings
 
@@ -131,6 +154,6 @@ def _run(applications: "list[Served]", as_json: bool) -> None:
         if as_json:
             json_line({"name": name, "url": address})
         else:
-            say(f"{name} stand-in listens on {address}  (test mode, no real money or mail)")
+            say(f"{name} stand-in listens on {address}  (test mode, no real money, mail or machines)")
 
     serve(bound, announce)

@@ -13,16 +13,27 @@ from wopr.core.errors import WoprError
 
 
 class CloudError(WoprError):
-    """The cloud refused or failed. `retry` says whether the same call may succeed later without anybody's help."""
+    """The cloud refused or failed.
+
+    `retry` says whether the same call may succeed later without anybody's help, `uncertain` whether the cloud may have
+    done what was asked all the same: then only a look tells.
+    """
 
     status: ClassVar[int] = 502
     default_code: ClassVar[str] = "cloud_failed"
 
     def __init__(
-        self, message: str, *, remedy: str = "", retry: bool = False, retry_after_seconds: float | None = None
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        retry: bool = False,
+        retry_after_seconds: float | None = None,
+        uncertain: bool = False,
     ) -> None:
         super().__init__(message, remedy=remedy, retry_after_seconds=retry_after_seconds)
         self.retry = retry
+        self.uncertain = uncertain
 
 
 class MachineStatus(StrEnum):
@@ -90,6 +101,28 @@ class Order:
     vpc: str | None = None
 
 
+@dataclass(frozen=True)
+class Account:
+    """What the cloud allows us: how many machines at once, and its own word for the account's state."""
+
+    machines_max: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """What may reach the machines with `tag`: TCP `ports` (numbers or ranges such as `8080-8083`) from `sources`.
+
+    Everything else is refused; the machines themselves may reach everything.
+    """
+
+    name: str
+    tag: str
+    ports: tuple[str, ...]
+    sources: tuple[str, ...]
+    """Networks in CIDR notation."""
+
+
 class Compute(Protocol):
     """A cloud's machines."""
 
@@ -102,6 +135,9 @@ class Compute(Protocol):
     async def tagged(self, tag: str) -> Sequence[Machine]:
         """Every machine that carries the tag, oldest first, over all pages."""
 
+    async def machines(self) -> Sequence[Machine]:
+        """Every machine of the account, oldest first, ours or not."""
+
     async def act(self, machine_id: str, action: Action) -> str:
         """Begin an action; its id. CloudError when the machine is gone or another action is under way."""
 
@@ -113,3 +149,12 @@ class Compute(Protocol):
 
     async def sizes(self) -> Sequence[Size]:
         """Everything that can be rented."""
+
+    async def account(self) -> Account:
+        """What the account may have."""
+
+    async def ensure_ssh_key(self, name: str, public_key: str) -> str:
+        """The id of this public key at the cloud, which learns it when it did not know it."""
+
+    async def ensure_firewall(self, firewall: Firewall) -> None:
+        """See that the firewall of that name exists and says exactly this."""

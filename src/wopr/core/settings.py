@@ -178,6 +178,51 @@ class Settings(BaseSettings):
         default="", description="Model asked of that provider; empty: the one that was asked of us."
     )
 
+    # nodes that are rented
+    node_api_url: str = Field(default="", description="Address at which rented nodes reach the API; empty: as API_URL.")
+    gpu_region: str = Field(default="tor1", description="Region in which nodes are rented.")
+    gpu_size: str = Field(
+        default="gpu-4000adax1-20gb", description="Size of rented nodes; `wopr nodes sizes` lists them with prices."
+    )
+    gpu_image: str = Field(
+        default="", description="System of rented nodes; empty: with drivers where there is a GPU, else Ubuntu."
+    )
+    gpu_vpc: str = Field(default="", description="Id of the private network of rented nodes; empty: the region's own.")
+    gpu_ssh_keys: str = Field(
+        default="", description="Fingerprints of people's SSH keys at the cloud that rented nodes admit, by comma."
+    )
+    gpu_admit: Annotated[str, AfterValidator(_networks)] = Field(
+        default="10.0.0.0/8",
+        description="Networks from which rented nodes are reached, by comma: the platform's private address at best.",
+    )
+    gpu_nodes_max: int = Field(default=8, ge=0, description="Nodes that may be rented at the same time.")
+    gpu_text_model: str = Field(
+        default="qwen2.5-1.5b", description="Text model of rented nodes: a name of `wopr models list`, or an address."
+    )
+    gpu_text_model_sha256: str = Field(default="", description="Its SHA-256; empty: what its publisher says.")
+    gpu_embedding_model: str = Field(
+        default="qwen2-embedding", description="Embedding model of rented nodes, named likewise."
+    )
+    gpu_embedding_model_sha256: str = Field(default="", description="SHA-256 of that one; empty: its publisher's.")
+    gpu_flash_attn: Literal["on", "off", "auto"] = Field(
+        default="auto", description="Flash attention of llama.cpp on rented nodes: on, off or auto."
+    )
+    gpu_context: int = Field(default=8192, ge=256, description="Tokens of context of the text model on rented nodes.")
+    llama_image: str = Field(
+        default="ghcr.io/ggml-org/llama.cpp:server-cuda",
+        description="Image of the text and the embedding service on rented nodes.",
+    )
+    chatterbox_image: str = Field(
+        default="travisvn/chatterbox-tts-api:gpu", description="Image of the speech service on rented nodes."
+    )
+    whisper_image: str = Field(
+        default="fedirz/faster-whisper-server:0.6.0-rc.3-cuda",
+        description="Image of the transcription service on rented nodes.",
+    )
+    gate_image: str = Field(
+        default="caddy:2-alpine", description="Image of the proxy that asks for the node's key before its services."
+    )
+
     gateway_requests_per_minute: int = Field(
         default=600, ge=1, description="Requests a minute that one tenant, and one key, may send to `/v1`."
     )

@@ -17,6 +17,7 @@ PLATFORM_FILES = (
     "LICENSE",
     "pyproject.toml",
     "deploy/Caddyfile",
+    "deploy/cloud-init",
     "deploy/compose.yaml",
     "deploy/images",
     "src/wopr",

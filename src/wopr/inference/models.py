@@ -6,7 +6,7 @@ as the runbook writes them.
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, Text, text
+from sqlalchemy import BigInteger, Integer, LargeBinary, SmallInteger, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -44,7 +44,12 @@ class GpuNode(Base):
     desired: Mapped[str] = mapped_column(Text, server_default=text("'serving'"))
     # The cloud whose machine this is; None for one that was registered by hand and is nobody's to destroy.
     provider: Mapped[str | None] = mapped_column(Text)
+    # What the machine costs, in nano-dollars an hour, since it was made. None: nothing is known to run.
+    hourly_cost_nanos: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    machine_at: Mapped[int | None] = mapped_column(BigInteger)
     stage_at: Mapped[int | None] = mapped_column(BigInteger)
+    # When the cloud was last asked for a machine whose id is not known yet: it may exist all the same.
+    ordered_at: Mapped[int | None] = mapped_column(BigInteger)
     provision_error: Mapped[str | None] = mapped_column(Text)
     # Every stage that was reached, in order, as JSON: stage, at, detail.
     provision_log: Mapped[list[Any]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
@@ -53,3 +58,14 @@ class GpuNode(Base):
     secret_hash: Mapped[str | None] = mapped_column(Text)
     # Where the ladder of repair stands, as JSON.
     repair: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+
+
+class CloudIdentity(Base):
+    """The one row that says who we are at the cloud: the name in tags and names, and the key to our machines."""
+
+    __tablename__ = "cloud_identity"
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    public_key: Mapped[str] = mapped_column(Text)
+    private_key: Mapped[bytes] = mapped_column(LargeBinary)  # sealed

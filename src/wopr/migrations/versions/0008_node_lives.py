@@ -26,7 +26,10 @@ END $$
 def upgrade() -> None:
     op.add_column("gpu_nodes", sa.Column("desired", sa.Text(), nullable=False, server_default=sa.text("'serving'")))
     op.add_column("gpu_nodes", sa.Column("provider", sa.Text(), nullable=True))
+    op.add_column("gpu_nodes", sa.Column("hourly_cost_nanos", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("gpu_nodes", sa.Column("machine_at", sa.BigInteger(), nullable=True))
     op.add_column("gpu_nodes", sa.Column("stage_at", sa.BigInteger(), nullable=True))
+    op.add_column("gpu_nodes", sa.Column("ordered_at", sa.BigInteger(), nullable=True))
     op.add_column("gpu_nodes", sa.Column("provision_error", sa.Text(), nullable=True))
     op.add_column(
         "gpu_nodes",
@@ -40,14 +43,23 @@ def upgrade() -> None:
     )
     op.create_check_constraint(op.f("ck_gpu_nodes_desired"), "gpu_nodes", DESIRED)
     op.execute(_tell(f"{TOLD}, desired"))
+    op.create_table(
+        "cloud_identity",
+        sa.Column("id", sa.SmallInteger(), sa.CheckConstraint("id = 1", name="only_one"), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("public_key", sa.Text(), nullable=False),
+        sa.Column("private_key", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_cloud_identity")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("cloud_identity")
     op.execute(_tell(TOLD))
     op.drop_constraint(op.f("ck_gpu_nodes_desired"), "gpu_nodes", type_="check")
     for column in (
-        *("repair", "secret_hash", "token_expires_at", "token_hash"),
-        *("provision_log", "provision_error", "stage_at", "provider", "desired"),
+        *("repair", "secret_hash", "token_expires_at", "token_hash", "provision_log", "provision_error"),
+        *("ordered_at", "stage_at", "machine_at", "hourly_cost_nanos", "provider", "desired"),
     ):
         op.drop_column("gpu_nodes", column)
 
