@@ -1,5 +1,6 @@
 # What machine.sh and both boot.sh need; read with `.`, after `role` is set.
 ENGINE_SECONDS=120
+NODE_ID=local-gpu-node-001
 ops=/wopr-ops
 
 say() { echo "==> $*"; }
@@ -14,10 +15,15 @@ wait_engine() {
   say "Docker engine up"
 }
 
-# setting NAME: its value in vps/.env, without quotes; nothing when it is not set.
+# setting NAME: its value in vps/.env or else in defaults.env, without quotes.
 setting() {
-  [ ! -f $ops/local/vps/.env ] || sed -n "s/^\(export \)\{0,1\}$1=//p" $ops/local/vps/.env | tail -n 1 | sed "s/^'\(.*\)'\$/\1/; s/^\"\(.*\)\"\$/\1/"
+  cat $ops/local/vps/defaults.env $ops/local/vps/.env 2>/dev/null | sed -n "s/^\(export \)\{0,1\}$1=//p" | tail -n 1 \
+    | sed "s/^'\(.*\)'\$/\1/; s/^\"\(.*\)\"\$/\1/"
 }
+
+# What the node reports with, and the key of its services, which a rented node is given.
+node_secret() { setting GPU_NODE_SECRET; }
+node_key() { node_secret | sha256sum | cut -d ' ' -f 1; }
 
 # Before the first pull: with the credentials of vps/.env, else with the host's own. A `docker login` in here is kept.
 log_in() {

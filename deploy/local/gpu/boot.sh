@@ -1,18 +1,22 @@
 #!/bin/sh
-# What the GPU machine runs: the four services as approach B describes them, without a GPU, and its own registration.
+# What the GPU machine runs: the services and the gate of a rented node, by the compose file that cloud-init puts there, and
+# then its registration, as a rented node reports: a stage at a time, with GPU_NODE_SECRET.
 set -eu
 role=gpu
 . "$(dirname "$0")/../machine-lib.sh"
-SERVICES="chatterbox whisper llama-cpp qwen-embeddings"
 HEALTHY_SECONDS=600
+REPORT_SECONDS=600
 
-compose() {
-  docker compose -p wopr-gpu --project-directory $ops --env-file $ops/local/gpu/cpu.env -f $ops/docker-compose.local.yml \
-    --profile voice --profile llm "$@"
+compose() { docker compose --project-name wopr-node --env-file /tmp/node.env -f /opt/wopr/compose.yaml "$@"; }
+
+# What setup and the platform's answer set on a rented node, and the template with its Caddyfile where cloud-init writes it.
+prepare() {
+  mkdir -p /opt/wopr
+  cp $ops/cloud-init/compose.yaml $ops/cloud-init/Caddyfile /opt/wopr/
+  umask 077
+  { cat $ops/local/gpu/node.env; echo "NODE_API_KEY=$(node_key)"; } >/tmp/node.env
+  umask 022
 }
-
-# Every image of the services, each once.
-images() { compose config | sed -n 's/^ *image: *//p' | grep -v -e postgres: -e caddy: -e wopr-platform | sort -u; }
 
 wait_healthy() {
   began=$(date +%s)
@@ -24,9 +28,27 @@ wait_healthy() {
   done
 }
 
+# report STAGE: until the VPS takes it. The secret goes through standard input; curl is in the image of the text service.
+report() {
+  began=$(date +%s)
+  until docker exec -i wopr-llama-cpp curl -fsS --max-time 10 --output /dev/null --config - 2>/tmp/report <<END
+request = POST
+url = "http://wopr-vps:3100/internal/gpu/register?stage=$1&node_id=$NODE_ID"
+header = "Authorization: Bearer $(node_secret)"
+END
+  do
+    [ $(($(date +%s) - began)) -lt $REPORT_SECONDS ] || { say "not registered: $(cat /tmp/report)"; exit 1; }
+    sleep 1
+  done
+}
+
 wait_engine
 log_in
-for image in $(images); do have "$image" >/dev/null; done
-compose up -d --no-deps $SERVICES 2>&1
+prepare
+for image in $(sed -n 's/^[A-Z]*_IMAGE=//p' /tmp/node.env); do have "$image" >/dev/null; done
+compose up -d 2>&1
 wait_healthy
 started "GPU stack started."
+report registering
+report done
+say "registered as $NODE_ID"

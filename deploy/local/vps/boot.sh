@@ -29,8 +29,6 @@ settings() {
   umask 022
 }
 
-given() { sed -n "s/^$1=//p" /tmp/given; }
-
 wopr() {
   docker run --rm --user 0:0 --env WOPR_HOME=$dir --volume $dir:$dir --volume /var/run/docker.sock:/var/run/docker.sock \
     "$image" "$@" --dir $dir --name wopr-vps
@@ -40,14 +38,14 @@ compose() { docker compose --env-file $dir/stack.env "$@"; }
 
 # What was built here and loaded, else what the registry has.
 choose_image() {
-  image=$(have $built "$(given WOPR_IMAGE)")
+  image=$(have $built "$(setting WOPR_IMAGE)")
 }
 
 # The first release; later only when the settings changed: what ran before runs again by itself.
 release() {
   choose_image
   if [ ! -f $dir/.env.given ]; then
-    for other in postgres:16-alpine caddy:2-alpine "$(given BOT_IMAGE)"; do have "$other" >/dev/null; done
+    for other in postgres:16-alpine caddy:2-alpine "$(setting BOT_IMAGE)"; do have "$other" >/dev/null; done
     say "first release: $image"
     deploy "$image" --trigger "first boot"
     compose -p wopr-vps --project-directory $dir -f $dir/compose.yaml up -d --no-deps deliverer 2>&1
@@ -72,12 +70,23 @@ wait_ready() {
   done
 }
 
+# The row that the provisioner writes in production before it asks for a machine; the machine's reports move it on.
+expect_node() {
+  docker exec -i wopr-vps-postgres psql -q -v ON_ERROR_STOP=1 -U wopr -d wopr_platform <<END
+INSERT INTO gpu_nodes (id, host, region, size, status, provision_stage, api_key)
+VALUES ('$NODE_ID', 'wopr-gpu', 'local', 'cpu', 'provisioning', 'waiting_agent', '$(node_key)')
+ON CONFLICT (id) DO UPDATE SET host = 'wopr-gpu', api_key = excluded.api_key
+WHERE (gpu_nodes.host, gpu_nodes.api_key) IS DISTINCT FROM ('wopr-gpu', excluded.api_key);
+END
+}
+
 wait_engine
 settings
 log_in
 release
 compose -p wopr-vps-doors -f $ops/local/vps/doors.yaml up -d 2>&1
 wait_ready
+expect_node
 started "VPS stack started."
 # After `docker load`, `docker restart wopr-vps-platform-api` releases the image that was loaded.
 docker events --filter container=wopr-vps-platform-api --filter event=restart --format '{{.Time}}' | while read -r _; do
