@@ -41,6 +41,7 @@ from wopr.inference.gateway import Gateway, build_gateway
 from wopr.inference.nodes import SERVICES, SERVING_STATES, Node, list_nodes
 from wopr.inference.offer import offered_names
 from wopr.inference.outages import nodes_seen, services_down
+from wopr.inference.provision_loop import provision_loop
 from wopr.ops.loops import failing_loops, outages_loop
 
 DATABASE_ANSWER_SECONDS = 3.0
@@ -69,6 +70,7 @@ def table_of_loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
         *accounts_loops.loops(platform),
         *billing_loops.loops(platform),
         watchdog.watchdog_loop(platform),
+        provision_loop(platform),
         outages_loop(platform, (services_down, failing_loops), nodes_seen),
         *fleet_loops.loops(platform, fleet),
     ]

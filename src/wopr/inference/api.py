@@ -1,74 +1,47 @@
-"""Routes of inference: the models on offer, and for administrators the nodes that serve them."""
+"""Routes of inference: models on offer, nodes for administrators, and what rented machines ask and tell."""
 
-from datetime import UTC, datetime
+import hmac
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
-from pydantic import Field
+from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from wopr.accounts.guard import PlatformAdmin, Reader
+from wopr.cloud.compute import Compute
+from wopr.cloud.digitalocean import digitalocean
+from wopr.core.errors import Unauthenticated
 from wopr.core.ids import NodeId
-from wopr.core.money import from_cents, to_usd_string
-from wopr.core.routing import ApiModel, PlatformDep
+from wopr.core.platform import Platform
+from wopr.core.routing import PlatformDep
+from wopr.inference import bootstrap, ordering, rented
 from wopr.inference import nodes as registry
-from wopr.inference.offer import Offered, offered_models
+from wopr.inference.bodies import (
+    ModelsBody,
+    NewNode,
+    NewNodes,
+    NodeBody,
+    NodeDetail,
+    NodesBody,
+    OpenedBody,
+    Reboot,
+    RebootBody,
+    Report,
+    ReportedBody,
+    SizesBody,
+    model_body,
+    node_body,
+    node_detail,
+    size_body,
+)
+from wopr.inference.journaling import journaled
+from wopr.inference.offer import offered_models
+from wopr.inference.provision import Stage
 from wopr.inference.watchdog import known_voices
 
 router = APIRouter(tags=["inference"])
 NodeName = Annotated[str, Path(min_length=1, max_length=registry.NAME_LENGTH_MAX)]
-
-
-class ModelBody(ApiModel):
-    """One model on offer. Prices that its kind does not have are null."""
-
-    id: str
-    kind: str
-    available: bool
-    aliases: list[str]
-    prompt_per_million_usd: str | None
-    completion_per_million_usd: str | None
-    per_million_characters_usd: str | None
-    per_minute_usd: str | None
-
-
-class ModelsBody(ApiModel):
-    """Every model, and the voices of those that speak."""
-
-    models: list[ModelBody]
-    voices: list[str]
-
-
-class NodeBody(ApiModel):
-    """One node, as an administrator sees it. `service_health` says of each service whether it answers."""
-
-    id: str
-    host: str
-    region: str
-    size: str
-    status: str
-    provision_stage: str
-    service_health: dict[str, bool]
-    last_health_at: datetime | None
-    last_error: str | None
-    monthly_cost_usd: str
-    ports: dict[str, int]
-
-
-class NodesBody(ApiModel):
-    """Every node."""
-
-    nodes: list[NodeBody]
-
-
-class NewNode(ApiModel):
-    """A machine that runs already and is to serve."""
-
-    id: str = Field(min_length=1, max_length=registry.NAME_LENGTH_MAX)
-    host: str = Field(min_length=1, max_length=registry.NAME_LENGTH_MAX)
-    region: str = Field(default="local", min_length=1, max_length=registry.NAME_LENGTH_MAX)
-    size: str = Field(default="cpu", min_length=1, max_length=registry.NAME_LENGTH_MAX)
-    ports: dict[str, int] | None = None
-    api_key: str | None = Field(default=None, max_length=512)
+_bearer = HTTPBearer(auto_error=False, scheme_name="node", description="A machine's token, or its node's secret.")
+BearerDep = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 @router.get("/api/models", operation_id="models_list")
@@ -76,16 +49,17 @@ async def models(_principal: Reader, platform: PlatformDep) -> ModelsBody:
     """The models that nodes have listed, with their prices and whether they can be asked now."""
     async with platform.db.begin() as session:
         nodes = await registry.list_nodes(session)
-    models = [_model_body(model) for model in offered_models(nodes, platform.settings.wopr_prices)]
+    models = [model_body(model) for model in offered_models(nodes, platform.settings.wopr_prices)]
     return ModelsBody(models=models, voices=known_voices(nodes))
 
 
 @router.get("/api/admin/nodes", operation_id="nodes_list")
 async def nodes(_principal: PlatformAdmin, platform: PlatformDep) -> NodesBody:
-    """Every node with the health of its services."""
+    """Every node with the health of its services, how far its making is, and what it costs."""
     async with platform.db.begin() as session:
         found = await registry.list_nodes(session)
-    return NodesBody(nodes=[_node_body(node) for node in found])
+    now = platform.clock.now()
+    return NodesBody(nodes=[node_body(node, now) for node in found])
 
 
 @router.post("/api/admin/nodes", operation_id="nodes_register", status_code=201)
@@ -100,43 +74,123 @@ async def register(_principal: PlatformAdmin, platform: PlatformDep, body: NewNo
         api_key=body.api_key,
     )
     async with platform.db.begin() as session:
-        return _node_body(await registry.register(session, node))
+        return node_body(await registry.register(session, node), platform.clock.now())
+
+
+@router.post("/api/admin/nodes/provision", operation_id="nodes_provision", status_code=202)
+async def provision(_principal: PlatformAdmin, platform: PlatformDep, body: NewNodes) -> NodesBody:
+    """Rent machines and make nodes of them, which goes on by itself: `provision_stage` tells how far it is."""
+    plan = await ordering.plan(
+        _cloud(platform), platform.settings, region=body.region, size=body.size, count=body.count
+    )
+    about = {"nodes": ", ".join(plan.node_ids), "size": plan.size.slug, "region": plan.region}
+    async with journaled(platform, "nodes.provision", **about), platform.db.begin() as session:
+        await rented.add(session, plan.node_ids, plan.terms, platform.settings.gpu_nodes_max, _now(platform))
+        made = [await registry.get(session, NodeId(node_id)) for node_id in plan.node_ids]
+    return NodesBody(nodes=[node_body(node, platform.clock.now()) for node in made])
+
+
+@router.get("/api/admin/node-sizes", operation_id="nodes_sizes")
+async def sizes(_principal: PlatformAdmin, platform: PlatformDep, gpu: bool = False) -> SizesBody:
+    """What can be rented, with prices; `gpu`: only what has one."""
+    found = await ordering.rentable(_cloud(platform), gpu_only=gpu)
+    settings = platform.settings
+    return SizesBody(
+        sizes=[size_body(size) for size in found],
+        default_size=settings.gpu_size,
+        default_region=settings.gpu_region,
+    )
+
+
+@router.get("/api/admin/nodes/{node_id}", operation_id="nodes_get")
+async def node(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeName) -> NodeDetail:
+    """One node with the course of its making."""
+    return await _detail(platform, node_id)
+
+
+@router.post("/api/admin/nodes/{node_id}/destroy", operation_id="nodes_destroy", status_code=202)
+async def destroy(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeName) -> NodeDetail:
+    """Give a rented node back. Its row goes when the cloud says that the machine is gone."""
+    async with journaled(platform, "nodes.destroy", node=node_id), platform.db.begin() as session:
+        await rented.give_back(session, node_id, _now(platform))
+    return await _detail(platform, node_id)
+
+
+@router.post("/api/admin/nodes/{node_id}/retry", operation_id="nodes_retry", status_code=202)
+async def retry(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeName) -> NodeDetail:
+    """Make a node again with a new machine; the one before is given back first."""
+    async with journaled(platform, "nodes.retry", node=node_id), platform.db.begin() as session:
+        await rented.begin_anew(session, node_id, _now(platform))
+    return await _detail(platform, node_id)
+
+
+@router.post("/api/admin/nodes/{node_id}/reboot", operation_id="nodes_reboot", status_code=202)
+async def reboot(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeName, body: Reboot) -> RebootBody:
+    """Restart a rented machine."""
+    async with platform.db.begin() as session:
+        node = await registry.get(session, NodeId(node_id))
+    async with journaled(platform, "nodes.reboot", node=node_id, hard=str(body.hard).lower()):
+        action = await ordering.reboot(_cloud(platform), node_id, node.making.machine_id, hard=body.hard)
+    return RebootBody(action_id=action)
 
 
 @router.delete("/api/admin/nodes/{node_id}", operation_id="nodes_remove", status_code=204)
 async def remove(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeName) -> Response:
-    """Forget a node; the machine itself is left alone."""
+    """Forget a node that was registered by hand; the machine itself is left alone."""
     async with platform.db.begin() as session:
         await registry.remove(session, NodeId(node_id))
     return Response(status_code=204)
 
 
-def _model_body(model: Offered) -> ModelBody:
-    price = model.price
-    tokens = model.kind in ("chat", "embedding")
-    return ModelBody(
-        id=model.name,
-        kind=model.kind,
-        available=model.available,
-        aliases=list(model.aliases),
-        prompt_per_million_usd=to_usd_string(price.prompt) if tokens else None,
-        completion_per_million_usd=to_usd_string(price.completion) if model.kind == "chat" else None,
-        per_million_characters_usd=to_usd_string(price.unit) if model.kind == "speech" else None,
-        per_minute_usd=to_usd_string(price.unit) if model.kind == "transcription" else None,
-    )
+@router.post("/internal/gpu/bootstrap", operation_id="nodes_bootstrap")
+async def open_(platform: PlatformDep, bearer: BearerDep) -> OpenedBody:
+    """What a rented machine needs to become a node, for the token in its user data, once."""
+    async with platform.db.begin() as session:
+        opened = await rented.open_with(session, _shown(bearer), _now(platform))
+    return OpenedBody(node_id=opened.node_id, files=bootstrap.files(platform.settings, opened))
 
 
-def _node_body(node: registry.Node) -> NodeBody:
-    return NodeBody(
-        id=node.id,
-        host=node.host,
-        region=node.region,
-        size=node.size,
-        status=node.status,
-        provision_stage=node.provision_stage,
-        service_health=dict(node.service_health),
-        last_health_at=None if node.last_health_at is None else datetime.fromtimestamp(node.last_health_at, UTC),
-        last_error=node.last_error,
-        monthly_cost_usd=to_usd_string(from_cents(node.monthly_cost_cents)),
-        ports=dict(node.ports),
-    )
+@router.post("/internal/gpu/register", operation_id="nodes_report")
+async def report(
+    platform: PlatformDep,
+    bearer: BearerDep,
+    stage: Annotated[Stage, Query(description="What the machine begins now; `failed` with the reason as detail.")],
+    node_id: Annotated[str, Query(max_length=registry.NAME_LENGTH_MAX, description="With GPU_NODE_SECRET.")] = "",
+    body: Report | None = None,
+) -> ReportedBody:
+    """How far a machine is, by its node's secret, or by GPU_NODE_SECRET with the id of a node."""
+    secret = _shown(bearer)
+    detail = body.detail if body is not None else ""
+    async with platform.db.begin() as session:
+        known = NodeId(node_id) if _is_shared(platform, secret) else await rented.node_of_secret(session, secret)
+        if not known or (node_id and known != node_id):
+            raise Unauthenticated(
+                "This secret is no node's.", remedy="Send the node's own, or GPU_NODE_SECRET with ?node_id=."
+            )
+        changed = await rented.report(session, known, stage, detail, _now(platform))
+        node = await registry.get(session, known)
+    return ReportedBody(node_id=known, provision_stage=node.provision_stage, changed=changed)
+
+
+async def _detail(platform: Platform, node_id: str) -> NodeDetail:
+    async with platform.db.begin() as session:
+        return node_detail(await registry.get(session, NodeId(node_id)), platform.clock.now())
+
+
+def _cloud(platform: Platform) -> Compute:
+    return digitalocean(platform.settings, platform.http)
+
+
+def _now(platform: Platform) -> int:
+    return int(platform.clock.now().timestamp())
+
+
+def _shown(bearer: HTTPAuthorizationCredentials | None) -> str:
+    if bearer is None or not bearer.credentials:
+        raise Unauthenticated("No token and no secret was shown.", remedy="Send `Authorization: Bearer …`.")
+    return bearer.credentials
+
+
+def _is_shared(platform: Platform, secret: str) -> bool:
+    shared = platform.settings.gpu_node_secret
+    return shared is not None and hmac.compare_digest(secret.encode(), shared.get_secret_value().encode())

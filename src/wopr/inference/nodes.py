@@ -13,8 +13,9 @@ from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.core.errors import Invalid, NotFound
+from wopr.core.errors import Conflict, Invalid, NotFound
 from wopr.core.ids import NodeId
+from wopr.core.money import Nanos, from_cents
 from wopr.inference.models import GpuNode
 
 NODES_CHANNEL = "wopr_nodes"
@@ -26,6 +27,8 @@ NAME_LENGTH_MAX = 128
 # Names and addresses stand in URLs, logs and terminals. Colons and brackets are for IPv6.
 WORD = re.compile(r"[A-Za-z0-9:\[][A-Za-z0-9._:\[\]-]*")
 PORT_MAX = 65535
+HOUR_SECONDS = 3600
+MONTH_SECONDS = 30 * 24 * HOUR_SECONDS
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,36 @@ class Node:
     updated_at: int = 0
     # What the watchdog remembers of each service, as JSON.
     probe_state: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    desired: str = "serving"
+    # The cloud whose machine it is; None for one that was registered by hand.
+    provider: str | None = None
+    making: "Making" = field(default_factory=lambda: Making())
+
+
+@dataclass(frozen=True)
+class Making:
+    """How the making of a rented node went. `log` is every stage that was reached: stage, at, detail.
+
+    `machine_at`: since when the machine costs `hourly_cost_nanos`; None while there is none.
+    """
+
+    machine_id: str | None = None
+    machine_at: int | None = None
+    hourly_cost_nanos: int = 0
+    stage_at: int | None = None
+    error: str | None = None
+    log: Sequence[Mapping[str, Any]] = ()
 
 
 async def register(session: AsyncSession, node: Node) -> Node:
     """Write a machine that runs already, or bring its row up to date; the same registration twice changes nothing.
 
-    A new node counts as healthy nowhere until the watchdog has looked. Raises Invalid for an unusable name or port.
+    A new node counts as healthy nowhere until the watchdog has looked. Raises Invalid for an unusable name or port,
+    Conflict for the name of a rented node, which registers itself.
     """
     check(node)
+    if await session.scalar(select(GpuNode.provider).where(GpuNode.id == node.id)) is not None:
+        raise Conflict(f"{node.id} is a rented node, which registers itself.", remedy="Choose another id.")
     values = {
         "host": node.host,
         "region": node.region,
@@ -102,10 +127,18 @@ async def get(session: AsyncSession, node_id: NodeId) -> Node:
 
 
 async def remove(session: AsyncSession, node_id: NodeId) -> Node:
-    """Forget a node: nothing more is sent to it. The machine itself is left alone. NotFound when there is none."""
-    row = await session.scalar(delete(GpuNode).where(GpuNode.id == node_id).returning(GpuNode))
+    """Forget a node: nothing more is sent to it. The machine itself is left alone.
+
+    NotFound when there is none; Conflict for a rented one, whose machine would cost on unseen.
+    """
+    statement = delete(GpuNode).where(GpuNode.id == node_id, GpuNode.provider.is_(None))
+    row = await session.scalar(statement.returning(GpuNode))
     if row is None:
-        raise _unknown(node_id)
+        await get(session, node_id)
+        raise Conflict(
+            f"The machine of {node_id} is rented and would go on costing.",
+            remedy=f"Give it back: wopr nodes destroy {node_id}",
+        )
     return _node(row)
 
 
@@ -162,6 +195,16 @@ def check(node: Node) -> None:
             raise Invalid(f"{port} is no port for {service}.", remedy="Give a port from 1 to 65535.")
 
 
+def cost_so_far(node: Node, now: int) -> Nanos:
+    """What the node's present machine has cost: by the hour, and in each month no more than its price of a month."""
+    making = node.making
+    if making.machine_at is None:
+        return Nanos(0)
+    months, seconds = divmod(max(0, now - making.machine_at), MONTH_SECONDS)
+    monthly = from_cents(node.monthly_cost_cents)
+    return Nanos(months * monthly + min(monthly, making.hourly_cost_nanos * seconds // HOUR_SECONDS))
+
+
 def base_url(host: str, port: int) -> str:
     """The address of a service; a bare IPv6 address gets its brackets."""
     return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
@@ -192,4 +235,14 @@ def _node(row: GpuNode) -> Node:
         created_at=row.created_at,
         updated_at=row.updated_at,
         probe_state=row.probe_state,
+        desired=row.desired,
+        provider=row.provider,
+        making=Making(
+            machine_id=row.droplet_id,
+            machine_at=row.machine_at,
+            hourly_cost_nanos=row.hourly_cost_nanos,
+            stage_at=row.stage_at,
+            error=row.provision_error,
+            log=tuple(row.provision_log),
+        ),
     )

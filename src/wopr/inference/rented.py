@@ -169,7 +169,7 @@ async def withdraw_order(session: AsyncSession, row: Making) -> None:
 async def adopt(session: AsyncSession, row: Making, machine: Machine, now: int) -> bool:
     """Store the id of the row's machine; from now on it is found by it."""
     statement = update(GpuNode).where(GpuNode.id == row.node_id, GpuNode.droplet_id.is_(None))
-    values = {"droplet_id": machine.id, "machine_at": now, "ordered_at": None, "last_error": None, "updated_at": now}
+    values = {"droplet_id": machine.id, "machine_at": now, "ordered_at": None, "last_error": None}
     if row.desired is Wanted.GONE:
         return await _changed(session, statement.values(**values))
     moved = _moved(Stage.WAITING_ACTIVE, now, f"machine {machine.id}")

@@ -1,0 +1,226 @@
+"""A node from its order to serving and back, through the API, with the cloud in a box."""
+
+import httpx
+import pytest
+from tests.inference.nodes.conftest import FakeService
+
+from .conftest import SIZE, Stage
+
+ORDERED = ["creating", "waiting_active", "waiting_agent", "installing_drivers", "installing_docker"]
+REPORTED = ["downloading_models", "starting_services", "registering", "done"]
+
+
+async def test_a_node_is_made_serves_and_is_given_back(stage: Stage, service: FakeService) -> None:
+    (node_id,) = await stage.order()
+    await stage.play(node_id, service)
+    made = await stage.until_stage(node_id, "done")
+    assert (made["status"], made["host"], made["rented"], made["desired"]) == ("active", "127.0.0.1", True, "serving")
+    assert [entry["stage"] for entry in made["log"]] == [*ORDERED, *REPORTED]
+    (droplet,) = stage.box.droplets()
+    assert made["machine_id"] == str(droplet["id"])
+    assert droplet["name"].endswith(f"-{node_id}")
+
+    asked = await stage.admin.post(f"/api/admin/nodes/{node_id}/destroy")
+    assert (asked.status_code, asked.json()["desired"]) == (202, "gone")
+    await stage.until_gone(node_id)
+    stage.box.emptied()
+
+
+async def test_a_machine_is_done_only_when_its_services_are_reached_from_here(
+    stage: Stage, service: FakeService
+) -> None:
+    service.status = 503
+    (node_id,) = await stage.order()
+    machine = await stage.play(node_id, service)
+    await machine.report("done")
+    await stage.loop.run_pass()
+    assert (await stage.node(node_id))["provision_stage"] == "registering"
+    stage.clock.advance(11 * 60)
+    failed = await stage.until_stage(node_id, "failed")
+    assert "GPU_ADMIT" in failed["provision_error"]
+
+
+async def test_the_token_is_good_once_and_for_an_hour(stage: Stage) -> None:
+    (node_id,) = await stage.order()
+    await stage.until_stage(node_id, "waiting_agent")
+    machine = stage.machine()
+    assert (await machine.open()).status_code == 200
+    again = await machine.open()
+    assert (again.status_code, again.json()["error"]["code"]) == (401, "unauthenticated")
+
+    (late,) = await stage.order()
+    await stage.until_stage(late, "waiting_agent")
+    stage.clock.advance(3601)
+    assert (await stage.machine().open()).status_code == 401
+
+
+async def test_user_data_holds_no_secret_but_the_token_and_the_rest_is_fetched(stage: Stage) -> None:
+    (node_id,) = await stage.order()
+    await stage.until_stage(node_id, "waiting_agent")
+    machine = stage.machine()
+    await machine.open()
+    user_data = stage.box.booted[0].user_data
+    assert machine.first["API_URL"] == "http://api.internal:3100"
+    assert machine.first["NEEDS_GPU"] == "no"
+    for secret in (machine.secret, "registry-password", "a platform secret", "the shared secret", "dop_v1"):
+        assert secret not in user_data
+    env = dict(line.split("=", 1) for line in machine.files["node.env"].splitlines())
+    assert env["NODE_API_KEY"] not in user_data
+    assert machine.files["gate.header"].strip() == f"authorization: Bearer {env['NODE_API_KEY']}"
+    assert machine.files["registry.password"] == "registry-password"
+    assert [line.split()[2] for line in machine.files["models"].splitlines()] == [
+        "llama.gguf",
+        "qwen2-0_5b-instruct-q8_0.gguf",
+    ]
+
+
+async def test_a_failure_is_told_with_the_machines_own_words_and_can_be_tried_again(
+    stage: Stage, service: FakeService
+) -> None:
+    (node_id,) = await stage.order()
+    await stage.until_stage(node_id, "waiting_agent")
+    machine = stage.machine()
+    await machine.open()
+    await machine.report("downloading_models")
+    await machine.report("failed", "curl: (28) timed out\x1b[31m\x00")
+    failed = await stage.node(node_id)
+    assert (failed["status"], failed["provision_error"]) == ("failed", "curl: (28) timed out[31m")
+    assert failed["log"][-1]["detail"].startswith("downloading_models: ")
+    assert (await machine.report("registering")).json() == {
+        "node_id": node_id,
+        "provision_stage": "failed",
+        "changed": False,
+    }
+    assert len(stage.box.droplets()) == 1, "the machine stays for a look"
+
+    assert (await stage.admin.post(f"/api/admin/nodes/{node_id}/retry")).status_code == 202
+    assert (await machine.report("registering")).status_code == 401, "the machine before has no say any more"
+    await stage.play(node_id, service)
+    await stage.until_stage(node_id, "done")
+    (droplet,) = stage.box.droplets()
+    assert str(droplet["id"]) != failed["machine_id"]
+
+
+@pytest.mark.parametrize(
+    ("stage_name", "minutes"), [("waiting_agent", 16), ("installing_drivers", 31), ("downloading_models", 91)]
+)
+async def test_a_stage_that_lasts_too_long_fails_with_its_name(stage: Stage, stage_name: str, minutes: int) -> None:
+    (node_id,) = await stage.order()
+    await stage.until_stage(node_id, "waiting_agent")
+    machine = stage.machine()
+    await machine.open()
+    await machine.report(stage_name)
+    stage.clock.advance(minutes * 60)
+    failed = await stage.until_stage(node_id, "failed")
+    assert failed["provision_error"].startswith(stage_name)
+
+
+async def test_a_machine_that_vanishes_fails_the_node(stage: Stage) -> None:
+    (node_id,) = await stage.order()
+    made = await stage.until_stage(node_id, "waiting_agent")
+    await stage.cloud().destroy(made["machine_id"])
+    stage.box.emptied()
+    await stage.loop.run_pass()
+    assert (await stage.node(node_id))["provision_stage"] == "waiting_agent", "a cloud may forget for a moment"
+    stage.clock.advance(61)
+    assert "gone" in (await stage.until_stage(node_id, "failed"))["provision_error"]
+    await stage.admin.post(f"/api/admin/nodes/{node_id}/destroy")
+    await stage.until_gone(node_id)
+
+
+async def test_several_are_ordered_at_once_and_the_limit_holds(stage: Stage) -> None:
+    made = await stage.order(count=3)
+    assert len(set(made)) == 3
+    for node_id in made:
+        await stage.until_stage(node_id, "waiting_agent")
+    refused = await stage.admin.post("/api/admin/nodes/provision", json={"size": SIZE, "count": 3})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    assert "GPU_NODES_MAX" in refused.json()["error"]["remedy"]
+    assert len(stage.box.droplets()) == 3
+
+
+async def test_costs_are_known_before_and_while(stage: Stage) -> None:
+    sizes = (await stage.admin.get("/api/admin/node-sizes")).json()
+    offered = next(size for size in sizes["sizes"] if size["slug"] == SIZE)
+    assert any(size["gpu"] for size in sizes["sizes"])
+    (node_id,) = await stage.order()
+    assert (await stage.node(node_id))["cost_so_far_usd"] == "0.00"
+    await stage.until_stage(node_id, "waiting_agent")
+    stage.clock.advance(36_000)
+    node = await stage.node(node_id)
+    assert (node["hourly_cost_usd"], node["monthly_cost_usd"]) == (offered["hourly_usd"], offered["monthly_usd"])
+    assert float(node["cost_so_far_usd"]) == pytest.approx(10 * float(offered["hourly_usd"]), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"size": "huge"}, 404, "wopr nodes sizes"),
+        ({"region": "mars"}, 422, "It is in"),
+        ({"count": 0}, 422, "from 1 to"),
+    ],
+)
+async def test_an_order_that_can_not_be_filled_is_refused_before_it_costs(
+    stage: Stage, body: dict[str, object], status: int, words: str
+) -> None:
+    answer = await stage.admin.post("/api/admin/nodes/provision", json={"size": SIZE, **body})
+    assert answer.status_code == status
+    assert words in answer.json()["error"]["remedy"]
+    assert (await stage.admin.get("/api/admin/nodes")).json()["nodes"] == []
+
+
+async def test_a_machine_is_restarted(stage: Stage) -> None:
+    (node_id,) = await stage.order()
+    early = await stage.admin.post(f"/api/admin/nodes/{node_id}/reboot", json={})
+    assert early.status_code == 409
+    made = await stage.until_stage(node_id, "waiting_agent")
+    action = (await stage.admin.post(f"/api/admin/nodes/{node_id}/reboot", json={"hard": True})).json()["action_id"]
+    stage.box.settled()
+    assert await stage.cloud().acted(made["machine_id"], action) is True
+
+
+async def test_a_rented_node_is_neither_removed_nor_registered_by_hand(stage: Stage) -> None:
+    (node_id,) = await stage.order()
+    removed = await stage.admin.delete(f"/api/admin/nodes/{node_id}")
+    assert (removed.status_code, "destroy" in removed.json()["error"]["remedy"]) == (409, True)
+    registered = await stage.admin.post("/api/admin/nodes", json={"id": node_id, "host": "10.0.0.9"})
+    assert registered.status_code == 409
+    await stage.admin.post("/api/admin/nodes", json={"id": "by-hand", "host": "10.0.0.9"})
+    for verb in ("destroy", "retry"):
+        assert (await stage.admin.post(f"/api/admin/nodes/by-hand/{verb}")).status_code == 409
+    assert (await stage.admin.post("/api/admin/nodes/nobody/destroy")).status_code == 404
+
+
+async def test_a_node_registers_itself_with_the_shared_secret_and_its_id(stage: Stage) -> None:
+    await stage.admin.post("/api/admin/nodes", json={"id": "by-hand", "host": "10.0.0.9"})
+
+    async def told(name: str, secret: str = "the shared secret of nodes") -> httpx.Response:
+        params = {"stage": name, "node_id": "by-hand"}
+        return await stage.admin.post(
+            "/internal/gpu/register", params=params, headers={"authorization": f"Bearer {secret}"}
+        )
+
+    assert (await told("starting_services")).json()["provision_stage"] == "starting_services"
+    assert (await told("done")).json() == {"node_id": "by-hand", "provision_stage": "done", "changed": True}
+    assert (await told("done")).json()["changed"] is False
+    assert (await stage.node("by-hand"))["status"] == "active"
+    assert (await told("done", "another")).status_code == 401
+    nobody = await stage.admin.post(
+        "/internal/gpu/register?stage=done&node_id=nobody",
+        headers={"authorization": "Bearer the shared secret of nodes"},
+    )
+    assert nobody.status_code == 404
+    assert (await told("nonsense")).status_code == 422
+
+
+async def test_one_nodes_secret_says_nothing_of_another(stage: Stage) -> None:
+    first, second = await stage.order(count=2)
+    await stage.until_stage(second, "waiting_agent")
+    await stage.until_stage(first, "waiting_agent")
+    machine = stage.machine()
+    await machine.open()
+    other = second if machine.first["NODE_ID"] == first else first
+    headers = {"authorization": f"Bearer {machine.secret}"}
+    told = await stage.admin.post(f"/internal/gpu/register?stage=failed&node_id={other}", headers=headers)
+    assert told.status_code == 401
+    assert (await stage.node(other))["provision_stage"] == "waiting_agent"
