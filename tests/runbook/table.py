@@ -64,7 +64,7 @@ SUBSTITUTIONS = (
 FOLLOWED = {
     "docker logs -f wopr-vps": "==> VPS stack started.",
     "docker exec wopr-vps docker logs -f wopr-vps-watchtower": "released",
-    "docker compose -f docker-compose.local.yml logs -f platform-api": "Uvicorn running",
+    "docker compose -f docker-compose.local.yml logs -f platform-api": "listens on",
 }
 NOT_EXECUTED = {
     "docker-compose.yml": "the name of a file in which the next step pins tags; see the substitution of that one",

@@ -28,6 +28,7 @@ from tests.machines.swarm import free_network
 from tests.runbook.shell import Shell, blocks_of, of_two_machines
 from tests.stack import clean_environment
 
+from wopr.delivery.topology import VOLUMES
 from wopr.inference.engines.minilm import ensure_minilm
 
 ROOT = Path(__file__).parent.parent.parent
@@ -147,8 +148,8 @@ def _registry(engine: Engine) -> Iterator[Registry]:
 
 def _remove(machines: Machines) -> None:
     machines.engine.remove("wopr-vps", "wopr-gpu")
-    for volume in ("vps-docker-data", "vps-platform", "gpu-docker-data"):
-        machines.engine.docker("volume", "rm", f"local_{volume}", check=False)
+    for volume in VOLUMES:
+        machines.engine.docker("volume", "rm", volume, check=False)
     machines.engine.docker("network", "rm", "wopr-dev", check=False)
 
 
@@ -270,4 +271,4 @@ def _teardown_keeps_data_unless_it_is_told_to_wipe(machines: Machines) -> None:
     assert [line for line in machines.engine.logs("wopr-vps").splitlines() if line == "==> VPS stack started."]
     assert machines.wopr("down", "--yes")["machines"] == ["wopr-vps", "wopr-gpu"]
     machines.shell.run(f"{DOWN} -v")
-    assert "local_" not in machines.engine.docker("volume", "ls", "--quiet").stdout
+    assert not set(VOLUMES) & set(machines.engine.docker("volume", "ls", "--quiet").stdout.split())

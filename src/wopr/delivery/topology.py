@@ -19,7 +19,7 @@ from wopr.delivery.image_engine import DockerCommand
 FOLDER = Path(__file__).parents[3] / "deploy" / "local"
 VPS, GPU = "wopr-vps", "wopr-gpu"
 MACHINES = (VPS, GPU)
-VOLUMES = ("vps-docker-data", "vps-platform", "gpu-docker-data")
+VOLUMES = ("wopr-vps-docker-data", "wopr-vps-platform", "wopr-gpu-docker-data")
 SERVICES: Mapping[str, int] = {"llama": 8080, "chatterbox": 8081, "whisper": 8082, "qwen": 8083}
 API_PORT, UI_PORT, HTTP_PORT = 3100, 3000, 80
 THIRD_PARTIES = ("postgres:16-alpine", "caddy:2-alpine")
@@ -193,8 +193,7 @@ class Topology:
     def volumes(self) -> list[str]:
         """Volumes of the two machines that exist."""
         listed = (self.docker.ask("volume", "ls", "--quiet") or "").splitlines()
-        project = self.folder.name
-        return [name for one in VOLUMES if (name := f"{project}_{one}") in listed]
+        return [volume for volume in VOLUMES if volume in listed]
 
     def seed(self) -> str:
         """Register the GPU machine by hand, by the runbook's seeder; what it said."""
