@@ -39,8 +39,8 @@ def pytest_configure() -> None:
 
 
 class WholeFiles(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """Each file is for one worker alone, and so is all that needs the Swarm, which takes long to make, and all that uses
-    the runbook's own names of images."""
+    """Each file is for one worker alone. So is all that needs the Swarm, which takes long to make, and all that gives
+    images the runbook's names."""
 
     def _split_scope(self, nodeid: str) -> str:
         shared = next((group for group in ("swarm", "tests/runbook") if group in nodeid), "")

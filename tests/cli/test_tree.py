@@ -23,6 +23,7 @@ SERVERS = {"wopr api", "wopr ui", "wopr engine", "wopr emulators stripe", "wopr 
 READING = {
     *(f"wopr {noun} list" for noun in ("admin", "bots", "images", "incident", "models", "nodes", "secrets")),
     *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook")),
+    *("wopr local logs", "wopr local status"),
     *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),
     *("wopr check", "wopr completion", "wopr releases", "wopr status"),
     "wopr smoke",  # walks as a customer of its own, and deletes the bot that it made
@@ -33,7 +34,7 @@ QUICK = {
     *("wopr admin create", "wopr admin link", "wopr nodes register", "wopr nodes remove", "wopr models rm"),
     *("wopr logbook decide", "wopr logbook note", "wopr logbook render"),
     *("wopr incident note", "wopr incident open", "wopr incident resolve", "wopr lock release"),
-    "wopr secrets rotate",
+    *("wopr local seed", "wopr secrets rotate"),
     *(SERVERS - {"wopr engine"}),  # an engine may load weights for minutes
 }
 # Changing commands that do something each time: there is no "nothing to do", so no --exit-code.
@@ -41,7 +42,7 @@ EACH_TIME = {
     *("wopr admin link", "wopr bots create", "wopr bots restart", "wopr bots say", "wopr images push"),
     *("wopr incident note", "wopr incident open", "wopr logbook decide", "wopr logbook note"),
     *("wopr rollback", "wopr secrets rotate", "wopr trigger clock", "wopr trigger stripe"),
-    "wopr trigger node",
+    *("wopr local seed", "wopr trigger node"),
 }
 # What else a verb is called; the alias is hidden and takes the same options.
 ALIASES = {"ls": ("list",), "rm": ("remove",), "remove": ("rm",), "delete": ("rm", "remove")}

@@ -148,6 +148,7 @@ def logs(
 ) -> None:
     """Show what a machine or a container inside it writes."""
     topology = machines.topology()
+    topology.check_docker()
     inside: tuple[str, ...] = ()
     if name not in _names():
         found = [machine for machine in _names() if name in (one["name"] for one in topology.containers(machine))]

@@ -50,11 +50,15 @@ class Topology:
         """Run compose on the two machines; what it wrote."""
         return self.docker.do("compose", "-f", str(self.compose_file), *words)
 
+    def check_docker(self) -> None:
+        """NotConfigured without the docker command, Unavailable without its daemon, with what to do about it."""
+        self.docker.do("version", "--format", "{{.Server.Version}}")
+
     def check(self) -> None:
-        """Whether everything is here that starting needs. NotConfigured or Unavailable with what to do about it."""
+        """Whether everything is here that starting needs; as `check_docker`, and NotConfigured for what else is missing."""
         if not self.compose_file.is_file():
             raise NotConfigured(f"There is no {self.compose_file}.", remedy="Name its folder in a checkout: --dir")
-        self.docker.do("version", "--format", "{{.Server.Version}}")
+        self.check_docker()
         if self.docker.ask("compose", "version") is None:
             raise NotConfigured(
                 "Docker has no compose here.",
@@ -197,6 +201,7 @@ class Topology:
 
     def seed(self) -> str:
         """Register the GPU machine by hand, by the runbook's seeder; what it said."""
+        self.check_docker()
         done = subprocess.run(["sh", str(self.folder / "gpu-seeder.sh")], capture_output=True, text=True)
         if done.returncode != 0:
             lines = (done.stderr or done.stdout).strip().splitlines() or ["the seeder failed"]
