@@ -33,6 +33,11 @@ def of_flat_stack() -> list[Block]:
     return [block for block in page() if block not in of_two_machines()]
 
 
+def blocks_of(section: str) -> list[Block]:
+    """The blocks of one section, by how its heading begins."""
+    return [block for block in page() if block.section.startswith(section)]
+
+
 def substituted(command: str, values: Mapping[str, str]) -> str:
     """The command as it runs here."""
     for one in SUBSTITUTIONS:

@@ -55,7 +55,7 @@ class Topology:
         self.docker.do("version", "--format", "{{.Server.Version}}")
 
     def check(self) -> None:
-        """Whether everything is here that starting needs; as `check_docker`, and NotConfigured for what else is missing."""
+        """Whether everything is here that starting needs. As `check_docker`; NotConfigured for what else is missing."""
         if not self.compose_file.is_file():
             raise NotConfigured(f"There is no {self.compose_file}.", remedy="Name its folder in a checkout: --dir")
         self.check_docker()
