@@ -56,14 +56,14 @@ SUBSTITUTIONS = (
     ),
     Substitution(
         "docker compose up -d --force-recreate",
-        "docker exec wopr-vps docker exec wopr-vps-deliverer wopr rollback --dir /root/wopr-platform --yes",
+        "docker exec wopr-vps wopr rollback",
         "releases are digests that the tool records and pins: nobody edits a compose file (decision 0016)",
     ),
 )
 # Commands that go on until they are stopped, and what they must have shown by then.
 FOLLOWED = {
     "docker logs -f wopr-vps": "==> VPS stack started.",
-    "docker exec wopr-vps docker logs -f wopr-vps-watchtower": "released",
+    "docker exec wopr-vps docker logs -f wopr-vps-watchtower": "new: ",
     "docker compose -f docker-compose.local.yml logs -f platform-api": "listens on",
 }
 NOT_EXECUTED = {

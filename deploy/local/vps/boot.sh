@@ -29,10 +29,7 @@ settings() {
   umask 022
 }
 
-wopr() {
-  docker run --rm --user 0:0 --env WOPR_HOME=$dir --volume $dir:$dir --volume /var/run/docker.sock:/var/run/docker.sock \
-    "$image" "$@" --dir $dir --name wopr-vps
-}
+wopr() { IMAGE=$image sh $ops/local/vps/wopr.sh "$@"; }
 
 compose() { docker compose --env-file $dir/stack.env "$@"; }
 
@@ -80,6 +77,8 @@ WHERE (gpu_nodes.host, gpu_nodes.api_key) IS DISTINCT FROM ('wopr-gpu', excluded
 END
 }
 
+printf '#!/bin/sh\nexec sh %s/local/vps/wopr.sh "$@"\n' $ops >/usr/local/bin/wopr
+chmod 755 /usr/local/bin/wopr
 wait_engine
 settings
 log_in
