@@ -7,7 +7,7 @@ import yaml
 
 from wopr.core.settings import Settings
 from wopr.delivery.commands import parsed_env
-from wopr.delivery.topology import FOLDER, GPU, MACHINES, SERVICES, VOLUMES, VPS, Topology
+from wopr.delivery.topology import BUILT, FOLDER, GPU, MACHINES, SERVICES, VOLUMES, VPS, Topology
 
 VARIABLE = re.compile(r"\$\{(\w+)")
 # What the local machines set otherwise than production, with docs/handbook/operator-local.md.
@@ -57,7 +57,7 @@ def test_settings_of_the_folder_decide_which_images_a_machine_needs(tmp_path: Pa
     (tmp_path / "vps" / ".env").write_text("WOPR_IMAGE=registry:5000/ours:latest\n")
     (tmp_path / "gpu" / "node.env").write_text("LLAMA_IMAGE=b\nGATE_IMAGE=a\nDEVICE=cpu\n")
     images = Topology(tmp_path).images()
-    assert images[VPS] == ["postgres:16-alpine", "caddy:2-alpine", "registry:5000/ours:latest", "bot:local"]
+    assert images[VPS] == ["postgres:16-alpine", "caddy:2-alpine", BUILT, "registry:5000/ours:latest", "bot:local"]
     assert images[GPU] == ["a", "b"]
 
 

@@ -91,5 +91,9 @@ started "VPS stack started."
 docker events --filter container=wopr-vps-platform-api --filter event=restart --format '{{.Time}}' | while read -r _; do
   choose_image
   say "releasing $image"
-  wopr deploy "$image" --yes --observe 2 --trigger "docker restart" </dev/null || say "not released; what served goes on"
+  if wopr deploy "$image" --yes --observe 2 --trigger "docker restart" </dev/null; then
+    say "released $image"
+  else
+    say "not released $image: what served goes on"
+  fi
 done

@@ -190,16 +190,17 @@ def _boot(topology: "Topology", machine: str, patience: float, stages: "Progress
 
     with stages.stage(machine, "engine"):
         topology.wait(machine, lambda: topology.has_engine(machine), "its engine", ENGINE_SECONDS)
-    first, was_up = machine == VPS and topology.is_new(), topology.state(machine) == "healthy"
+    first = machine == VPS and topology.is_new()
     lacking = topology.lacking(machine)
     if lacking:
         with stages.stage(machine, "images") as loading:
             topology.load(machine, lacking, loading.update)
             loading.done(", ".join(lacking))
-    if was_up and machine == VPS and lacking:
-        topology.docker.do("exec", VPS, "docker", "restart", "wopr-vps-platform-api")  # has it released
     with stages.stage(machine, "first boot" if first else "boot"):
         topology.wait(machine, lambda: topology.state(machine) == "healthy", "its boot", patience)
+    if lacking and machine == VPS and not first:
+        with stages.stage(machine, "release"):
+            topology.release_built(patience)
     return {"machine": machine, "first": first, "loaded": lacking}
 
 

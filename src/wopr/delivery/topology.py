@@ -28,7 +28,12 @@ WEIGHTS = ("llama.gguf", "qwen2-0_5b-instruct-q8_0.gguf")
 WEIGHTS_DIR = "/opt/models"
 LOOK_SECONDS = 0.5
 CHUNK_BYTES = 1 << 20
+# The name under which images are built here; it comes before what a registry has.
+BUILT = "ghcr.io/wopr-network/wopr-platform:local"
+DOOR = "wopr-vps-platform-api"
 WAITING = "==> waiting for "
+RELEASED, NOT_RELEASED = "==> released ", "==> not released "
+LOG_LINES = 10_000
 BROKEN = "is not started; once that is mended"
 NODES_SQL = (
     "SELECT coalesce(json_agg(n), '[]') FROM (SELECT id, host, status, service_health FROM gpu_nodes ORDER BY id) n"
@@ -95,9 +100,9 @@ class Topology:
         """The images that each machine needs."""
         platform = _read_env(self.folder / "vps" / "defaults.env") | _read_env(self.folder / "vps" / ".env")
         node = _read_env(self.folder / "gpu" / "node.env")
-        ours = [platform[name] for name in ("WOPR_IMAGE", "BOT_IMAGE") if platform.get(name)]
+        ours = [BUILT, *(platform[name] for name in ("WOPR_IMAGE", "BOT_IMAGE") if platform.get(name))]
         return {
-            VPS: [*THIRD_PARTIES, *ours],
+            VPS: list(dict.fromkeys((*THIRD_PARTIES, *ours))),
             GPU: sorted({image for name, image in node.items() if name.endswith("_IMAGE")}),
         }
 
@@ -138,6 +143,17 @@ class Topology:
         codes = save.wait(), load.wait()
         if any(codes):
             raise Unavailable(f"{', '.join(images)} did not get into {machine}.", remedy=f"docker logs {machine}")
+
+    def release_built(self, seconds: float) -> None:
+        """Have the VPS release the loaded image, as the runbook does, and wait. Unavailable when it is bad."""
+        before = len(self._releases())
+        self.docker.do("exec", VPS, "docker", "restart", DOOR)
+        self.wait(VPS, lambda: len(self._releases()) > before, "the release", seconds)
+        if self._releases()[-1].startswith(NOT_RELEASED):
+            raise Unavailable(f"{BUILT} is no good release; what served goes on.", remedy="wopr local logs")
+
+    def _releases(self) -> list[str]:
+        return [line for line in self.said(VPS, LOG_LINES) if line.startswith((RELEASED, NOT_RELEASED))]
 
     def wait(self, machine: str, is_done: Callable[[], bool], what: str, seconds: float) -> None:
         """Wait until something is so. Unavailable when the machine says that it can't go on, or after too long."""
