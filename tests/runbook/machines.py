@@ -4,7 +4,8 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,15 +82,16 @@ class Machines:
         """Images that can't be pulled here get into the machines as the runbook pipes its own."""
         third_parties = [tag for name in ("postgres", "caddy") for tag in building.RECIPES[name].tags]
         images = {"wopr-vps": [*third_parties, PLATFORM, BOT], "wopr-gpu": ["caddy:2-alpine", *GPU_IMAGES.values()]}
-        for machine, named in images.items():
-            asked = ("exec", machine, "docker", "info")
-            wait_for(
-                lambda words=asked: self.engine.docker(*words, check=False).returncode == 0,
-                f"the engine of {machine}",
-                BOOT_SECONDS,
-            )
-            pipe = f"docker save {' '.join(named)} | docker exec -i {machine} docker load"
-            subprocess.run(["bash", "-c", pipe], check=True, capture_output=True, env=dict(self.shell.environment))
+        with ThreadPoolExecutor(len(images)) as pool:
+            list(pool.map(self._bring, images, images.values()))
+
+    def _bring(self, machine: str, images: Sequence[str]) -> None:
+        asked = ("exec", machine, "docker", "info")
+        wait_for(
+            lambda: self.engine.docker(*asked, check=False).returncode == 0, f"the engine of {machine}", BOOT_SECONDS
+        )
+        pipe = f"docker save {' '.join(images)} | docker exec -i {machine} docker load"
+        subprocess.run(["bash", "-c", pipe], check=True, capture_output=True, env=dict(self.shell.environment))
 
     def set(self, **settings: str) -> None:
         """Edit vps/.env as a person does."""
