@@ -21,6 +21,9 @@ setting() {
     | sed "s/^'\(.*\)'\$/\1/; s/^\"\(.*\)\"\$/\1/"
 }
 
+# address_of MACHINE: containers inside a machine know no machine by its name, since Docker's resolver does not reach them.
+address_of() { getent hosts "$1" | awk '{ print $1; exit }'; }
+
 # What the node reports with, and the key of its services, which a rented node is given.
 node_secret() { setting GPU_NODE_SECRET; }
 node_key() { node_secret | sha256sum | cut -d ' ' -f 1; }

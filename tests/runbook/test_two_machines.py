@@ -70,12 +70,13 @@ def _health(machines: Machines) -> None:
 
 def _the_node_registered_itself_and_may_be_seeded(machines: Machines) -> None:
     (node,) = machines.wopr("status")["nodes"]
-    assert (node["id"], node["host"], node["status"]) == (NODE, "wopr-gpu", "active")
+    address = machines.engine.address("wopr-gpu")
+    assert (node["id"], node["host"], node["status"]) == (NODE, address, "active")
     machines.shell.folder = machines.local.parent
     for block in blocks_of("DinD GPU Seeder"):
         machines.shell.run_block(block)
     (seeded,) = machines.wopr("seed")["nodes"]
-    assert (seeded["id"], seeded["host"]) == (NODE, "wopr-gpu")
+    assert (seeded["id"], seeded["host"]) == (NODE, address)
 
 
 def _an_image_that_is_loaded_is_served(machines: Machines) -> None:

@@ -33,7 +33,7 @@ report() {
   began=$(date +%s)
   until docker exec -i wopr-llama-cpp curl -fsS --max-time 10 --output /dev/null --config - 2>/tmp/report <<END
 request = POST
-url = "http://wopr-vps:3100/internal/gpu/register?stage=$1&node_id=$NODE_ID"
+url = "http://$(address_of wopr-vps):3100/internal/gpu/register?stage=$1&node_id=$NODE_ID"
 header = "Authorization: Bearer $(node_secret)"
 END
   do

@@ -71,10 +71,20 @@ wait_ready() {
 expect_node() {
   docker exec -i wopr-vps-postgres psql -q -v ON_ERROR_STOP=1 -U wopr -d wopr_platform <<END
 INSERT INTO gpu_nodes (id, host, region, size, status, provision_stage, api_key)
-VALUES ('$NODE_ID', 'wopr-gpu', 'local', 'cpu', 'provisioning', 'waiting_agent', '$(node_key)')
-ON CONFLICT (id) DO UPDATE SET host = 'wopr-gpu', api_key = excluded.api_key
-WHERE (gpu_nodes.host, gpu_nodes.api_key) IS DISTINCT FROM ('wopr-gpu', excluded.api_key);
+VALUES ('$NODE_ID', '$1', 'local', 'cpu', 'provisioning', 'waiting_agent', '$(node_key)')
+ON CONFLICT (id) DO UPDATE SET host = excluded.host, api_key = excluded.api_key
+WHERE (gpu_nodes.host, gpu_nodes.api_key) IS DISTINCT FROM (excluded.host, excluded.api_key);
 END
+}
+
+# The node's address is another one when its machine was made anew.
+follow_node() {
+  known=
+  while :; do
+    address=$(address_of wopr-gpu)
+    if [ -n "$address" ] && [ "$address" != "$known" ]; then expect_node "$address" && known=$address; fi
+    sleep 2
+  done
 }
 
 printf '#!/bin/sh\nexec sh %s/local/vps/wopr.sh "$@"\n' $ops >/usr/local/bin/wopr
@@ -85,7 +95,7 @@ log_in
 release
 compose -p wopr-vps-doors -f $ops/local/vps/doors.yaml up -d 2>&1
 wait_ready
-expect_node
+follow_node &
 started "VPS stack started."
 # After `docker load`, `docker restart wopr-vps-platform-api` releases the image that was loaded.
 docker events --filter container=wopr-vps-platform-api --filter event=restart --format '{{.Time}}' | while read -r _; do

@@ -209,7 +209,7 @@ def _registered(topology: "Topology", stages: "Progress") -> list[dict[str, Any]
     from wopr.delivery.topology import GPU
 
     def serves() -> bool:
-        return any(node["host"] == GPU and all(node["service_health"].values()) for node in topology.nodes())
+        return any(_is_well(node) for node in topology.nodes())
 
     with stages.stage("", "node serves"):
         topology.wait(GPU, serves, "its registration", REGISTERED_SECONDS)
@@ -256,9 +256,13 @@ def _observed(topology: "Topology") -> dict[str, Any]:
     rows = asyncio.run(_answers(asked))
     answers = [{"name": row.name, "address": row.address, "ok": row.state == "ok"} for row in rows]
     nodes = topology.nodes()
-    well = any(node["status"] == "active" and all(node["service_health"].values()) for node in nodes)
+    well = any(_is_well(node) for node in nodes)
     ok = well and all(m["state"] == "healthy" for m in machines) and all(answer["ok"] for answer in answers)
     return {"ok": ok, "machines": machines, "answers": answers, "nodes": nodes}
+
+
+def _is_well(node: dict[str, Any]) -> bool:
+    return node["status"] == "active" and all(node["service_health"].values())
 
 
 async def _answers(asked: Sequence[tuple[str, str]]) -> list["Row"]:
