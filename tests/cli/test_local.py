@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.live import missing
 from tests.machines import engine as engines
+from tests.machines.composing import compose_environment
 from tests.stack import run_wopr
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,14 +46,13 @@ def test_without_a_daemon_it_says_how_to_start_it(copy: Path, monkeypatch: pytes
 
 
 @pytest.mark.machines
-def test_weights_that_are_missing_are_named_and_a_folder_is_remembered(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_are_missing_are_named_and_a_folder_is_remembered(copy: Path, tmp_path: Path) -> None:
     if not engines.available():
         missing("docker")
     with engines.running() as engine:
-        monkeypatch.setenv("DOCKER_HOST", engine.socket)
-        done = run_wopr("local", "up", "--dir", str(copy), "--models", str(tmp_path))
+        environment = compose_environment(engine, tmp_path / ".docker")
+        words = ("local", "up", "--dir", str(copy), "--models", str(tmp_path))
+        done = run_wopr(*words, environment=environment)
         assert done.returncode == 1
         assert "llama.gguf" in done.stderr
         assert (copy / ".env").read_text() == f"MODELS_DIR={tmp_path}\n"

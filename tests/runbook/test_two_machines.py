@@ -116,6 +116,9 @@ def _what_is_pushed_is_served(machines: Machines) -> None:
     for command in block.commands[:2]:
         machines.shell.run(command)
     wait_for(lambda: machines.mark() == "pushed", "the pushed image to serve", RELEASE_SECONDS)
+    # It is watched for a while, during which nobody else may release.
+    judged = ("logs", "wopr-vps-watchtower")
+    wait_for(lambda: "is good" in machines.vps(*judged), "the pushed image to be found good", RELEASE_SECONDS)
 
 
 def _rollback(machines: Machines) -> None:
