@@ -39,10 +39,12 @@ def pytest_configure() -> None:
 
 
 class WholeFiles(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """Each file is for one worker alone, and so is all that needs the Swarm, which takes long to make."""
+    """Each file is for one worker alone. So is all that needs the Swarm, which takes long to make, and all that gives
+    images the runbook's names."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "swarm" if "swarm" in nodeid else nodeid.partition("::")[0]
+        shared = next((group for group in ("swarm", "tests/runbook") if group in nodeid), "")
+        return shared or nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -26,6 +26,7 @@ READING = {
     *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook", "nodes")),
     "wopr nodes sizes",
     "wopr nodes ssh-key",
+    *("wopr local logs", "wopr local status"),
     *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),
     *("wopr check", "wopr completion", "wopr releases", "wopr status"),
     "wopr smoke",  # walks as a customer of its own, and deletes the bot that it made
@@ -37,7 +38,7 @@ QUICK = {
     *("wopr nodes cordon", "wopr nodes uncordon", "wopr nodes repair"),
     *("wopr logbook decide", "wopr logbook note", "wopr logbook render"),
     *("wopr incident note", "wopr incident open", "wopr incident resolve", "wopr lock release"),
-    "wopr secrets rotate",
+    *("wopr local seed", "wopr secrets rotate"),
     *(SERVERS - {"wopr engine"}),  # an engine may load weights for minutes
 }
 # Changing commands that do something each time: there is no "nothing to do", so no --exit-code.
@@ -47,6 +48,7 @@ EACH_TIME = {
     *("wopr incident note", "wopr incident open", "wopr logbook decide", "wopr logbook note"),
     *("wopr rollback", "wopr secrets rotate", "wopr trigger clock", "wopr trigger stripe"),
     *("wopr trigger node", "wopr nodes provision", "wopr nodes reboot", "wopr nodes retry", "wopr nodes repair"),
+    "wopr local seed",
 }
 # What else a verb is called; the alias is hidden and takes the same options.
 ALIASES = {"ls": ("list",), "rm": ("remove",), "remove": ("rm",), "delete": ("rm", "remove")}

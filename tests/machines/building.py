@@ -45,6 +45,7 @@ RECIPES = {
     "slim": Recipe(("wopr-test/slim:bookworm", "python:3.11-slim-bookworm"), kept=True),
     "base": Recipe(("wopr-test/base:bookworm",), "slim", kept=True),
     "docker-cli": Recipe(("docker:27-cli",), "base"),
+    "dind": Recipe(("docker:27-dind",), "docker-cli"),
     "postgres": Recipe(("postgres:16-alpine",), "slim"),
     "caddy": Recipe(("caddy:2-alpine",), "slim"),
     "node": Recipe(("wopr-test/node:bookworm",), "slim"),

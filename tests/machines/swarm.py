@@ -129,7 +129,7 @@ def swarming(outer: Engine, images: Sequence[str]) -> Iterator[Swarm]:
     building.ensure(outer, "node")
     folder = Path(tempfile.mkdtemp(prefix="wopr-swarm-"))
     prefix = f"wopr-test-{outer.run_id}-{folder.name[-6:]}"
-    network, subnet = _network(outer, prefix)
+    network, subnet = free_network(outer, prefix)
     with ThreadPoolExecutor(len(NODES)) as pool:
         begun = [
             pool.submit(_boot, outer, prefix, name, f"{subnet}.{number}", folder)
@@ -165,7 +165,7 @@ def swarm(request: pytest.FixtureRequest, engine: Engine, bot_image: str) -> Swa
     return made
 
 
-def _network(outer: Engine, name: str) -> tuple[str, str]:
+def free_network(outer: Engine, name: str) -> tuple[str, str]:
     """A network with addresses that nobody has, so that a machine keeps its own; its name and the first three parts."""
     for _ in range(NETWORK_TRIES_MAX):
         subnet = f"192.168.{random.randrange(100, 250)}"

@@ -50,7 +50,7 @@ async def _here(only: str, settings: "Settings") -> "Sequence[Outcome]":
 
 
 async def _installation(only: str, where: Where, ours: "Settings") -> "Sequence[Outcome]":
-    from wopr.core.settings import settings_of
+    from wopr.core.settings_given import settings_of
     from wopr.delivery.checks import checks as environment
     from wopr.delivery.config_checks import checks as configuration
     from wopr.delivery.env_file import read_env

@@ -99,7 +99,7 @@ async def _rows() -> list[Row]:
     ]
     stand_ins = (("stripe stand-in", settings.stripe_api_base), ("mail stand-in", settings.resend_api_base))
     places += [(name, base, "/health") for name, base in stand_ins if _is_local(base)]
-    rows = await asyncio.gather(_database(settings), *(_probe(name, base, path) for name, base, path in places))
+    rows = await asyncio.gather(_database(settings), *(probe(name, base, path) for name, base, path in places))
     return list(rows)
 
 
@@ -134,7 +134,7 @@ async def _database(settings: "Settings") -> Row:
     return Row("database", address, "ok", (time.perf_counter() - started) * 1000, "")
 
 
-async def _probe(name: str, base: str, path: str) -> Row:
+async def probe(name: str, base: str, path: str) -> Row:
     """One plain GET; a client library would cost more than the whole command may take."""
     from urllib.parse import urlsplit
 

@@ -143,7 +143,7 @@ async def _run(plan: Plan, record: Any) -> None:  # Any: the class is imported w
 
 
 async def _run_until(stop: Stop, plan: Plan, record: Any) -> None:  # Any: as above
-    from wopr.cli.local import Local
+    from wopr.cli.own_machine import Local
     from wopr.cli.supervisor import Supervisor
 
     started = time.monotonic()

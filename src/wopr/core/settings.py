@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wopr.core.errors import NotConfigured, Unavailable
 from wopr.core.files import DATABASE_URL_FILE, RUNNING_FILE, SECRETS_FILE
@@ -324,7 +324,7 @@ def load_settings(home: Path | None = None) -> Settings:
         return _read(home)
     except ValidationError as error:
         # Not as its cause: pydantic's own words have the values, secrets among them.
-        raise _not_understood(error) from None
+        raise not_understood(error) from None
 
 
 def _read(home: Path | None) -> Settings:
@@ -336,35 +336,8 @@ def _read(home: Path | None) -> Settings:
     return Settings(_env_file=[file for file in files if file.exists()], **overrides)  # type: ignore[call-arg, arg-type]
 
 
-def settings_of(values: Mapping[str, str], home: Path) -> Settings:
-    """The settings of another installation from what its `.env` says, and from nothing of this process's environment.
-
-    NotConfigured names what can't be understood.
-    """
-    given: dict[str, object] = {name: value for name, value in values.items() if value}
-    try:
-        # The variables of this process would fill in for what the other one leaves out.
-        return _Given(**{_field_of(name): value for name, value in given.items()} | {"wopr_home": home})  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise _not_understood(error) from None
-
-
-class _Given(Settings):
-    """Settings from the arguments alone."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **_others: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
-
-
-def _field_of(name: str) -> str:
-    """A variable's name as the field takes it: in small letters, except for one that has several."""
-    return name.lower() if name.lower() in Settings.model_fields else name
-
-
-def _not_understood(error: ValidationError) -> NotConfigured:
+def not_understood(error: ValidationError) -> NotConfigured:
+    """The error that names the first setting which can't be used, without the value of a secret."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
     field = Settings.model_fields.get(name)

@@ -1,0 +1,69 @@
+"""What is different on the local machines is on the declared list, and nothing else is."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from wopr.core.settings import Settings
+from wopr.delivery.commands import parsed_env
+from wopr.delivery.topology import BUILT, FOLDER, GPU, MACHINES, SERVICES, VOLUMES, VPS, Topology
+
+VARIABLE = re.compile(r"\$\{(\w+)")
+# What the local machines set otherwise than production, with docs/handbook/operator-local.md.
+VPS_SETTINGS = {
+    *("WOPR_DOMAIN", "WOPR_SCHEME", "BETTER_AUTH_URL", "UI_URL", "COOKIE_DOMAIN"),
+    *("BOT_RUNTIME", "WOPR_IMAGE", "BOT_IMAGE", "GPU_NODE_SECRET"),
+}
+BESIDE_THE_STACK = {"platform-api", "watchtower"}
+
+
+def read(*parts: str) -> str:
+    return FOLDER.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def test_the_vps_sets_what_the_list_says_and_has_what_the_list_says_beside_the_stack() -> None:
+    assert set(parsed_env(read("vps", "defaults.env"))) == VPS_SETTINGS
+    assert set(yaml.safe_load(read("vps", "doors.yaml"))["services"]) == BESIDE_THE_STACK
+
+
+def test_the_gpu_machine_runs_the_compose_file_of_rented_nodes_with_every_variable_set() -> None:
+    boot = read("gpu", "boot.sh")
+    assert "$ops/cloud-init/compose.yaml" in boot
+    assert "$ops/cloud-init/Caddyfile" in boot
+    wanted = set(VARIABLE.findall((FOLDER.parent / "cloud-init" / "compose.yaml").read_text(encoding="utf-8")))
+    assert set(parsed_env(read("gpu", "node.env"))) | {"NODE_API_KEY"} == wanted
+
+
+def test_the_images_of_the_node_are_those_that_rented_nodes_get() -> None:
+    settings, node = Settings(), parsed_env(read("gpu", "node.env"))
+    names = [name for name in node if name.endswith("_IMAGE")]
+    assert names
+    assert {name: getattr(settings, name.lower()) for name in names} == {name: node[name] for name in names}
+
+
+def test_the_compose_file_has_what_the_commands_look_for() -> None:
+    compose = yaml.safe_load(read("docker-compose.yml"))
+    assert tuple(one["container_name"] for one in compose["services"].values()) == MACHINES
+    assert tuple(volume["name"] for volume in compose["volumes"].values()) == VOLUMES
+    published = {port.rpartition(":")[2] for port in compose["services"]["gpu"]["ports"]}
+    assert published == {str(port) for port in SERVICES.values()}
+
+
+def test_settings_of_the_folder_decide_which_images_a_machine_needs(tmp_path: Path) -> None:
+    for name in ("vps", "gpu"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "vps" / "defaults.env").write_text("WOPR_IMAGE=ours:local\nBOT_IMAGE=bot:local\n")
+    (tmp_path / "vps" / ".env").write_text("WOPR_IMAGE=registry:5000/ours:latest\n")
+    (tmp_path / "gpu" / "node.env").write_text("LLAMA_IMAGE=b\nGATE_IMAGE=a\nDEVICE=cpu\n")
+    images = Topology(tmp_path).images()
+    assert images[VPS] == ["postgres:16-alpine", "caddy:2-alpine", BUILT, "registry:5000/ours:latest", "bot:local"]
+    assert images[GPU] == ["a", "b"]
+
+
+def test_a_choice_is_kept_beside_the_others(tmp_path: Path) -> None:
+    topology = Topology(tmp_path)
+    (tmp_path / ".env").write_text("HTTP_PORT=8000\n")
+    assert topology.choose("MODELS_DIR", "/weights")
+    assert not topology.choose("MODELS_DIR", "/weights")
+    assert topology.settings() == {"HTTP_PORT": "8000", "MODELS_DIR": "/weights"}
