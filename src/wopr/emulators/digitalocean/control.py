@@ -54,7 +54,7 @@ def _overview(world: World) -> Document:
         "hourly": sum(row["hourly"] for row in rows),
         "so_far": sum(row["cost"] for row in rows),
         "limit": world.settings.droplet_limit,
-        "actions": [a | {"region": a["region"]} for a in reversed(world.every("action"))][:_SHOWN],
+        "actions": world.every("action")[: -_SHOWN - 1 : -1],
         "firewalls": [firewalls.shown(world, firewall) for firewall in world.every("firewall")],
         "faults": faults.planted(world),
         "installation": world.settings.installation,
