@@ -22,8 +22,10 @@ from wopr.ops.incidents import open_incident
 from wopr.ops.journal import Journal
 
 COMPLAINTS = (Verdict.FAILED, Verdict.WARNING)
-# An installation without a GPU node has nobody that answers; that is no false alarm.
-WITHOUT_NODES = {"inference.nodes"}
+# No false alarms: an installation without a node serves no model, and in its container our stand-in for Stripe, which
+# listens on this machine alone, is not to be reached.
+EXPECTED = {"inference.nodes", "loops.alive"}
+LOOKS_MAX = 5
 LOGIN = {"REGISTRY_USERNAME": "robot", "REGISTRY_PASSWORD": "a-token-of-the-registry"}
 KEY = {"authorization": "Bearer sk_test_wopr"}
 NODE = """
@@ -97,8 +99,17 @@ def found(site: Site, only: str = "") -> dict[str, Outcome]:
 
 
 def complaints(outcomes: Mapping[str, Outcome]) -> set[str]:
-    """The checks that are not content, but for what an installation without nodes must say."""
-    return {name for name, one in outcomes.items() if one.finding.verdict in COMPLAINTS} - WITHOUT_NODES
+    """The checks that are not content, but for those of `EXPECTED`."""
+    return {name for name, one in outcomes.items() if one.finding.verdict in COMPLAINTS} - EXPECTED
+
+
+def named(site: Site, fault: Fault) -> Outcome:
+    """What the fault's check finds; a look that came to nothing (the database was busy) is taken again."""
+    for _ in range(LOOKS_MAX):
+        outcome = found(site, fault.check)[fault.check]
+        if outcome.finding.verdict is not Verdict.SKIPPED:
+            break
+    return outcome
 
 
 @contextmanager
@@ -174,7 +185,7 @@ def _sql(statement: str, back: str, check: str, name: str) -> Fault:
 def _stopped(role: str, check: str, way: str = "stop", back: str = "start") -> Fault:
     def again(site: Site) -> None:
         site.docker(back, site.container(role))
-        _until_sound(site, "stack.serving")
+        _until_sound(site, "stack")
 
     return Fault(f"{role} is under docker {way}", check, lambda site: site.docker(way, site.container(role)), again)
 
