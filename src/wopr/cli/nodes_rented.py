@@ -7,10 +7,11 @@ it is changes nothing: whoever leaves early leaves it to the loop.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wopr.cli.nodes_door import LOOK_SECONDS, Door, last_line, run, until_gone, until_settled, why
 from wopr.cli.options import shared
 from wopr.cli.output import (
     FAILED,
@@ -31,18 +32,13 @@ from wopr.cli.output import (
 )
 
 if TYPE_CHECKING:
-    import httpx
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from wopr.cli.progress import Progress, Stage
-    from wopr.cloud.compute import Compute
-    from wopr.core.db import Database
-    from wopr.core.settings import Settings
+    from wopr.cli.progress import Progress
     from wopr.inference.nodes import Node
     from wopr.inference.ordering import Plan
 
-LOOK_SECONDS = 1.0
-Result = TypeVar("Result")
+
 NodeArgument = Annotated[str, typer.Argument(help="The node's id, such as gpu-tor1-3f9a2c.")]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")]
 
@@ -64,30 +60,6 @@ class Changer:
             result(words)
 
 
-@dataclass
-class Door:
-    """What a command works with: the database, and the cloud when it asks for it."""
-
-    settings: "Settings"
-    db: "Database"
-    http: "httpx.AsyncClient"
-
-    def cloud(self) -> "Compute":
-        from wopr.cloud.digitalocean import digitalocean
-
-        return digitalocean(self.settings, self.http)
-
-    async def write(self, work: "Callable[[AsyncSession], Awaitable[Result]]") -> "Result":
-        async with self.db.begin() as session:
-            return await work(session)
-
-    async def look(self, node_id: str) -> "Node | None":
-        """The node, if there is one."""
-        from wopr.inference.nodes import list_nodes
-
-        return next((node for node in await self.write(list_nodes) if node.id == node_id), None)
-
-
 @shared
 def provision(
     how: Changer,
@@ -97,7 +69,7 @@ def provision(
     wait: WaitOption = True,
 ) -> None:
     """Rent machines and make nodes of them. The price is shown first; the API's loop does the work, in any order."""
-    plan = _run(lambda door: _plan(door, region, size, count))
+    plan = run(lambda door: _plan(door, region, size, count))
     offer = f"{count} × {plan.size.slug} in {plan.region} ({_what(plan)})"
     cost = _cost(plan, count)
     document = {"nodes": list(plan.node_ids), "size": plan.size.slug, "region": plan.region, **cost}
@@ -108,7 +80,7 @@ def provision(
     confirm(f"Rent {words}?", yes=how.yes)
     stages = progress(how.progress, as_json=how.as_json)
     with _journal("nodes.provision", nodes=", ".join(plan.node_ids), size=plan.size.slug, region=plan.region):
-        _run(lambda door: _add(door, plan))
+        run(lambda door: _add(door, plan))
     if not wait:
         how.say(document, f"ordered: {', '.join(plan.node_ids)}; how far they are: wopr nodes list")
         return
@@ -121,7 +93,7 @@ def retry(node_id: NodeArgument, how: Changer, wait: WaitOption = True) -> None:
     from wopr.inference import rented
     from wopr.inference.nodes import cost_so_far
 
-    node = _run(lambda door: _found(door, node_id))
+    node = run(lambda door: _found(door, node_id))
     if how.dry_run:
         how.say({"node": node_id, "dry_run": True}, f"would give back the machine of {node_id} and rent another")
         return
@@ -131,7 +103,7 @@ def retry(node_id: NodeArgument, how: Changer, wait: WaitOption = True) -> None:
     )
     stages = progress(how.progress, as_json=how.as_json)
     with _journal("nodes.retry", node=node_id):
-        _run(lambda door: door.write(lambda session: rented.begin_anew(session, node_id, _now())))
+        run(lambda door: door.write(lambda session: rented.begin_anew(session, node_id, _now())))
     if wait:
         _follow_making([node_id], stages, how, {"nodes": [node_id]})
     else:
@@ -144,7 +116,7 @@ def destroy(node_id: NodeArgument, how: Changer, wait: WaitOption = True, exit_c
     from wopr.inference import rented
     from wopr.inference.nodes import cost_so_far
 
-    node = _run(lambda door: door.look(node_id))
+    node = run(lambda door: door.look(node_id))
     if node is None:
         how.say({"destroyed": None}, f"nothing to do: there is no node {node_id}")
         nothing_to_do(exit_code)
@@ -156,10 +128,10 @@ def destroy(node_id: NodeArgument, how: Changer, wait: WaitOption = True, exit_c
     confirm(f"Destroy the machine of {about}, with everything on it?", yes=how.yes)
     stages = progress(how.progress, as_json=how.as_json)
     with _journal("nodes.destroy", node=node_id):
-        _run(lambda door: door.write(lambda session: rented.give_back(session, node_id, _now())))
+        run(lambda door: door.write(lambda session: rented.give_back(session, node_id, _now())))
     if wait:
         with stages.stage(node_id, "give back", keep=False):
-            _run(lambda door: _until_gone(door, node_id))
+            run(lambda door: until_gone(door, node_id))
     how.say({"destroyed": node_id, "gone": wait}, f"{node_id} is {'gone' if wait else 'being given back'}")
 
 
@@ -172,7 +144,7 @@ def reboot(
     """Restart the machine of a rented node. What it is answering is cut off."""
     from wopr.inference import ordering
 
-    node = _run(lambda door: _found(door, node_id))
+    node = run(lambda door: _found(door, node_id))
     way = "power-cycle" if hard else "reboot"
     if how.dry_run:
         how.say({"node": node_id, "action": way, "dry_run": True}, f"would {way} {node_id}")
@@ -180,7 +152,7 @@ def reboot(
     confirm(f"{way.capitalize()} {node_id} at {node.host}?", yes=how.yes)
     stages = progress(how.progress, as_json=how.as_json)
     with stages.stage(node_id, way, keep=False), _journal("nodes.reboot", node=node_id, hard=str(hard).lower()):
-        went = _run(lambda door: _reboot(door, ordering.reboot, node, hard))
+        went = run(lambda door: _reboot(door, ordering.reboot, node, hard))
     if not went:
         complain(
             f"The {way} of {node_id} failed at the cloud.",
@@ -194,7 +166,7 @@ def show(node_id: NodeArgument, as_json: JsonOption = False) -> None:
     """Show one node: state, costs so far, and every stage of its making."""
     from wopr.inference.nodes import cost_so_far
 
-    node = _run(lambda door: _found(door, node_id))
+    node = run(lambda door: _found(door, node_id))
     making = node.making
     document = {
         **{name: getattr(node, name) for name in ("id", "host", "region", "size", "status", "desired", "provider")},
@@ -216,7 +188,7 @@ def show(node_id: NodeArgument, as_json: JsonOption = False) -> None:
         result(f"{name.replace('_', ' '):<16} {value}")
     if making.log:
         result("")
-        rows = [(_clock(entry["at"]), entry["stage"], _last_line(entry["detail"])) for entry in making.log]
+        rows = [(_clock(entry["at"]), entry["stage"], last_line(entry["detail"])) for entry in making.log]
         table(("at", "stage", "detail"), rows, "")
     if node.provision_stage == "failed":
         say(f"\nTry again: wopr nodes retry {node_id}   give it back: wopr nodes destroy {node_id}")
@@ -231,7 +203,7 @@ def sizes(
     from wopr.core.money import from_cents
     from wopr.inference.ordering import rentable
 
-    found = _run(lambda door: rentable(door.cloud(), gpu_only=gpu))
+    found = run(lambda door: rentable(door.cloud(), gpu_only=gpu))
     rows: list[dict[str, Any]] = [  # whatever json can write
         {
             "size": size.slug,
@@ -268,8 +240,8 @@ def add_to(app: typer.Typer) -> None:
 
 def _follow_making(node_ids: Sequence[str], stages: "Progress", how: Changer, document: dict[str, Any]) -> None:
     """Tell each stage of each node until all are done or failed; exit 1 when one failed."""
-    nodes = _run(lambda door: _until_settled(door, node_ids, stages))
-    failed = {node_id: _why(node) for node_id, node in nodes.items() if node is None or node.provision_stage != "done"}
+    nodes = run(lambda door: until_settled(door, node_ids, stages))
+    failed = {node_id: why(node) for node_id, node in nodes.items() if node is None or node.provision_stage != "done"}
     ready = [node_id for node_id in node_ids if node_id not in failed]
     for node_id, reason in failed.items():
         remedy = f"wopr nodes retry {node_id}  or  wopr nodes destroy {node_id}"
@@ -280,34 +252,6 @@ def _follow_making(node_ids: Sequence[str], stages: "Progress", how: Changer, do
         result(f"ready: {', '.join(ready)}")
     if failed:
         raise typer.Exit(FAILED)
-
-
-async def _until_settled(door: Door, node_ids: Sequence[str], stages: "Progress") -> "dict[str, Node | None]":
-    from wopr.inference.nodes import list_nodes
-
-    seen: dict[str, tuple[str, Stage]] = {}
-    while True:
-        nodes = {str(node.id): node for node in await door.write(list_nodes)}
-        settled = 0
-        for node_id in node_ids:
-            node = nodes.get(node_id)
-            now = "failed" if node is None else node.provision_stage
-            before = seen.get(node_id)
-            if before is not None and before[0] != now:
-                before[1].failed(_last_line(_why(node))) if now == "failed" else before[1].done()
-                del seen[node_id]
-            if now in ("done", "failed"):
-                settled += 1
-            elif node_id not in seen:
-                seen[node_id] = (now, stages.stage(node_id, now.replace("_", " ")))
-        if settled == len(node_ids):
-            return {node_id: nodes.get(node_id) for node_id in node_ids}
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-async def _until_gone(door: Door, node_id: str) -> None:
-    while await door.look(node_id) is not None:  # noqa: ASYNC110 - another process does it
-        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _plan(door: Door, region: str, size: str, count: int) -> "Plan":
@@ -341,25 +285,6 @@ async def _reboot(door: Door, begin: Callable[..., Awaitable[str]], node: "Node"
         await asyncio.sleep(LOOK_SECONDS)
 
 
-def _run(work: Callable[[Door], Awaitable[Result]]) -> Result:
-    return asyncio.run(_with_door(work))
-
-
-async def _with_door(work: Callable[[Door], Awaitable[Result]]) -> Result:
-    import httpx
-
-    from wopr.core.db import Database
-    from wopr.core.settings import database_url, load_settings
-
-    settings = load_settings()
-    db = Database(database_url(settings), pool_size=2)
-    try:
-        async with httpx.AsyncClient() as http:
-            return await work(Door(settings, db, http))
-    finally:
-        await db.dispose()
-
-
 def _journal(name: str, **data: str) -> Any:  # a context manager of the journal's own type
     from wopr.cli.caller import journaled
 
@@ -384,10 +309,6 @@ def _usd(nanos: int) -> str:
     return to_usd_string(-(-nanos // NANOS_PER_CENT) * NANOS_PER_CENT)
 
 
-def _why(node: "Node | None") -> str:
-    return "it was removed meanwhile" if node is None else node.making.error or node.last_error or "nobody knows why"
-
-
 def _now() -> int:
     import time
 
@@ -398,7 +319,3 @@ def _clock(seconds: int) -> str:
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _last_line(words: str) -> str:
-    return (words.strip().splitlines() or [""])[-1]

@@ -161,10 +161,12 @@ class InferenceApi:
         params = {"gpu": "true" if gpu else None}
         return await self._transport.get("/api/admin/node-sizes", MachineSizes, **params)
 
-    async def provision_nodes(self, *, region: str = "", size: str = "", count: int = 1) -> list[Node]:
-        """Rent machines and make nodes of them; empty words mean the settings'."""
+    async def provision_nodes(
+        self, *, region: str = "", size: str = "", count: int = 1, once: str | None = None
+    ) -> list[Node]:
+        """Rent machines and make nodes of them; empty words mean the settings'. `once`: see `Transport.post`."""
         body = {"region": region, "size": size, "count": count}
-        return (await self._transport.post("/api/admin/nodes/provision", Nodes, body)).nodes
+        return (await self._transport.post("/api/admin/nodes/provision", Nodes, body, once=once)).nodes
 
     async def destroy_node(self, node_id: str) -> NodeDetail:
         """Give a rented node back."""

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.accounts.guard import PlatformAdmin, Reader
+from wopr.accounts.guard import Once, PlatformAdmin, Reader
 from wopr.cloud.compute import Compute
 from wopr.cloud.digitalocean import digitalocean
 from wopr.core.errors import Unauthenticated
@@ -45,6 +46,34 @@ router = APIRouter(tags=["inference"])
 NodeName = Annotated[str, Path(min_length=1, max_length=registry.NAME_LENGTH_MAX)]
 _bearer = HTTPBearer(auto_error=False, scheme_name="node", description="A machine's token, or its node's secret.")
 BearerDep = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+SharedFor = Annotated[str, Query(max_length=registry.NAME_LENGTH_MAX, description="With GPU_NODE_SECRET: which node.")]
+
+
+async def shown(bearer: BearerDep) -> str:
+    """What the caller shows; Unauthenticated for one who shows nothing."""
+    if bearer is None or not bearer.credentials:
+        raise Unauthenticated("No token and no secret was shown.", remedy="Send `Authorization: Bearer …`.")
+    return bearer.credentials
+
+
+Shown = Annotated[str, Depends(shown)]
+
+
+async def reporter(platform: PlatformDep, secret: Shown, node_id: SharedFor = "") -> NodeId:
+    """The node that reports: by its own secret, or by GPU_NODE_SECRET with its id. Unauthenticated for others."""
+    if _is_shared(platform, secret):
+        known = NodeId(node_id) if node_id else None
+    else:
+        async with platform.db.begin() as session:
+            known = await rented.node_of_secret(session, secret)
+    if known is None or (node_id and known != node_id):
+        raise Unauthenticated(
+            "This secret is no node's.", remedy="Send the node's own, or GPU_NODE_SECRET with ?node_id=."
+        )
+    return known
+
+
+Reporter = Annotated[NodeId, Depends(reporter)]
 
 
 @router.get("/api/models", operation_id="models_list")
@@ -81,16 +110,20 @@ async def register(_principal: PlatformAdmin, platform: PlatformDep, body: NewNo
 
 
 @router.post("/api/admin/nodes/provision", operation_id="nodes_provision", status_code=202)
-async def provision(_principal: PlatformAdmin, platform: PlatformDep, body: NewNodes) -> NodesBody:
+async def provision(_principal: PlatformAdmin, platform: PlatformDep, body: NewNodes, once: Once) -> NodesBody:
     """Rent machines and make nodes of them, which goes on by itself: `provision_stage` tells how far it is."""
     plan = await ordering.plan(
         _cloud(platform), platform.settings, region=body.region, size=body.size, count=body.count
     )
-    about = {"nodes": ", ".join(plan.node_ids), "size": plan.size.slug, "region": plan.region}
-    async with journaled(platform, "nodes.provision", **about), platform.db.begin() as session:
-        await rented.add(session, plan.node_ids, plan.terms, platform.settings.gpu_nodes_max, _now(platform))
+
+    async def order(session: AsyncSession) -> NodesBody:
+        about = {"nodes": ", ".join(plan.node_ids), "size": plan.size.slug, "region": plan.region}
+        async with journaled(platform, "nodes.provision", **about):
+            await rented.add(session, plan.node_ids, plan.terms, platform.settings.gpu_nodes_max, _now(platform))
         made = [await registry.get(session, NodeId(node_id)) for node_id in plan.node_ids]
-    return NodesBody(nodes=[node_body(node, platform.clock.now()) for node in made])
+        return NodesBody(nodes=[node_body(node, platform.clock.now()) for node in made])
+
+    return await once.in_transaction(NodesBody, order)
 
 
 @router.get("/api/admin/node-sizes", operation_id="nodes_sizes")
@@ -164,33 +197,26 @@ async def remove(_principal: PlatformAdmin, platform: PlatformDep, node_id: Node
 
 
 @router.post("/internal/gpu/bootstrap", operation_id="nodes_bootstrap")
-async def open_(platform: PlatformDep, bearer: BearerDep) -> OpenedBody:
+async def open_(platform: PlatformDep, token: Shown) -> OpenedBody:
     """What a rented machine needs to become a node, for the token in its user data, once."""
     async with platform.db.begin() as session:
-        opened = await rented.open_with(session, _shown(bearer), _now(platform))
+        opened = await rented.open_with(session, token, _now(platform))
     return OpenedBody(node_id=opened.node_id, files=bootstrap.files(platform.settings, opened))
 
 
 @router.post("/internal/gpu/register", operation_id="nodes_report")
 async def report(
     platform: PlatformDep,
-    bearer: BearerDep,
+    node_id: Reporter,
     stage: Annotated[Stage, Query(description="What the machine begins now; `failed` with the reason as detail.")],
-    node_id: Annotated[str, Query(max_length=registry.NAME_LENGTH_MAX, description="With GPU_NODE_SECRET.")] = "",
     body: Report | None = None,
 ) -> ReportedBody:
     """How far a machine is, by its node's secret, or by GPU_NODE_SECRET with the id of a node."""
-    secret = _shown(bearer)
     detail = body.detail if body is not None else ""
     async with platform.db.begin() as session:
-        known = NodeId(node_id) if _is_shared(platform, secret) else await rented.node_of_secret(session, secret)
-        if not known or (node_id and known != node_id):
-            raise Unauthenticated(
-                "This secret is no node's.", remedy="Send the node's own, or GPU_NODE_SECRET with ?node_id=."
-            )
-        changed = await rented.report(session, known, stage, detail, _now(platform))
-        node = await registry.get(session, known)
-    return ReportedBody(node_id=known, provision_stage=node.provision_stage, changed=changed)
+        changed = await rented.report(session, node_id, stage, detail, _now(platform))
+        node = await registry.get(session, node_id)
+    return ReportedBody(node_id=node_id, provision_stage=node.provision_stage, changed=changed)
 
 
 async def _detail(platform: Platform, node_id: str) -> NodeDetail:
@@ -204,12 +230,6 @@ def _cloud(platform: Platform) -> Compute:
 
 def _now(platform: Platform) -> int:
     return int(platform.clock.now().timestamp())
-
-
-def _shown(bearer: HTTPAuthorizationCredentials | None) -> str:
-    if bearer is None or not bearer.credentials:
-        raise Unauthenticated("No token and no secret was shown.", remedy="Send `Authorization: Bearer …`.")
-    return bearer.credentials
 
 
 def _is_shared(platform: Platform, secret: str) -> bool:

@@ -17,8 +17,9 @@ LOOKED_AT = (*SERVING_STATES, FAILED)
 
 
 async def services_down(session: AsyncSession) -> Sequence[Watched]:
-    """Every service as the watchdog last wrote it into the nodes' rows."""
-    return watched_services(await list_nodes(session))
+    """Every service as the watchdog last wrote it into the nodes' rows, and the nodes whose making came to nothing."""
+    nodes = await list_nodes(session)
+    return [*watched_services(nodes), *(_making(node) for node in nodes if node.provider is not None)]
 
 
 async def nodes_seen(session: AsyncSession) -> Sequence[Mapping[str, Any]]:
@@ -62,8 +63,8 @@ def watched_services(nodes: Sequence[Node]) -> Sequence[Watched]:
 
 
 def _is_to_serve(node: Node) -> bool:
-    """What is cordoned, drained or given back is kept from requests on purpose."""
-    return node.status in LOOKED_AT and node.desired == SERVING
+    """What is being made, cordoned, drained or given back is kept from requests on purpose."""
+    return node.provision_stage == "done" and node.status in LOOKED_AT and node.desired == SERVING
 
 
 def _part(node: Node, service: str) -> Watched:
@@ -77,6 +78,16 @@ def _part(node: Node, service: str) -> Watched:
         down=down,
         since=since,
         detail=f"{node.id}: {memory.error}" if memory.error else "",
+    )
+
+
+def _making(node: Node) -> Watched:
+    return Watched(
+        key=f"making:{node.id}",
+        title=f"The node {node.id} could not be made, and its machine costs on",
+        severity=Severity.SEV3,
+        down=node.provision_stage == "failed" and node.desired != "gone",
+        detail=node.making.error or "",
     )
 
 

@@ -85,6 +85,7 @@ class Making:
     machine_id: str | None
     stage_at: int
     ordered_at: int | None = None
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Adopt:
 
 @dataclass(frozen=True)
 class Started:
-    """The machine runs and has its address: wait for what it reports."""
+    """The machine runs and has its address: store it, and wait for what the machine reports, if it has not begun to."""
 
     address: str
 
@@ -157,7 +158,7 @@ def next_step(row: Making, machine: Machine | None, now: int) -> Step:
     if machine is None:
         gone = now - row.stage_at > MISSING_SECONDS
         return Fail("the machine is gone: the cloud knows it no more") if gone else Wait()
-    if row.stage is Stage.WAITING_ACTIVE and machine.status is MachineStatus.ACTIVE and machine.private_ip:
+    if machine.status is MachineStatus.ACTIVE and machine.private_ip and machine.private_ip != row.address:
         return Started(machine.private_ip)
     if late:
         return Fail(too_slow(row.stage))

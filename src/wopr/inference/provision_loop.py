@@ -31,7 +31,6 @@ from wopr.inference.provision import (
     Forget,
     Making,
     Renew,
-    Stage,
     Started,
     Step,
     Verify,
@@ -169,7 +168,7 @@ class Provisioner:
                 case Adopt(machine):
                     await rented.adopt(session, row, machine, sight.now)
                 case Started(address):
-                    await rented.move(session, row, Stage.WAITING_AGENT, sight.now, host=address, last_error=None)
+                    await rented.located(session, row, address, sight.now)
                 case Renew():
                     await rented.renew(session, row, sight.now)
                 case Forget():

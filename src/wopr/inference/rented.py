@@ -181,6 +181,13 @@ async def move(session: AsyncSession, row: Making, stage: Stage, now: int, **val
     return await _changed(session, update(GpuNode).where(_at(row)).values(**_moved(stage, now, ""), **values))
 
 
+async def located(session: AsyncSession, row: Making, address: str, now: int) -> bool:
+    """The machine runs at this address. A quick one has reported more than that already."""
+    if row.stage is Stage.WAITING_ACTIVE:
+        return await move(session, row, Stage.WAITING_AGENT, now, host=address, last_error=None)
+    return await _changed(session, update(GpuNode).where(_at(row)).values(host=address))
+
+
 async def serve(session: AsyncSession, row: Making, now: int) -> bool:
     """The node is done: the watchdog looks at it, and what it finds well is asked."""
     return await move(session, row, Stage.DONE, now, status=ACTIVE, last_error=None, provision_error=None)
@@ -201,7 +208,7 @@ async def note(session: AsyncSession, row: Making, error: str, now: int) -> None
 
 async def renew(session: AsyncSession, row: Making, now: int) -> bool:
     """The machine before is gone: the row knows none, and the next pass orders one."""
-    values = {"droplet_id": None, "machine_at": None, "ordered_at": None, "stage_at": now}
+    values = {"droplet_id": None, "machine_at": None, "ordered_at": None, "host": None, "stage_at": now}
     return await _changed(session, update(GpuNode).where(_at(row)).values(**values))
 
 
@@ -318,4 +325,5 @@ def _making(row: GpuNode) -> Making:
         machine_id=row.droplet_id,
         stage_at=row.stage_at or row.created_at,
         ordered_at=row.ordered_at,
+        address=row.host,
     )

@@ -17,9 +17,11 @@ from tests.emulators.conftest import served, until
 from tests.inference.nodes.conftest import FakeService
 
 from wopr.accounts import guard
+from wopr.accounts.principal import ALL_SCOPES, Principal, Role
 from wopr.cloud.digitalocean import DigitalOcean, digitalocean
 from wopr.core.clock import ManualClock
 from wopr.core.db import Database
+from wopr.core.ids import TenantId, new_id
 from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
@@ -32,6 +34,18 @@ from wopr.main import install_error_handlers
 
 TOKEN = "dop_v1_test"
 SIZE = "s-4vcpu-8gb"
+ADMINISTRATOR = Principal(
+    tenant_id=TenantId(new_id()),
+    user_id=None,
+    email="admin@example.com",
+    role=Role.OWNER,
+    scopes=ALL_SCOPES,
+    platform_admin=True,
+    email_verified=True,
+    session_id=None,
+    key_id=None,
+    bot_id=None,
+)
 
 
 class Here(Simulated):
@@ -212,8 +226,7 @@ async def stage(db: Database, clock: ManualClock, box: Box, settings: Settings) 
         app.state.platform = platform
         app.include_router(router)
         install_error_handlers(app)
-        for dependency in (guard.reader, guard.platform_admin):
-            app.dependency_overrides[dependency] = lambda: None
+        app.dependency_overrides[guard.authenticate] = lambda: ADMINISTRATOR
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as admin:
             made = Stage(platform, clock, box, admin, Provisioner(platform, lambda: None))  # type: ignore[arg-type]
             made.anew()

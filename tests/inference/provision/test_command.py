@@ -40,7 +40,8 @@ def home(database_address: str, box: Box, tmp_path: Path, monkeypatch: pytest.Mo
         "PLATFORM_SECRET": "a platform secret for tests, long enough",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("wopr.cli.nodes_rented.LOOK_SECONDS", 0.05)
+    for module in ("nodes_rented", "nodes_door"):
+        monkeypatch.setattr(f"wopr.cli.{module}.LOOK_SECONDS", 0.05)
     return tmp_path / "home"
 
 

@@ -110,6 +110,7 @@ async def nothing_is_leaked(stage: Stage, rows: int) -> None:
     assert len(nodes) == rows
 
 
+@pytest.mark.slow
 async def test_a_kill_at_any_boundary_of_the_making_leaves_one_machine_that_is_known(stage: Stage) -> None:
     reached = 0
     for boundary in range(1, BOUNDARIES_MAX):
@@ -132,6 +133,7 @@ async def test_a_kill_at_any_boundary_of_the_making_leaves_one_machine_that_is_k
     await nothing_is_leaked(stage, rows=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["destroy", "retry"])
 async def test_a_kill_at_any_boundary_of_giving_back_leaves_no_machine_behind(stage: Stage, verb: str) -> None:
     reached = 0

@@ -4,6 +4,8 @@ import httpx
 import pytest
 from tests.inference.nodes.conftest import FakeService
 
+from wopr.inference.outages import services_down
+
 from .conftest import SIZE, Stage
 
 ORDERED = ["creating", "waiting_active", "waiting_agent", "installing_drivers", "installing_docker"]
@@ -92,6 +94,9 @@ async def test_a_failure_is_told_with_the_machines_own_words_and_can_be_tried_ag
         "changed": False,
     }
     assert len(stage.box.droplets()) == 1, "the machine stays for a look"
+    async with stage.platform.db.begin() as session:
+        (told,) = [thing for thing in await services_down(session) if thing.down]
+    assert (told.key, "curl" in told.detail) == (f"making:{node_id}", True), "one incident, not one for each service"
 
     assert (await stage.admin.post(f"/api/admin/nodes/{node_id}/retry")).status_code == 202
     assert (await machine.report("registering")).status_code == 401, "the machine before has no say any more"
@@ -137,6 +142,14 @@ async def test_several_are_ordered_at_once_and_the_limit_holds(stage: Stage) -> 
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
     assert "GPU_NODES_MAX" in refused.json()["error"]["remedy"]
     assert len(stage.box.droplets()) == 3
+
+
+async def test_an_order_that_is_sent_twice_rents_once(stage: Stage) -> None:
+    order = {"json": {"size": SIZE}, "headers": {"idempotency-key": "a-double-click"}}
+    first, second = [await stage.admin.post("/api/admin/nodes/provision", **order) for _ in range(2)]
+    assert first.json() == second.json()
+    assert second.headers["idempotent-replayed"] == "true"
+    assert len((await stage.admin.get("/api/admin/nodes")).json()["nodes"]) == 1
 
 
 async def test_costs_are_known_before_and_while(stage: Stage) -> None:
@@ -211,6 +224,30 @@ async def test_a_node_registers_itself_with_the_shared_secret_and_its_id(stage: 
     )
     assert nobody.status_code == 404
     assert (await told("nonsense")).status_code == 422
+
+
+async def test_a_machine_that_is_quicker_than_our_look_is_located_all_the_same(stage: Stage) -> None:
+    (node_id,) = await stage.order()
+    await stage.until_stage(node_id, "waiting_active")
+    machine = stage.machine()
+    await machine.open()
+    await machine.report("downloading_models")
+    await stage.loop.run_pass()
+    found = await stage.node(node_id)
+    assert (found["provision_stage"], found["host"]) == ("downloading_models", "127.0.0.1")
+
+
+async def test_a_report_before_the_machine_is_known_changes_nothing_and_is_told_so(stage: Stage) -> None:
+    stage.box.fault(method="POST", path="/v2/droplets", status=502, after=True)
+    (node_id,) = await stage.order()
+    await stage.loop.run_pass()
+    stage.box.settled()
+    machine = stage.machine()
+    await machine.open()
+    assert (await machine.report("registering")).json()["provision_stage"] == "creating"
+    stage.anew()
+    await stage.until_stage(node_id, "waiting_agent")
+    assert (await machine.report("registering")).json()["changed"] is True
 
 
 async def test_one_nodes_secret_says_nothing_of_another(stage: Stage) -> None:

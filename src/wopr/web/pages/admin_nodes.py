@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from wopr.client import ApiError
 from wopr.client.inference import MachineSizes
+from wopr.web.once import new_mark, once_key
 from wopr.web.rendering import redirect
 from wopr.web.visit import Administrator, Visit
 
@@ -53,12 +54,16 @@ async def register(visit: Administrator, id: Field = "", host: Field = "", regio
 
 
 @router.post("/admin/nodes/provision")
-async def provision(visit: Administrator, size: Field = "", region: Field = "", count: Field = "1") -> Response:
-    """Rent machines; the page has shown what they cost."""
+async def provision(
+    visit: Administrator, size: Field = "", region: Field = "", count: Field = "1", once: Field = ""
+) -> Response:
+    """Rent machines; the page has shown what they cost. The form that is sent twice rents once."""
     try:
         if not count.strip().isdigit():
             raise ApiError(422, "invalid", "The number of nodes has to be a number.", f"Choose from 1 to {COUNT_MAX}.")
-        await visit.api.inference.provision_nodes(region=region.strip(), size=size.strip(), count=int(count))
+        key = once_key(once, size, region, count)
+        wanted = {"region": region.strip(), "size": size.strip()}
+        await visit.api.inference.provision_nodes(**wanted, count=int(count), once=key)
     except ApiError as error:
         return await _page(visit, error)
     return redirect("/admin/nodes", "nodes-ordered")
@@ -123,6 +128,7 @@ async def _page(visit: Visit, problem: ApiError | None = None) -> Response:
         "offer": sizes,
         "regions": regions,
         "no_offer": offer if sizes is None else None,
+        "once": new_mark(),
         "counts": range(1, COUNT_MAX + 1),
         "tab": "nodes",
         "problem": problem,
