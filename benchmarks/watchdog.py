@@ -268,12 +268,12 @@ def bench(parts: Sequence[str], rounds: int) -> None:
             asyncio.run(upgrade(url))
             if "out" in parts:
                 rows = asyncio.run(out_of_routing(url, home, rounds))
-                headers = ("fault", "times", "median s", "at most s", "goal s", "kept")
-                table("D8: a bad service out of routing, nobody asking it", headers, rows)
+                columns = ("fault", "times", "median s", "at most s", "goal s", "kept")
+                table("D8: a bad service out of routing, nobody asking it", columns, rows)
             if "again" in parts:
                 rows = asyncio.run(serving_again(url, home))
-                headers = ("fault", "what helped", "serves again after s", "goal s", "kept")
-                table("D10: until it serves again, after three good looks; a boot takes 40 s", headers, rows)
+                named = ("fault", "what helped", "serves again after s", "goal s", "kept")
+                table("D10: until it serves again, after three good looks; a boot takes 40 s", named, rows)
         finally:
             postgres.stop(process)
 

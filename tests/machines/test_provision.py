@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from tests.inference.engines.tiny import write_tiny_model
 from tests.inference.provision.conftest import ADMINISTRATOR
+from tests.machines import building
 from tests.machines import cloud as clouds
 from tests.machines.cloud import Cloud
 from tests.machines.engine import Engine
@@ -93,13 +94,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def images(engine: Engine, platform_image: str, third_party_images: dict[str, str]) -> Iterator[Registry]:
+def images(engine: Engine, platform_image: str) -> Iterator[Registry]:
     """A registry behind a password that machines reach, with the images of a node."""
     ensure_gpu_images(engine, platform_image)
     with serving(engine, host="0.0.0.0") as registry:
         port = registry.server.rpartition(":")[2]
         registry.server = f"127.0.0.1:{port}"  # as the engine itself reaches it, without TLS
-        for name, tag in {**GPU_IMAGES, "gate": third_party_images["caddy"]}.items():
+        for name, tag in {**GPU_IMAGES, "gate": building.ensure(engine, "caddy")}.items():
             registry.push(tag, f"{name}:node")
         registry.server = f"{here()}:{port}"
         yield registry

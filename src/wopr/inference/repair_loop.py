@@ -26,7 +26,7 @@ from wopr.core.steady import SteadyClock
 from wopr.inference import rented, restart
 from wopr.inference.alerts import call_webhook, queue_alert
 from wopr.inference.identity import ensure_identity
-from wopr.inference.life import Life
+from wopr.inference.life import HEARD_SECONDS, Life
 from wopr.inference.models import GpuNode
 from wopr.inference.nodes import NODES_CHANNEL, Node, list_nodes
 from wopr.inference.repair import Do, Plan, Sight, Step, down, failures_of, plan_repair
@@ -204,12 +204,16 @@ class Repairer:
 
     async def _finish(self, node: Node, before: Repair, now: int) -> None:
         """It serves again."""
-        last = before.last if before.rung is Rung.PERSON else before.rung
-        after = before.history(last=last, last_at=now)
+        done = before.error is None and before.rung is not Rung.PERSON
+        after = before.history(last=before.rung if done else before.last, last_at=now)
         alert = Alert(f"Node {node.id} serves again", f"After: {before.rung}. It was: {before.why}")
         if not await self._store(node, after, alert if before.told else None):
             return
-        await self._write(before, "end", {"outcome": "serves again"})
+        if before.error is None:
+            await self._write(before, "end", {"outcome": "serves again"})
+        else:
+            log.warning("repair.not_done", node=node.id, rung=before.rung, error=before.error)
+            await self._end(before, before.error)
         if before.told:
             await asyncio.to_thread(self._resolve, node, "it serves again")
 
@@ -240,11 +244,13 @@ class Repairer:
             before = repair_of(node)
             if node.desired == DRAINED:
                 running = self.life.running(node.id)
-                # Only who has listened for a while knows that nothing runs.
-                quiet = running == 0 and self.life.heard_long_enough()
-                after = replace(before, running=running, drained_at=(before.drained_at or now) if quiet else None)
+                # What began a moment ago is told of a moment later: only silence for a while says that nothing runs.
+                quiet = (before.quiet_at or now) if running == 0 and self.life.heard_long_enough() else None
+                empty = quiet is not None and now - quiet >= HEARD_SECONDS
+                drained = (before.drained_at or now) if empty else None
+                after = replace(before, running=running, quiet_at=quiet, drained_at=drained)
             else:
-                after = replace(before, running=None, drained_at=None)
+                after = replace(before, running=None, quiet_at=None, drained_at=None)
             if after != before:
                 await self._store(node, after)
 

@@ -74,6 +74,7 @@ class Repair:
     host_key: str | None = None  # of its SSH server, as it was first met
     # Of a node that people drain: requests that still run, and when none did any more.
     running: int | None = None
+    quiet_at: int | None = None
     drained_at: int | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Nodes that break are brought back by themselves, whatever is killed on the way, and people hear of it."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,12 +16,13 @@ from wopr.accounts.admin import ensure_administrator
 from wopr.cloud.compute import Action, CloudError
 from wopr.core.clock import ManualClock
 from wopr.core.db import Database
+from wopr.core.ids import NodeId
 from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
-from wopr.inference import probes
+from wopr.inference import care, probes
 from wopr.inference.life import HEARD_SECONDS, Life
-from wopr.inference.repair_state import Phase, Repair, Rung, repair_of
+from wopr.inference.repair_state import Phase, Rung, repair_of
 from wopr.inference.watchdog import Watchdog
 from wopr.ops.incidents import all_incidents
 from wopr.ops.journal import Journal
@@ -238,11 +238,21 @@ async def test_two_processes_take_a_step_once(world: World) -> None:
 async def test_a_person_asks_for_a_reboot_and_gets_it(world: World) -> None:
     machine = await world.add()
     async with world.platform.db.begin() as session:
-        kept = json.dumps(Repair(asked=Rung.REBOOT).to_json())
-        await session.execute(text("UPDATE gpu_nodes SET repair = CAST(:kept AS jsonb)"), {"kept": kept})
+        await care.ask_repair(session, NodeId("gpu-1"), Rung.REBOOT)
     await world.drive()
     await world.until_serves()
     assert machine.boots == ["created", "reboot"]
+
+
+async def test_a_restart_that_was_asked_for_and_can_not_be_done_goes_no_further(world: World) -> None:
+    machine = await world.add()
+    machine.deaf = True
+    async with world.platform.db.begin() as session:
+        await care.ask_repair(session, NodeId("gpu-1"), Rung.RESTART)
+    await world.drive(10)
+    assert operations(world) == [("nodes.restart", "begin"), ("nodes.restart", "fail")]
+    assert machine.boots == ["created"]
+    assert (await world.node()).repair.get("rung") is None
 
 
 async def test_a_drained_node_is_told_to_be_empty_once_nothing_runs(world: World, clock: ManualClock) -> None:
@@ -255,6 +265,8 @@ async def test_a_drained_node_is_told_to_be_empty_once_nothing_runs(world: World
     assert (await world.node()).repair == {"running": 2}
     clock.advance(HEARD_SECONDS)
     await world.drive()
+    assert repair_of(await world.node()).drained_at is None
+    await world.drive(3)
     assert repair_of(await world.node()).drained_at is not None
 
 
