@@ -66,6 +66,18 @@ def test_shellcheck_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_caddy_takes_the_gate(tmp_path: Path) -> None:
+    program = shutil.which("caddy")
+    if program is None:
+        missing("caddy")
+    command = [str(program), "validate", "--adapter", "caddyfile", "--config", str(CHECKOUT / "Caddyfile")]
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**environment, "NODE_API_KEY": "k"}
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_services_are_the_runbooks_and_only_the_gate_is_reached() -> None:
     services = compose()["services"]
     assert set(services) == {"gate", "llama-cpp", "chatterbox", "whisper", "qwen-embeddings"}
