@@ -115,12 +115,8 @@ def prepared(engine: Engine, platform_image: str, bot_image: str, home: Path) ->
     _write_home(home, platform_image)
     ports = {name: str(port()) for name in PUBLISHED}
     environment = compose_environment(engine, home / ".docker") | {"HOME": str(home)}
-    environment |= {f"{name}_PORT": number for name, number in ports.items()}
-    environment |= {
-        "MODELS_DIR": str(home / "models"),
-        "PULL": "never",
-        "MACHINE_PRIVILEGED": _may_be_privileged(engine),
-    }
+    settings = {f"{name}_PORT": number for name, number in ports.items()}
+    settings |= {"MODELS_DIR": str(home / "models"), "PULL": "never", "MACHINE_PRIVILEGED": _may_be_privileged(engine)}
     with _registry(engine) as registry:
         values = {name.lower(): number for name, number in ports.items()}
         values |= {"home": str(home), "checkout": str(ROOT), "registry": registry.server}
