@@ -32,6 +32,7 @@ def main() -> None:
         platform, bot = building.ours(docker, "platform"), building.ours(docker, "bot")
         with prepared(docker, platform, bot, Path(folder)) as machines:
             shutil.copytree(ROOT / "deploy", machines.local.parent)
+            machines.choose()
             cold = [boot(machines, "cold", "--wipe") for _ in range(given.cold)]
             warm = [boot(machines, "warm") for _ in range(given.warm)]
     rows = [

@@ -28,9 +28,8 @@ def test_the_vps_sets_what_the_list_says_and_has_what_the_list_says_beside_the_s
 
 
 def test_the_gpu_machine_runs_the_compose_file_of_rented_nodes_with_every_variable_set() -> None:
-    boot = read("gpu", "boot.sh")
-    assert "$ops/cloud-init/compose.yaml" in boot
-    assert "$ops/cloud-init/Caddyfile" in boot
+    assert "../cloud-init:/opt/wopr:ro" in yaml.safe_load(read("docker-compose.yml"))["services"]["gpu"]["volumes"]
+    assert "-f /opt/wopr/compose.yaml" in read("gpu", "boot.sh")
     wanted = set(VARIABLE.findall((FOLDER.parent / "cloud-init" / "compose.yaml").read_text(encoding="utf-8")))
     assert set(parsed_env(read("gpu", "node.env"))) | {"NODE_API_KEY"} == wanted
 

@@ -4,7 +4,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,10 +51,15 @@ class Machines:
     shell: Shell
     engine: Engine
     registry: Registry
+    settings: Mapping[str, str]
 
     @property
     def local(self) -> Path:
         return Path(self.shell.values["home"]) / "wopr-ops" / "local"
+
+    def choose(self) -> None:
+        """Free ports, weights, and what this host allows, where compose and `wopr local` both look for it."""
+        (self.local / ".env").write_text("".join(f"{name}={value}\n" for name, value in self.settings.items()))
 
     def wopr(self, *words: str) -> dict[str, Any]:
         """A command of `wopr local` on them; its JSON, whatever the exit code."""
@@ -110,16 +115,12 @@ def prepared(engine: Engine, platform_image: str, bot_image: str, home: Path) ->
     _write_home(home, platform_image)
     ports = {name: str(port()) for name in PUBLISHED}
     environment = compose_environment(engine, home / ".docker") | {"HOME": str(home)}
-    environment |= {f"{name}_PORT": number for name, number in ports.items()}
-    environment |= {
-        "MODELS_DIR": str(home / "models"),
-        "PULL": "never",
-        "MACHINE_PRIVILEGED": _may_be_privileged(engine),
-    }
+    settings = {f"{name}_PORT": number for name, number in ports.items()}
+    settings |= {"MODELS_DIR": str(home / "models"), "PULL": "never", "MACHINE_PRIVILEGED": _may_be_privileged(engine)}
     with _registry(engine) as registry:
         values = {name.lower(): number for name, number in ports.items()}
         values |= {"home": str(home), "checkout": str(ROOT), "registry": registry.server}
-        made = Machines(Shell(home, environment, values), engine, registry)
+        made = Machines(Shell(home, environment, values), engine, registry, settings)
         _remove(made)  # what a killed run left
         try:
             yield made

@@ -47,7 +47,7 @@ def test_the_two_machines_come_up_serve_deliver_roll_back_and_are_torn_down(mach
 
 def _first_time_setup(machines: Machines) -> None:
     (block,) = blocks_of("First-time setup")
-    written = machines.shell.run_block(block, after={"up -d": machines.bring_images})
+    written = machines.shell.run_block(block, after={" ~/wopr-ops": machines.choose, "up -d": machines.bring_images})
     settings = (machines.local / "vps" / ".env").read_text().splitlines()
     secrets_ = ["POSTGRES_PASSWORD=wopr_local_dev", "GPU_NODE_SECRET=wopr_local_gpu_secret"]
     assert settings == ["LOG_LEVEL=warning", *secrets_, "COOKIE_DOMAIN=localhost"]

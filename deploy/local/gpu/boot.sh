@@ -9,10 +9,8 @@ REPORT_SECONDS=600
 
 compose() { docker compose --project-name wopr-node --env-file /tmp/node.env -f /opt/wopr/compose.yaml "$@"; }
 
-# What setup and the platform's answer set on a rented node, and the template with its Caddyfile where cloud-init writes it.
+# What setup and the platform's answer set on a rented node.
 prepare() {
-  mkdir -p /opt/wopr
-  cp $ops/cloud-init/compose.yaml $ops/cloud-init/Caddyfile /opt/wopr/
   umask 077
   { cat $ops/local/gpu/node.env; echo "NODE_API_KEY=$(node_key)"; } >/tmp/node.env
   umask 022
