@@ -255,7 +255,7 @@ def wait(condition: Callable[[], bool], lab: Laboratory) -> None:
 
 def serve_cloud(listener: socket.socket, state: Path, shift: Any) -> None:
     """The cloud in a box, with the accelerated clock."""
-    stand_in_world.time = SimpleNamespace(time=lambda: time.time() + shift.value)  # type: ignore[assignment]
+    stand_in_world.time = SimpleNamespace(time=lambda: time.time() + shift.value)  # type: ignore[assignment, attr-defined]
     settings = DigitalOceanSettings(state=state, requests_per_hour=10**9, requests_per_minute=10**9, droplet_limit=200)
     app = build_digitalocean(settings)
     uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
