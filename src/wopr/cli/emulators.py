@@ -1,5 +1,6 @@
 """`wopr emulators`: the stand-ins for outside companies, each runnable as a process of its own."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,14 @@ if TYPE_CHECKING:
     from wopr.emulators.serving import Served
     from wopr.emulators.stripe import StripeSettings
 
-STRIPE_PORT, RESEND_PORT = 4101, 4102
+STRIPE_PORT, RESEND_PORT, CLOUDFLARE_PORT = 4101, 4102, 4104
+CLOUDFLARE_DNS_PORT = 4153
+ALL = ("stripe", "resend", "cloudflare")
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Stand-ins for Stripe and Resend that speak their real APIs. For development and tests only.",
+    help="Stand-ins for Stripe, Resend and Cloudflare that speak their real APIs. For development and tests only.",
     epilog="Examples: wopr emulators all | wopr emulators stripe --webhook-url URL --webhook-secret whsec_…",
 )
 
@@ -32,6 +35,10 @@ WebhookUrlOption = Annotated[
 WebhookSecretOption = Annotated[str, typer.Option(help="Signing secret; empty: STRIPE_WEBHOOK_SECRET.")]
 PublicUrlOption = Annotated[str, typer.Option(help="Address in links to pages; empty: the one that was asked.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse senders whose domain was not verified.")]
+ZonesOption = Annotated[list[str] | None, typer.Option("--zone", help="Domain of the account; repeat for several.")]
+DnsPortOption = Annotated[
+    int, typer.Option(min=0, max=PORT_MAX, help="Port of the name server, UDP and TCP; 0 takes a free one.")
+]
 
 
 @app.command(
@@ -63,23 +70,46 @@ def resend_command(
     _run([_resend(_folder(state), host, port, strict)], as_json)
 
 
-@app.command("all", epilog="Example: wopr emulators all --port 4101")
+@app.command("cloudflare", epilog="Example: wopr emulators cloudflare --zone example.com --dns-port 5353")
+def cloudflare_command(
+    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="Port; 0 takes a free one.")] = CLOUDFLARE_PORT,
+    host: HostOption = "127.0.0.1",
+    state: StateOption = None,
+    zone: ZonesOption = None,
+    dns_port: DnsPortOption = CLOUDFLARE_DNS_PORT,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the stand-in for Cloudflare: API of zones and records, and a name server that answers from them."""
+    _run([_cloudflare(_folder(state), host, port, dns_port, zone)], as_json)
+
+
+@app.command("all", epilog="Examples: wopr emulators all --port 4101 | wopr emulators all --only stripe --only resend")
 def all_command(
     port: Annotated[
         int,
-        typer.Option(min=0, max=PORT_MAX - 1, help="Port of Stripe's; Resend's is the next one; 0 takes free ones."),
+        typer.Option(min=0, max=PORT_MAX - 3, help="Port of Stripe's; the others' follow it; 0 takes free ones."),
     ] = STRIPE_PORT,
     host: HostOption = "127.0.0.1",
     state: StateOption = None,
     webhook_url: WebhookUrlOption = "",
     webhook_secret: WebhookSecretOption = "",
     strict: StrictOption = False,
+    dns_port: DnsPortOption = CLOUDFLARE_DNS_PORT,
+    only: Annotated[list[str] | None, typer.Option(help="One of them alone; repeat for several.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run every stand-in in one process."""
+    wanted = only or ALL
+    if unknown := sorted(set(wanted) - set(ALL)):
+        raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(ALL)}", param_hint="--only")
     folder = _folder(state)
-    stripe = _stripe(folder, host, port, _hooks(webhook_url, webhook_secret, ""))
-    _run([stripe, _resend(folder, host, port + 1 if port else 0, strict)], as_json)
+    makers: Mapping[str, Callable[[int], Served]] = {
+        "stripe": lambda at: _stripe(folder, host, at, _hooks(webhook_url, webhook_secret, "")),
+        "resend": lambda at: _resend(folder, host, at, strict),
+        "cloudflare": lambda at: _cloudflare(folder, host, at, dns_port, None),
+    }
+    ports = {"stripe": STRIPE_PORT, "resend": RESEND_PORT, "cloudflare": CLOUDFLARE_PORT}
+    _run([makers[name](port + ports[name] - STRIPE_PORT if port else 0) for name in ALL if name in wanted], as_json)
 
 
 def _hooks(webhook_url: str, webhook_secret: str, public_url: str) -> "StripeSettings":
@@ -113,6 +143,20 @@ def _resend(folder: Path, host: str, port: int, strict: bool) -> "Served":
     return Served("resend", build_resend(ResendSettings(folder / "resend.sqlite3", strict=strict)), host, port)
 
 
+def _cloudflare(folder: Path, host: str, port: int, dns_port: int, zones: list[str] | None) -> "Served":
+    from wopr.emulators.cloudflare import CloudflareSettings, NameServer, build_cloudflare
+    from wopr.emulators.serving import Served
+
+    try:
+        server = NameServer(host, dns_port)
+    except OSError as error:
+        taken = f"The name server of the Cloudflare stand-in can't listen on {host}:{dns_port}: {error.strerror}."
+        fail(taken, remedy="Choose another port with --dns-port, or end the process that has it.")
+    settings = CloudflareSettings(folder / "cloudflare.sqlite3", zones=tuple(zones or CloudflareSettings.zones))
+    more = {"dns": f"{host}:{server.port}"}
+    return Served("cloudflare", build_cloudflare(settings, server), host, port, more)
+
+
 def _folder(state: Path | None) -> Path:
     from wopr.core.settings import load_settings
 
@@ -127,10 +171,13 @@ def _run(applications: "list[Served]", as_json: bool) -> None:
     except PortTaken as taken:
         fail(str(taken), remedy="Choose another port with --port, or end the process that has it.")
 
+    more = {one.name: one.more for one in applications}
+
     def announce(name: str, address: str) -> None:
         if as_json:
-            json_line({"name": name, "url": address})
+            json_line({"name": name, "url": address, **more[name]})
         else:
-            say(f"{name} stand-in listens on {address}  (test mode, no real money or mail)")
+            also = "".join(f", {what} on {where}" for what, where in more[name].items())
+            say(f"{name} stand-in listens on {address}{also}  (test mode: no real money, mail or names)")
 
     serve(bound, announce)

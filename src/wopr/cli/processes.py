@@ -75,8 +75,8 @@ def _stand_ins(ports: Ports, *, stripe: bool, resend: bool) -> Sequence[Process]
     hook = f"http://127.0.0.1:{ports.api}/api/billing/webhook"
     hooked = ("--webhook-url", hook, "--webhook-secret", STAND_IN_WEBHOOK_SECRET)
     if stripe and resend:
-        command = ("emulators", "all", "--port", str(ports.stripe), *hooked)
-        return [Process("stand-ins", command, ports.stripe, "/health", "payments and mail", also=(ports.resend,))]
+        both = ("emulators", "all", "--only", "stripe", "--only", "resend", "--port", str(ports.stripe), *hooked)
+        return [Process("stand-ins", both, ports.stripe, "/health", "payments and mail", also=(ports.resend,))]
     if stripe:
         command = ("emulators", "stripe", "--port", str(ports.stripe), *hooked)
         return [Process("stripe", command, ports.stripe, "/health", "payments stand-in")]
