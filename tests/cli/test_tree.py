@@ -18,18 +18,21 @@ import wopr.cli
 from wopr.cli.root import app, build
 
 # Servers run until they are stopped; they have no result to write.
-SERVERS = {"wopr api", "wopr ui", "wopr engine", "wopr emulators stripe", "wopr emulators resend", "wopr emulators all"}
+SERVERS = {
+    *("wopr api", "wopr ui", "wopr engine"),
+    *(f"wopr emulators {name}" for name in ("all", "cloudflare", "resend", "stripe")),
+}
 # Commands that change nothing: no --dry-run, and nothing that could be done already.
 READING = {
-    *(f"wopr {noun} list" for noun in ("admin", "bots", "images", "incident", "models", "nodes", "secrets")),
+    *(f"wopr {noun} list" for noun in ("admin", "bots", "dns", "images", "incident", "models", "nodes", "secrets")),
     *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook")),
     *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),
-    *("wopr check", "wopr completion", "wopr releases", "wopr status"),
+    *("wopr check", "wopr completion", "wopr dns check", "wopr releases", "wopr status"),
     "wopr smoke",  # walks as a customer of its own, and deletes the bot that it made
 }
 # Commands that end within a second: a row, a file, a line of the journal. The others have --progress.
 QUICK = {
-    *(READING - {"wopr check", "wopr smoke"}),
+    *(READING - {"wopr check", "wopr dns check", "wopr smoke"}),
     *("wopr admin create", "wopr admin link", "wopr nodes register", "wopr nodes remove", "wopr models rm"),
     *("wopr logbook decide", "wopr logbook note", "wopr logbook render"),
     *("wopr incident note", "wopr incident open", "wopr incident resolve", "wopr lock release"),

@@ -146,6 +146,11 @@ def numbers(values: Settings) -> Iterator[tuple[str, str, str, bool]]:
                 ipaddress.ip_network(network, strict=False)
             except ValueError:
                 yield name, f"{name} holds {network!r}, which is no network", "Write it like 173.245.48.0/20.", True
+    if address := values.get("PUBLIC_ADDRESS"):
+        try:
+            ipaddress.IPv4Address(address)
+        except ValueError:
+            yield "PUBLIC_ADDRESS", "PUBLIC_ADDRESS is no IPv4 address", "Write it like 203.0.113.7.", True
 
 
 RULES: tuple[Rule, ...] = (paths, database, addresses, cookie, whole_secrets, together, numbers)
