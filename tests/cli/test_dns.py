@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.emulators.conftest import served
+from tests.serving import served
 
 from wopr.emulators.cloudflare import CloudflareSettings, NameServer, build_cloudflare
 from wopr.ops.journal import Journal

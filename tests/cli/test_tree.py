@@ -27,12 +27,12 @@ READING = {
     *(f"wopr {noun} list" for noun in ("admin", "bots", "dns", "images", "incident", "models", "nodes", "secrets")),
     *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook")),
     *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),
-    *("wopr check", "wopr completion", "wopr dns check", "wopr releases", "wopr status"),
+    *("wopr certs status", "wopr check", "wopr completion", "wopr dns check", "wopr releases", "wopr status"),
     "wopr smoke",  # walks as a customer of its own, and deletes the bot that it made
 }
 # Commands that end within a second: a row, a file, a line of the journal. The others have --progress.
 QUICK = {
-    *(READING - {"wopr check", "wopr dns check", "wopr smoke"}),
+    *(READING - {"wopr certs status", "wopr check", "wopr dns check", "wopr smoke"}),
     *("wopr admin create", "wopr admin link", "wopr nodes register", "wopr nodes remove", "wopr models rm"),
     *("wopr logbook decide", "wopr logbook note", "wopr logbook render"),
     *("wopr incident note", "wopr incident open", "wopr incident resolve", "wopr lock release"),

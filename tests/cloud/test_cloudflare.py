@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.emulators.conftest import served
+from tests.serving import served
 
 from wopr.cloud.cloudflare import ATTEMPTS_MAX, Cloudflare, CloudflareRefused
 from wopr.cloud.compute import CloudError

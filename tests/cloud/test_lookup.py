@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.emulators.conftest import served
+from tests.serving import served
 
 from wopr.cloud.lookup import Server, ask, servers
 from wopr.core.errors import Invalid

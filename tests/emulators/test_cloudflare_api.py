@@ -6,10 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.serving import served
 
 from wopr.emulators.cloudflare import CloudflareSettings, build_cloudflare
-
-from .conftest import served
 
 TOKEN = "t" * 40
 KEY = {"authorization": f"Bearer {TOKEN}"}

@@ -10,10 +10,10 @@ import dns.query
 import dns.rcode
 import httpx
 import pytest
+from tests.serving import served
 
 from wopr.emulators.cloudflare import CloudflareSettings, NameServer, build_cloudflare
 
-from .conftest import served
 from .test_cloudflare_api import KEY
 
 

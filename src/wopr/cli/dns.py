@@ -1,7 +1,6 @@
 """`wopr dns`: the names that lead to an installation: made, looked at, and asked for where customers ask."""
 
 import asyncio
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated
@@ -210,23 +209,13 @@ async def _records(where: Where) -> "Sequence[DnsRecord]":
 async def _edge(where: Where, host: "Host", address: str) -> "tuple[EdgeSettings, Place]":
     """What the installation says, with the address that the command or the host's own name gives."""
     from wopr.core.settings import load_settings
-    from wopr.delivery.edge import edge_of, own_address
+    from wopr.delivery.edge import address_of, edge_of, is_address
 
-    if address and not _is_address(address):
+    if address and not is_address(address):
         raise typer.BadParameter(f"{address} is no IPv4 address", param_hint="--address")
     place = await where.place(host)
     edge = await edge_of(host, place, load_settings())
-    there = where.host.rpartition("@")[2].partition(":")[0]
-    found = address or edge.address or (own_address() if not where.host else there if _is_address(there) else "")
-    return replace(edge, address=found), place
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.IPv4Address(text)
-    except ValueError:
-        return False
-    return True
+    return replace(edge, address=address or edge.address or address_of(where.host)), place
 
 
 def _given_way(plan: "Plan") -> bool:

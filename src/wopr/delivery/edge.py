@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 
@@ -29,7 +30,11 @@ NAMED_BY_HAND = "Give --address, or set PUBLIC_ADDRESS in .env."
 
 @dataclass(frozen=True)
 class EdgeSettings:
-    """`address` is empty when nobody said it and the host has none of the internet. `public` is false on a laptop."""
+    """`address` is empty when nobody said it and the host has none of the internet. `public` is false on a laptop.
+
+    `tls` is `dns` for certificates by DNS-01, else empty: Caddy fetches its own. `roots` is a file of certificates by
+    which what the server shows is trusted; None: what everybody trusts.
+    """
 
     domain: str
     public: bool
@@ -39,6 +44,8 @@ class EdgeSettings:
     token: str = field(repr=False)
     name_servers: tuple[Server, ...] = ()
     tls: str = ""
+    https_port: int = 443
+    roots: str | None = None
 
     def require_domain(self) -> str:
         """The domain, when it is one of the internet."""
@@ -64,6 +71,7 @@ async def edge_of(host: Host, place: Place, settings: Settings) -> EdgeSettings:
 def edge_settings(theirs: Mapping[str, str], settings: Settings, installation: str) -> EdgeSettings:
     """What the variables of an installation say, and this process where they are silent."""
     token = settings.cloudflare_api_token
+    roots = theirs.get("ACME_CA_BUNDLE") or str(settings.acme_ca_bundle or "")
     return EdgeSettings(
         domain=theirs.get("WOPR_DOMAIN", "localhost").lower(),
         public=public(theirs),
@@ -73,6 +81,8 @@ def edge_settings(theirs: Mapping[str, str], settings: Settings, installation: s
         token=theirs.get("CLOUDFLARE_API_TOKEN") or (token.get_secret_value() if token else ""),
         name_servers=tuple(servers(theirs.get("DNS_SERVERS") or settings.dns_servers)),
         tls=theirs.get("WOPR_TLS", ""),
+        https_port=int(theirs.get("HTTPS_PORT") or 443),
+        roots=roots if roots and Path(roots).exists() else None,
     )
 
 
@@ -83,6 +93,21 @@ async def dns_of(edge: EdgeSettings) -> AsyncIterator[Dns]:
         raise NotConfigured("DNS records need CLOUDFLARE_API_TOKEN, which is not set.", remedy=TOKEN_REMEDY)
     async with httpx.AsyncClient(timeout=ANSWER_SECONDS_MAX) as http:
         yield Cloudflare(http, edge.api_base, edge.token)
+
+
+def address_of(host: str) -> str:
+    """The address that is known without asking anybody: of this machine, or one in `user@address[:port]`."""
+    there = host.rpartition("@")[2].partition(":")[0]
+    return there if is_address(there) else "" if host else own_address()
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IPv4 address."""
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def own_address() -> str:
