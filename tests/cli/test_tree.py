@@ -19,21 +19,21 @@ from wopr.cli.root import app, build
 
 # Servers run until they are stopped; they have no result to write.
 SERVERS = {"wopr api", "wopr ui", "wopr engine"}
-SERVERS |= {f"wopr emulators {name}" for name in ("stripe", "resend", "digitalocean", "all")}
+SERVERS |= {f"wopr emulators {name}" for name in ("stripe", "resend", "digitalocean", "cloudflare", "all")}
 # Commands that change nothing: no --dry-run, and nothing that could be done already.
 READING = {
-    *(f"wopr {noun} list" for noun in ("admin", "bots", "images", "incident", "models", "nodes", "secrets")),
+    *(f"wopr {noun} list" for noun in ("admin", "bots", "dns", "images", "incident", "models", "nodes", "secrets")),
     *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook", "nodes")),
     "wopr nodes sizes",
     "wopr nodes ssh-key",
     *("wopr local logs", "wopr local status"),
     *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),
-    *("wopr check", "wopr completion", "wopr releases", "wopr status"),
+    *("wopr certs status", "wopr check", "wopr completion", "wopr dns check", "wopr releases", "wopr status"),
     "wopr smoke",  # walks as a customer of its own, and deletes the bot that it made
 }
 # Commands that end within a second: a row, a file, a line of the journal. The others have --progress.
 QUICK = {
-    *(READING - {"wopr check", "wopr smoke"}),
+    *(READING - {"wopr certs status", "wopr check", "wopr dns check", "wopr smoke"}),
     *("wopr admin create", "wopr admin link", "wopr nodes register", "wopr nodes remove", "wopr models rm"),
     *("wopr nodes cordon", "wopr nodes uncordon", "wopr nodes repair"),
     *("wopr logbook decide", "wopr logbook note", "wopr logbook render"),

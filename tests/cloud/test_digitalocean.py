@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.emulators.conftest import served, until
+from tests.serving import served, until
 
 from wopr.cloud.compute import Action, CloudError, Firewall, MachineStatus, Order
 from wopr.cloud.digitalocean import DigitalOcean, digitalocean

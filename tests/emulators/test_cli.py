@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dns.message
+import dns.query
 import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from wopr.cli import trigger
+from wopr.cli import emulators, trigger
 
 from .conftest import Shop, stripe_client
 
@@ -35,13 +37,32 @@ def running(home: Path, *arguments: str, lines: int = 1) -> Iterator[tuple[subpr
 
 
 def test_all_stand_ins_run_in_one_process_and_end_on_a_signal(tmp_path: Path) -> None:
-    with running(tmp_path, "all", lines=3) as (process, urls):
+    with running(tmp_path, "all", "--dns-port", "0", lines=4) as (process, urls):
         assert {httpx.get(f"{url}/health").json()["status"] for url in urls.values()} == {"ok"}
-        assert set(urls) == {"stripe", "resend", "digitalocean"}
+        assert set(urls) == {"stripe", "resend", "digitalocean", "cloudflare"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
     kept = {path.stem for path in (tmp_path / "emulators").glob("*.sqlite3")}
-    assert kept == {"stripe", "resend", "digitalocean"}
+    assert kept == {"stripe", "resend", "digitalocean", "cloudflare"}
+
+
+def test_some_stand_ins_run_alone(tmp_path: Path) -> None:
+    with running(tmp_path, "all", "--only", "resend", "--only", "stripe", lines=2) as (_, urls):
+        assert set(urls) == {"stripe", "resend"}
+    refused = CliRunner().invoke(emulators.app, ["all", "--only", "paypal"])
+    assert (refused.exit_code, "paypal" in refused.stderr) == (2, True)
+
+
+def test_the_name_server_is_told_and_answers(tmp_path: Path) -> None:
+    with running(tmp_path, "cloudflare", "--dns-port", "0", "--zone", "example.com") as (_, urls):
+        where = httpx.get(f"{urls['cloudflare']}/_emulator/dns").json()
+        query = dns.message.make_query("example.com", "NS")
+        answer = dns.query.udp(query, where["host"], port=where["port"], timeout=20)
+        assert len(answer.answer[0]) == 2
+        command = [sys.executable, "-c", RUN, "cloudflare", "--port", "0", "--dns-port", str(where["port"])]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "--dns-port" in ended.stderr
 
 
 def test_a_killed_stand_in_still_knows_what_was_paid(tmp_path: Path) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.serving import served, until
 
 from wopr.emulators.digitalocean import DigitalOceanSettings, build_digitalocean
 from wopr.emulators.digitalocean.machines import Addresses, Blueprint, Guest
 from wopr.emulators.digitalocean.simulated import Simulated
 from wopr.emulators.digitalocean.world import World
-
-from .conftest import served, until
 
 TOKEN = {"authorization": "Bearer dop_v1_test"}
 RAW_KEY = b"\0\0\0\x0bssh-ed25519" + bytes(36)

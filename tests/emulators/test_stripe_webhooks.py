@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import stripe
+from tests.serving import until
 
-from .conftest import SECRET, Receiver, Shop, open_shop, until
+from .conftest import SECRET, Receiver, Shop, open_shop
 
 
 def test_a_subscription_tells_its_story_in_order(shop: Shop) -> None:

@@ -53,6 +53,8 @@ async def _installation(only: str, where: Where, ours: "Settings") -> "Sequence[
     from wopr.core.settings_given import settings_of
     from wopr.delivery.checks import checks as environment
     from wopr.delivery.config_checks import checks as configuration
+    from wopr.delivery.edge import address_of
+    from wopr.delivery.edge_checks import checks as edge
     from wopr.delivery.env_file import read_env
     from wopr.delivery.stack_checks import checks as stack
     from wopr.ops.checks import run_checks
@@ -63,7 +65,7 @@ async def _installation(only: str, where: Where, ours: "Settings") -> "Sequence[
         place = await where.place(host)
         theirs = settings_of(read_env(await host.read(place.env) or b"").values, ours.wopr_home)
         every: list[Check] = [*_outside(theirs, where.journal()), *environment(host, place)]
-        every += [*configuration(host, place), *stack(host, place)]
+        every += [*configuration(host, place), *stack(host, place), *edge(host, place, theirs, address_of(where.host))]
         if not where.host:
             every += machine_checks(ours)
         outcomes = await run_checks([check for check in every if check.name.startswith(only)])

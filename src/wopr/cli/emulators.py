@@ -1,5 +1,6 @@
 """`wopr emulators`: the stand-ins for outside companies, each runnable as a process of its own."""
 
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,12 +23,14 @@ class MachineKind(StrEnum):
     CONTAINERS = "containers"
 
 
-STRIPE_PORT, RESEND_PORT, DIGITALOCEAN_PORT = 4101, 4102, 4103
+PORTS = {"stripe": 4101, "resend": 4102, "digitalocean": 4103, "cloudflare": 4104}
+STRIPE_PORT = PORTS["stripe"]
+DNS_PORT = 4153
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Stand-ins for Stripe, Resend and DigitalOcean that speak their real APIs. For development and tests only.",
+    help="Stand-ins for Stripe, Resend, DigitalOcean and Cloudflare that speak their real APIs, for tests.",
     epilog="Examples: wopr emulators all | wopr emulators stripe --webhook-url URL --webhook-secret whsec_…",
 )
 
@@ -42,6 +45,10 @@ WebhookUrlOption = Annotated[
 WebhookSecretOption = Annotated[str, typer.Option(help="Signing secret; empty: STRIPE_WEBHOOK_SECRET.")]
 PublicUrlOption = Annotated[str, typer.Option(help="Address in links to pages; empty: the one that was asked.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse senders whose domain was not verified.")]
+ZonesOption = Annotated[list[str] | None, typer.Option("--zone", help="Domain of the account; repeat for several.")]
+DnsPortOption = Annotated[
+    int, typer.Option(min=0, max=PORT_MAX, help="Port of the name server, UDP and TCP; 0 takes a free one.")
+]
 
 
 @app.command(
@@ -63,7 +70,7 @@ def stripe_command(
 
 @app.command("resend", epilog="Example: wopr emulators resend --port 4102")
 def resend_command(
-    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="Port; 0 takes a free one.")] = RESEND_PORT,
+    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="Port; 0 takes a free one.")] = PORTS["resend"],
     host: HostOption = "127.0.0.1",
     state: StateOption = None,
     strict: StrictOption = False,
@@ -78,7 +85,7 @@ def resend_command(
     epilog="Examples: wopr emulators digitalocean | wopr emulators digitalocean --machines containers --boot-delay 5",
 )
 def digitalocean_command(
-    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="Port; 0 takes a free one.")] = DIGITALOCEAN_PORT,
+    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="Port; 0 takes a free one.")] = PORTS["digitalocean"],
     host: HostOption = "127.0.0.1",
     state: StateOption = None,
     machines: Annotated[
@@ -96,30 +103,49 @@ def digitalocean_command(
     _run([_digitalocean(_folder(state), host, port, behind)], as_json)
 
 
-@app.command("all", epilog="Example: wopr emulators all --port 4101")
+@app.command("cloudflare", epilog="Example: wopr emulators cloudflare --zone example.com --dns-port 5353")
+def cloudflare_command(
+    port: Annotated[int, typer.Option(min=0, max=PORT_MAX, help="Port; 0 takes a free one.")] = PORTS["cloudflare"],
+    host: HostOption = "127.0.0.1",
+    state: StateOption = None,
+    zone: ZonesOption = None,
+    dns_port: DnsPortOption = DNS_PORT,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the stand-in for Cloudflare: API of zones and records, and a name server that answers from them."""
+    _run([_cloudflare(_folder(state), host, port, dns_port, zone)], as_json)
+
+
+@app.command("all", epilog="Examples: wopr emulators all --port 4101 | wopr emulators all --only stripe --only resend")
 def all_command(
     port: Annotated[
         int,
-        typer.Option(
-            min=0, max=PORT_MAX - 2, help="Port of Stripe's; the others have the next ones; 0 takes free ones."
-        ),
+        typer.Option(min=0, max=PORT_MAX - 3, help="Port of Stripe's; the others' follow it; 0 takes free ones."),
     ] = STRIPE_PORT,
     host: HostOption = "127.0.0.1",
     state: StateOption = None,
     webhook_url: WebhookUrlOption = "",
     webhook_secret: WebhookSecretOption = "",
     strict: StrictOption = False,
-    cloud: Annotated[bool, typer.Option(help="Run DigitalOcean's too, with simulated machines.")] = True,
+    dns_port: DnsPortOption = DNS_PORT,
+    only: Annotated[list[str] | None, typer.Option(help="One of them alone; repeat for several.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run every stand-in in one process."""
+    wanted = only or list(PORTS)
+    if unknown := sorted(set(wanted) - set(PORTS)):
+        raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(PORTS)}", param_hint="--only")
     folder = _folder(state)
-    stripe = _stripe(folder, host, port, _hooks(webhook_url, webhook_secret, ""))
-    applications = [stripe, _resend(folder, host, port + 1 if port else 0, strict)]
-    if cloud:
-        simulated = _machines(MachineKind.SIMULATED, "", 0.0)
-        applications.append(_digitalocean(folder, host, port + 2 if port else 0, simulated))
-    _run(applications, as_json)
+    makers: Mapping[str, Callable[[int], Served]] = {
+        "stripe": lambda at: _stripe(folder, host, at, _hooks(webhook_url, webhook_secret, "")),
+        "resend": lambda at: _resend(folder, host, at, strict),
+        "digitalocean": lambda at: _digitalocean(folder, host, at, _machines(MachineKind.SIMULATED, "", 0.0)),
+        "cloudflare": lambda at: _cloudflare(folder, host, at, dns_port, None),
+    }
+    _run(
+        [make(port + PORTS[name] - STRIPE_PORT if port else 0) for name, make in makers.items() if name in wanted],
+        as_json,
+    )
 
 
 def _hooks(webhook_url: str, webhook_secret: str, public_url: str) -> "StripeSettings":
@@ -173,6 +199,20 @@ def _digitalocean(folder: Path, host: str, port: int, machines: "MachinesOf") ->
     return Served("digitalocean", build_digitalocean(settings, machines), host, port)
 
 
+def _cloudflare(folder: Path, host: str, port: int, dns_port: int, zones: list[str] | None) -> "Served":
+    from wopr.emulators.cloudflare import CloudflareSettings, NameServer, build_cloudflare
+    from wopr.emulators.serving import Served
+
+    try:
+        server = NameServer(host, dns_port)
+    except OSError as error:
+        taken = f"The name server of the Cloudflare stand-in can't listen on {host}:{dns_port}: {error.strerror}."
+        fail(taken, remedy="Choose another port with --dns-port, or end the process that has it.")
+    settings = CloudflareSettings(folder / "cloudflare.sqlite3", zones=tuple(zones or CloudflareSettings.zones))
+    more = {"dns": f"{host}:{server.port}"}
+    return Served("cloudflare", build_cloudflare(settings, server), host, port, more)
+
+
 def _folder(state: Path | None) -> Path:
     from wopr.core.settings import load_settings
 
@@ -187,10 +227,13 @@ def _run(applications: "list[Served]", as_json: bool) -> None:
     except PortTaken as taken:
         fail(str(taken), remedy="Choose another port with --port, or end the process that has it.")
 
+    more = {one.name: one.more for one in applications}
+
     def announce(name: str, address: str) -> None:
         if as_json:
-            json_line({"name": name, "url": address})
+            json_line({"name": name, "url": address, **more[name]})
         else:
-            say(f"{name} stand-in listens on {address}  (test mode, no real money, mail or machines)")
+            also = "".join(f", {what} on {where}" for what, where in more[name].items())
+            say(f"{name} stand-in listens on {address}{also}  (test mode: no real money, mail, machines or names)")
 
     serve(bound, announce)

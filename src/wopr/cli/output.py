@@ -131,11 +131,16 @@ def nothing_to_do(exit_code: bool) -> None:
         raise typer.Exit(NOTHING_TO_DO)
 
 
+def can_ask() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty()
+
+
 def confirm(question: str, *, yes: bool, flag: str = "--yes") -> None:
     """Ask before something is destroyed; without a terminal the missing flag is named instead."""
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not can_ask():
         fail(f"{question} Nobody can answer here.", remedy=f"Add {flag} when you mean it.", code=USAGE)
     try:
         agreed = typer.confirm(question, err=True)

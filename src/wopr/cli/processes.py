@@ -75,7 +75,7 @@ def _stand_ins(ports: Ports, *, stripe: bool, resend: bool) -> Sequence[Process]
     hook = f"http://127.0.0.1:{ports.api}/api/billing/webhook"
     hooked = ("--webhook-url", hook, "--webhook-secret", STAND_IN_WEBHOOK_SECRET)
     if stripe and resend:
-        both = ("emulators", "all", "--no-cloud", "--port", str(ports.stripe), *hooked)
+        both = ("emulators", "all", "--only", "stripe", "--only", "resend", "--port", str(ports.stripe), *hooked)
         return [Process("stand-ins", both, ports.stripe, "/health", "payments and mail", also=(ports.resend,))]
     if stripe:
         command = ("emulators", "stripe", "--port", str(ports.stripe), *hooked)

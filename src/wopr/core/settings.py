@@ -124,6 +124,24 @@ class Settings(BaseSettings):
     cloudflare_api_base: str = Field(
         default="https://api.cloudflare.com/client/v4", description="Address of Cloudflare's API."
     )
+    public_address: str = Field(
+        default="",
+        pattern=r"^(\d{1,3}(\.\d{1,3}){3})?$",
+        description="IPv4 address at which customers reach this host; empty: its own, where that is a public one.",
+    )
+    dns_servers: str = Field(
+        default="",
+        description="Name servers that `wopr dns` asks, by comma; empty: the zone's own and this host's resolver.",
+    )
+    acme_directory: str = Field(
+        default="https://acme-v02.api.letsencrypt.org/directory",
+        description="ACME directory of the authority that signs our certificates.",
+    )
+    acme_email: str = Field(default="", description="Where that authority writes to; empty: nowhere.")
+    acme_ca_bundle: Path | None = Field(
+        default=None,
+        description="Root certificates by which the directory itself is trusted, for an authority of one's own.",
+    )
     registry_server: str = Field(default="ghcr.io", description="Registry of our images.")
     registry_username: str = Field(default="", description="User name at the registry.")
     registry_password: SecretStr | None = Field(default=None, description="Password or token at the registry.")

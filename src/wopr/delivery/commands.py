@@ -22,8 +22,12 @@ INTERPOLATED = (
     "WOPR_DIR", "WOPR_NAME", "WOPR_BLUE_IMAGE", "WOPR_GREEN_IMAGE", "WOPR_BLUE_ENV", "WOPR_GREEN_ENV",
     "WOPR_BLUE_RELEASE", "WOPR_GREEN_RELEASE", "WOPR_BLUE_MADE", "WOPR_GREEN_MADE", "WOPR_DELIVERER_IMAGE",
     "WOPR_DOMAIN", "WOPR_SCHEME", "POSTGRES_IMAGE", "CADDY_IMAGE", "POSTGRES_PASSWORD", "HTTP_PORT", "HTTPS_PORT",
-    "EDGE_PROXIES", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "DOCKER_GID",
+    "EDGE_PROXIES", "CADDY_TLS", "CADDY_AUTO_HTTPS", "BOTS_SCHEME", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME",
+    "COMPOSE_PROFILES", "DOCKER_GID",
 )  # fmt: skip
+
+# What Caddy is told where the certificate comes as a file: see deploy/Caddyfile.
+BY_DNS = {"CADDY_TLS": "files", "CADDY_AUTO_HTTPS": "disable_certs", "BOTS_SCHEME": ""}
 
 OBSERVE_SCRIPT = 'ids=$(docker ps -aq --filter "label=$1") || exit 1; [ -z "$ids" ] || docker container inspect $ids'
 REMOVE_SCRIPT = (
@@ -200,6 +204,20 @@ def free_kilobytes(folder: str) -> Command:
     return ("sh", "-c", FREE_SCRIPT, "free", folder)
 
 
+def mode_of(path: str) -> Command:
+    """The mode of a file in octal digits."""
+    return ("stat", "-c", "%a", path)
+
+
+def certificates(place: Place, image: str, *words: str) -> Command:
+    """The agent that fetches certificates, in a container of the platform's image, on the installation's folder."""
+    where = ("--network", place.network, "--volume", f"{place.dir}:{place.dir}", "--env", f"WOPR_HOME={place.dir}")
+    rights = ("--user", "0:0", "--cap-drop", "ALL", "--cap-add", "DAC_OVERRIDE")  # the folder may be somebody else's
+    fence = (*rights, "--security-opt", "no-new-privileges:true", "--tmpfs", "/tmp")  # noqa: S108
+    agent = ("--", "python", "-m", "wopr.delivery.certificate_agent", *words, "--dir", place.dir, "--name", place.name)
+    return ("docker", "run", "--rm", "--read-only", *fence, *where, "--entrypoint", "tini", image, *agent)
+
+
 def remove_files(*paths: str) -> Command:
     return ("rm", "-rf", "--", *paths)
 
@@ -223,8 +241,15 @@ def stack_env(place: Place, settings: Mapping[str, str], slots: Mapping[Slot, Fi
     chosen = {name: settings[name] for name in INTERPOLATED if settings.get(name) and name not in values}
     if networks := chosen.get("EDGE_PROXIES"):  # by comma as in other settings; Caddy wants them by blank
         chosen["EDGE_PROXIES"] = " ".join(networks.replace(",", " ").split())
+    if by_dns(settings):
+        chosen |= BY_DNS
     lines = [f"{name}={quoted(value)}" for name, value in sorted((chosen | values).items())]
     return "# Written by wopr at each release; what is set here belongs into .env.\n" + "\n".join(lines) + "\n"
+
+
+def by_dns(settings: Mapping[str, str]) -> bool:
+    """Whether the certificate is fetched by DNS-01 beside Caddy; without https there is none to fetch."""
+    return settings.get("WOPR_TLS") == "dns" and not settings.get("WOPR_SCHEME")
 
 
 def slot_env(settings: Mapping[str, str], given: Mapping[str, str]) -> str:

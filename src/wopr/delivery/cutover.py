@@ -37,6 +37,7 @@ READY_SECONDS = 6.0
 READY_TIMES = 3.0
 FIRST_READY_SECONDS = 60.0
 OBSERVE_SECONDS = 20.0
+CERTIFICATES = "certificates"
 BRING_IN_TRIES = 10
 
 
@@ -134,12 +135,16 @@ async def configure(ctx: Context, snapshot: Snapshot) -> bool:
 
 
 async def services(ctx: Context, number: int) -> None:
-    """Start PostgreSQL and Caddy as a release defines them; unchanged ones stay as they are."""
+    """Start PostgreSQL, Caddy and what fetches its certificate as a release defines them; unchanged ones stay."""
     file = ctx.place.snapshot(number, "compose.yaml")
+    snapshot = await read_snapshot(ctx.host, ctx.place, number)
     if await ctx.host.read(ctx.place.caddy_live) is None:
-        snapshot = await read_snapshot(ctx.host, ctx.place, number)
         await ctx.fence.write(ctx.place.caddy_live, snapshot.files["Caddyfile"], 0o644)
-    up = commands.up_services(ctx.compose, ctx.place, file, "postgres", "caddy")
+    fetched = commands.by_dns(commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace")))
+    more = (CERTIFICATES,) if fetched else ()
+    if not fetched:
+        await ctx.fence.run(("docker", "rm", "-f", ctx.place.container(CERTIFICATES)))
+    up = commands.up_services(ctx.compose, ctx.place, file, "postgres", "caddy", *more)
     await ctx.fence.must(up, timeout=COMPOSE_SECONDS)
 
 

@@ -88,6 +88,10 @@ def addresses(values: Settings) -> Iterator[tuple[str, str, str, bool]]:
         return
     if values.get("WOPR_SCHEME", "http://") != "http://":
         yield "WOPR_SCHEME", "WOPR_SCHEME is neither empty nor http://", "Leave it out for https.", True
+    if (tls := values.get("WOPR_TLS", "")) not in ("", "dns"):
+        yield "WOPR_TLS", "WOPR_TLS is neither empty nor dns", "WOPR_TLS=dns", True
+    elif tls and public(values) and not values.get("CLOUDFLARE_API_TOKEN"):
+        yield "WOPR_TLS", "WOPR_TLS=dns needs CLOUDFLARE_API_TOKEN", "Set CLOUDFLARE_API_TOKEN.", False
     for name, host in (("BETTER_AUTH_URL", f"api.{domain}"), ("API_URL", f"api.{domain}"), ("UI_URL", domain)):
         if not (url := values.get(name)):
             continue
@@ -146,6 +150,11 @@ def numbers(values: Settings) -> Iterator[tuple[str, str, str, bool]]:
                 ipaddress.ip_network(network, strict=False)
             except ValueError:
                 yield name, f"{name} holds {network!r}, which is no network", "Write it like 173.245.48.0/20.", True
+    if address := values.get("PUBLIC_ADDRESS"):
+        try:
+            ipaddress.IPv4Address(address)
+        except ValueError:
+            yield "PUBLIC_ADDRESS", "PUBLIC_ADDRESS is no IPv4 address", "Write it like 203.0.113.7.", True
 
 
 RULES: tuple[Rule, ...] = (paths, database, addresses, cookie, whole_secrets, together, numbers)

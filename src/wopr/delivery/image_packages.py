@@ -51,7 +51,8 @@ def groups(kind: str, lock: Mapping[str, Any]) -> Sequence[Group]:
     if kind == "bot":
         return [Group("deps", closure(lock, BOT_NEEDS))]
     own = next(package for package in lock["package"] if package["name"] == "wopr")
-    deps = closure(lock, own["dependencies"])
+    # certbot is a program of one container, but shares nearly everything that it needs with the platform.
+    deps = closure(lock, (*own["dependencies"], *own["optional-dependencies"]["certificates"]))
     local = [need for need in own["optional-dependencies"]["local"] if need["name"] not in NEVER_IN_AN_IMAGE]
     return [Group("engines", closure(lock, local) - deps), Group("deps", deps)]
 
@@ -80,7 +81,7 @@ def closure(lock: Mapping[str, Any], needs: Iterable[Mapping[str, Any]]) -> froz
 def requirements(uv: str, project: Path, packages: Iterable[str]) -> str:
     """The lines of a requirements file for these packages: version, marker and every hash, as the lock has them."""
     command = [uv, "export", "--project", str(project), "--frozen", "--no-dev", "--no-emit-project", "--no-annotate"]
-    command += ["--no-header", "--quiet", "--extra", "local", "--format", "requirements.txt"]
+    command += ["--no-header", "--quiet", "--extra", "local", "--extra", "certificates", "--format", "requirements.txt"]
     exported = subprocess.run(command, capture_output=True, text=True, check=True, timeout=INSTALL_SECONDS).stdout
     wanted = set(packages)
     blocks = re.findall(r"^\S.*(?:\n[ \t].*)*", exported, re.MULTILINE)

@@ -83,6 +83,26 @@ class Place:
         return join(self.dir, ".registry")
 
     @property
+    def certificates(self) -> str:
+        """What belongs to certificates by DNS-01: certbot's folder, and what Caddy is given."""
+        return join(self.dir, "certificates")
+
+    @property
+    def served(self) -> str:
+        """Key and chain in one file, in a folder of its own, which Caddy sees and nothing else of this."""
+        return join(self.certificates, "served", "certificate.pem")
+
+    @property
+    def chain(self) -> str:
+        """The certificate with its chain, without the key."""
+        return join(self.certificates, "chain.pem")
+
+    @property
+    def attempts(self) -> str:
+        """What became of the last tries to get a certificate."""
+        return join(self.certificates, "attempts.json")
+
+    @property
     def network(self) -> str:
         return f"{self.name}-platform"
 

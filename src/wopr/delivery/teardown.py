@@ -28,7 +28,7 @@ INSTALLATION_LABEL = "wopr.installation"
 LEAVE_SECONDS = 30
 STOP_SECONDS = 180.0
 # In this order: nobody starts what was stopped, nobody asks what is gone, and the database is last.
-ORDER = (("deliverer",), ("api-blue", "api-green"), ("ui-blue", "ui-green", "caddy"))
+ORDER = (("deliverer", "certificates"), ("api-blue", "api-green"), ("ui-blue", "ui-green", "caddy"))
 LIST_FORM = "{{.Names}}"
 NAME_FORM = "{{.Name}}"
 NODE_FORM = "{{.ID}} {{.Self}} {{.Hostname}} {{.Status}}"
@@ -173,7 +173,7 @@ def _written(place: Place) -> list[str]:
     files = [place.compose, place.caddyfile, place.stack_env, place.state, place.quarantine, place.registry_config]
     files += [f"{place.dir}/{name}" for name in ("slots", "caddy", f".{setup.SHIPPED_RECORD}")]
     files += [f"{place.dir}/{name}" for name in ("deliver.json", ALIVE_FILE, FAILED_FILE)]
-    return [*files, place.releases, place.dumps]
+    return [*files, place.releases, place.dumps, place.certificates]
 
 
 async def _elsewhere(host: Host, place: Place, services: Sequence[str]) -> list[str]:

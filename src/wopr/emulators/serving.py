@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,12 +18,13 @@ class PortTaken(Exception):
 
 @dataclass(frozen=True)
 class Served:
-    """An application and where it shall listen; port 0 takes a free one."""
+    """An application and where it shall listen; port 0 takes a free one. `more` is what else there is to tell of it."""
 
     name: str
     app: FastAPI
     host: str
     port: int
+    more: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Server(uvicorn.Server):

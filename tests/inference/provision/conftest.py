@@ -13,8 +13,8 @@ import yaml
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import text
-from tests.emulators.conftest import served, until
 from tests.inference.nodes.conftest import FakeService
+from tests.serving import served, until
 
 from wopr.accounts import guard
 from wopr.accounts.principal import ALL_SCOPES, Principal, Role

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
-from tests.emulators.conftest import until
+from tests.serving import until
 
 from wopr.cloud.compute import Compute, Machine, Order
 from wopr.core.db import Database
