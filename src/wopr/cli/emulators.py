@@ -30,7 +30,7 @@ DNS_PORT = 4153
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Stand-ins for Stripe, Resend, DigitalOcean and Cloudflare that speak their real APIs, for tests.",
+    help="Stand-ins for Stripe, Resend, DigitalOcean and Cloudflare with their real APIs, for development and tests.",
     epilog="Examples: wopr emulators all | wopr emulators stripe --webhook-url URL --webhook-secret whsec_…",
 )
 

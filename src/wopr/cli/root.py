@@ -18,7 +18,7 @@ from wopr.delivery.errors import Refused
 # Module, name, kind: a group holds a Typer `app`; a command is one function.
 GROUPS = (
     "nodes", "bots", "models", "admin", "logbook", "incident", "emulators", "trigger", "migrate", "images", "lock",
-    "secrets", "local", "dns", "certs",
+    "secrets", "local", "dns", "certs", "machine",
 )  # fmt: skip
 COMMANDS = (
     "up", "api", "ui", "engine", "status", "smoke", "check", "doctor", "deploy", "rollback", "releases", "deliver",
