@@ -9,6 +9,7 @@ import psutil
 import pytest
 from tests.delivery.hosting import ssh_machine
 
+from wopr.cloud.ssh import complaints
 from wopr.core.errors import Invalid
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.hosts import Host, LocalHost, Output, SshHost, host_of
@@ -127,6 +128,8 @@ async def test_a_command_that_is_given_up_while_it_starts_is_ended_all_the_same(
 def test_a_complaint_is_the_error_and_not_its_remedy() -> None:
     ours = b"starting\nerror: DATABASE_POOL_SIZE can't be used.\n  fix: Correct it.\n"
     assert Output(1, err=ours).complaint == "DATABASE_POOL_SIZE can't be used."
+    slow = "failed: host migrate from 1 to 2\nerror: PostgreSQL refused it\n  fix: Correct it.\n"
+    assert complaints(slow) == ["PostgreSQL refused it"]
     assert Output(1, b"it broke\n\n").complaint == "it broke"
     assert Output(1, err=b"fix: nothing else\n").complaint == "fix: nothing else"
     assert Output(3).complaint == "exit code 3"

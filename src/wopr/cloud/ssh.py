@@ -56,9 +56,13 @@ class Output:
 
 
 def complaints(wrote: str) -> Sequence[str]:
-    """The lines of what a program wrote; of our errors without the remedy, which is for who runs that program."""
+    """The lines of what a program wrote; of our own programs the error alone.
+
+    What they tell before it is how far they came, and the remedy after it is for who runs them.
+    """
     lines = [line.strip() for line in wrote.splitlines() if line.strip()]
-    return [line.removeprefix("error: ") for line in lines if not line.startswith("fix: ")] or lines
+    began = next((number for number, line in enumerate(lines) if line.startswith("error: ")), 0)
+    return [line.removeprefix("error: ") for line in lines[began:] if not line.startswith("fix: ")] or lines
 
 
 @dataclass(frozen=True)
