@@ -26,7 +26,7 @@ READING = {
     *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook", "nodes")),
     "wopr nodes sizes",
     "wopr nodes ssh-key",
-    *("wopr local logs", "wopr local status"),
+    *("wopr local cloud", "wopr local logs", "wopr local status"),
     *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),
     *("wopr certs status", "wopr check", "wopr completion", "wopr dns check", "wopr releases", "wopr status"),
     "wopr smoke",  # walks as a customer of its own, and deletes the bot that it made

@@ -8,7 +8,8 @@ import httpx
 import pytest
 from tests.serving import served
 
-from wopr.cloud.cloudflare import ATTEMPTS_MAX, Cloudflare, CloudflareRefused
+from wopr.cloud.again import ATTEMPTS_MAX
+from wopr.cloud.cloudflare import Cloudflare, CloudflareRefused
 from wopr.cloud.compute import CloudError
 from wopr.cloud.dns import Dns, DnsRecord
 from wopr.emulators.cloudflare import CloudflareSettings, build_cloudflare

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wopr.cli import output
+from wopr.cli.local_cloud import cloud
 from wopr.cli.options import shared
 from wopr.cli.output import DryRunOption, ExitCodeOption, JsonOption, ProgressKind, ProgressOption, YesOption
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from wopr.delivery.topology import Topology
 
 app = typer.Typer(
-    help="Two machines on this host: a VPS and a GPU node, each with an engine of its own.",
+    help="Two machines on this host, a VPS and a GPU node with own engines; and the cloud in a box for a shell.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.command("cloud", epilog="Examples: wopr local cloud | wopr local cloud --port 4201 --json")(cloud)
 REGISTERED_SECONDS = 120.0
 ENGINE_SECONDS = 150.0
 

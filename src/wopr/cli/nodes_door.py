@@ -24,8 +24,22 @@ class Door:
     """What a command works with: the database, and the cloud when it asks for it."""
 
     settings: "Settings"
-    db: "Database"
     http: "httpx.AsyncClient"
+    _db: "Database | None" = None
+
+    @property
+    def db(self) -> "Database":
+        """The database; what only asks the cloud needs none."""
+        from wopr.core.db import Database
+        from wopr.core.settings import database_url
+
+        if self._db is None:
+            self._db = Database(database_url(self.settings), pool_size=2)
+        return self._db
+
+    async def close(self) -> None:
+        if self._db is not None:
+            await self._db.dispose()
 
     def cloud(self) -> "Compute":
         from wopr.cloud.digitalocean import digitalocean
@@ -51,16 +65,14 @@ def run(work: Callable[[Door], Awaitable[Result]]) -> Result:
 async def _with_door(work: Callable[[Door], Awaitable[Result]]) -> Result:
     import httpx
 
-    from wopr.core.db import Database
-    from wopr.core.settings import database_url, load_settings
+    from wopr.core.settings import load_settings
 
-    settings = load_settings()
-    db = Database(database_url(settings), pool_size=2)
-    try:
-        async with httpx.AsyncClient() as http:
-            return await work(Door(settings, db, http))
-    finally:
-        await db.dispose()
+    async with httpx.AsyncClient() as http:
+        door = Door(load_settings(), http)
+        try:
+            return await work(door)
+        finally:
+            await door.close()
 
 
 async def until_settled(door: Door, node_ids: Sequence[str], stages: "Progress") -> "dict[str, Node | None]":

@@ -5,19 +5,16 @@ up. So each is, a few times: after what the answer's Retry-After asks, or after 
 """
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from wopr.cloud.again import Pause, patiently, refuse_unready
 from wopr.cloud.compute import CloudError
 from wopr.cloud.dns import DnsRecord, Zone
 
-ATTEMPTS_MAX = 4
-PAUSE_SECONDS = 0.5
-PAUSE_SECONDS_MAX = 30.0
 ANSWER_SECONDS_MAX = 20.0
 PAGE_RECORDS = 500
 PAGES_MAX = 100
@@ -34,7 +31,6 @@ TOKEN_REMEDY = (
 )
 
 Json = Mapping[str, Any]  # what Cloudflare writes
-Pause = Callable[[float], Awaitable[None]]
 
 
 class CloudflareRefused(CloudError):
@@ -108,19 +104,15 @@ class Cloudflare:
         missing_is_fine: bool = False,
     ) -> Json:
         """The content of a good answer, or of a 404 that is fine; CloudError otherwise."""
-        for attempt in range(1, ATTEMPTS_MAX + 1):
-            try:
-                answer = await self._once(httpx.Request(method, self.base + path, params=params, json=body))
-            except CloudError as error:
-                if not error.retry or attempt == ATTEMPTS_MAX:
-                    raise
-                await self.pause(_pause_seconds(attempt, error.retry_after_seconds))
-                continue
-            content = _content(answer)
-            if content.get("success") or (missing_is_fine and answer.status_code == httpx.codes.NOT_FOUND):
-                return content
-            raise _refusal(answer, content)
-        raise AssertionError("the loop above returns or raises")
+
+        async def once() -> httpx.Response:
+            return await self._once(httpx.Request(method, self.base + path, params=params, json=body))
+
+        answer = await patiently(once, self.pause)
+        content = _content(answer)
+        if content.get("success") or (missing_is_fine and answer.status_code == httpx.codes.NOT_FOUND):
+            return content
+        raise _refusal(answer, content)
 
     async def _once(self, request: httpx.Request) -> httpx.Response:
         request.headers["authorization"] = f"Bearer {self.token}"
@@ -130,26 +122,8 @@ class Cloudflare:
         except (TimeoutError, httpx.TransportError) as error:
             word = str(error) or type(error).__name__
             raise CloudError(f"Cloudflare can't be reached at {request.url.host}: {word}.", retry=True) from error
-        if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            after = _retry_after(answer)
-            raise CloudError("Cloudflare's limit of requests is reached.", retry=True, retry_after_seconds=after)
-        if answer.is_server_error:
-            after = _retry_after(answer)
-            said = f"Cloudflare failed with {answer.status_code}."
-            raise CloudError(said, retry=True, retry_after_seconds=after)
+        refuse_unready("Cloudflare", answer)
         return answer
-
-
-def _pause_seconds(attempt: int, asked: float | None) -> float:
-    if asked is not None:
-        return min(asked, PAUSE_SECONDS_MAX)
-    longest: float = PAUSE_SECONDS * 2**attempt
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - only keeps many callers apart
-
-
-def _retry_after(answer: httpx.Response) -> float | None:
-    value = answer.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else None
 
 
 def _content(answer: httpx.Response) -> Json:

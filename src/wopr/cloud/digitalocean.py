@@ -5,21 +5,18 @@ growing pause with jitter. A POST is sent once: when its answer is lost, the err
 """
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import httpx
 
+from wopr.cloud.again import Pause, patiently, refuse_unready
 from wopr.cloud.compute import Account, Action, CloudError, Firewall, Machine, MachineStatus, Order, Size
 from wopr.core.money import from_usd
 from wopr.core.settings import Settings
 
-ATTEMPTS_MAX = 4
-PAUSE_SECONDS = 0.5
-PAUSE_SECONDS_MAX = 20.0
 ANSWER_SECONDS_MAX = 20.0
 CREATE_SECONDS_MAX = 60.0
 PAGE_SIZE = 200
@@ -34,7 +31,6 @@ LIMIT_REMEDY = "Destroy a node (`wopr nodes list`), or ask DigitalOcean for a hi
 REPEATABLE = ("GET", "PUT", "DELETE")
 
 Json = Mapping[str, Any]  # what DigitalOcean writes
-Pause = Callable[[float], Awaitable[None]]
 
 
 def digitalocean(settings: Settings, http: httpx.AsyncClient) -> "DigitalOcean":
@@ -153,18 +149,14 @@ class DigitalOcean:
         self, method: str, path: str, body: Json | None = None, *, missing_is_fine: bool = False
     ) -> httpx.Response:
         """The answer when it is a good one (or a 404 that is fine); CloudError otherwise."""
-        for attempt in range(1, ATTEMPTS_MAX + 1):
-            try:
-                answer = await self._once(method, path, body)
-            except CloudError as error:
-                if not error.retry or method not in REPEATABLE or attempt == ATTEMPTS_MAX:
-                    raise
-                await self.pause(_pause_seconds(attempt, error.retry_after_seconds))
-                continue
-            if answer.is_success or (missing_is_fine and answer.status_code == httpx.codes.NOT_FOUND):
-                return answer
-            raise _refusal(answer)
-        raise AssertionError("the loop above returns or raises")
+
+        async def once() -> httpx.Response:
+            return await self._once(method, path, body)
+
+        answer = await (patiently(once, self.pause) if method in REPEATABLE else once())
+        if answer.is_success or (missing_is_fine and answer.status_code == httpx.codes.NOT_FOUND):
+            return answer
+        raise _refusal(answer)
 
     async def _once(self, method: str, path: str, body: Json | None) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.token}"}
@@ -178,29 +170,8 @@ class DigitalOcean:
             raise CloudError(f"DigitalOcean can't be reached: {_word(error)}.", retry=True) from error
         except (TimeoutError, httpx.HTTPError) as error:
             raise CloudError(f"DigitalOcean did not answer: {_word(error)}.", retry=True, uncertain=changes) from error
-        if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            after = _retry_after(answer)
-            raise CloudError("DigitalOcean's limit of requests is reached.", retry=True, retry_after_seconds=after)
-        if answer.is_server_error:
-            raise CloudError(
-                f"DigitalOcean failed with {answer.status_code}.",
-                retry=True,
-                retry_after_seconds=_retry_after(answer),
-                uncertain=changes,
-            )
+        refuse_unready("DigitalOcean", answer, uncertain=changes)
         return answer
-
-
-def _pause_seconds(attempt: int, asked: float | None) -> float:
-    if asked is not None:
-        return min(asked, PAUSE_SECONDS_MAX)
-    longest: float = PAUSE_SECONDS * 2**attempt
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - only keeps many callers apart
-
-
-def _retry_after(answer: httpx.Response) -> float | None:
-    value = answer.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else None
 
 
 def _refusal(answer: httpx.Response) -> CloudError:
