@@ -24,7 +24,7 @@ SERVERS |= {f"wopr emulators {name}" for name in ("stripe", "resend", "digitaloc
 READING = {
     *(f"wopr {noun} list" for noun in ("admin", "bots", "dns", "images", "incident", "models", "nodes", "secrets")),
     *(f"wopr {noun} show" for noun in ("bots", "incident", "lock", "logbook", "nodes")),
-    "wopr nodes sizes",
+    *("wopr nodes logs", "wopr nodes sizes"),
     "wopr nodes ssh-key",
     *("wopr local cloud", "wopr local logs", "wopr local status"),
     *("wopr bots image list", "wopr bots logs", "wopr logbook verify", "wopr migrate status"),

@@ -35,9 +35,10 @@ from wopr.core.ids import NodeId
 from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
+from wopr.inference import errands
 from wopr.inference.api import router
 from wopr.inference.engines.minilm import ensure_minilm
-from wopr.inference.nodes import get
+from wopr.inference.nodes import Node, get
 from wopr.inference.provision_loop import Provisioner
 from wopr.main import install_error_handlers
 
@@ -186,8 +187,8 @@ async def test_a_rented_machine_becomes_a_node_that_serves_and_is_given_back(des
     ]
     assert desk.served.count("GET tiny.gguf") == 1
     async with desk.platform.db.begin() as session:
-        key = (await get(session, NodeId(node_id))).api_key
-    async with httpx.AsyncClient(timeout=120, headers={"authorization": f"Bearer {key}"}) as http:
+        row = await get(session, NodeId(node_id))
+    async with httpx.AsyncClient(timeout=120, headers={"authorization": f"Bearer {row.api_key}"}) as http:
         said = await http.post(
             f"http://{node['host']}:8080/v1/chat/completions",
             json={"model": "llama", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2},
@@ -211,8 +212,21 @@ async def test_a_rented_machine_becomes_a_node_that_serves_and_is_given_back(des
         for port in (8080, 8081, 8082, 8083):
             assert (await stranger.get(f"http://{node['host']}:{port}/v1/models")).status_code == 401
             assert (await stranger.get(f"http://{node['host']}:{port}/health")).status_code == 200
+    await errands_are_run(desk.platform, row)
     await desk.give_back(node_id)
     clouds.until(lambda: not box.client.get("/_emulator/state").json()["droplets"], box.told)
+
+
+async def errands_are_run(platform: Platform, node: Node) -> None:
+    """Over the machine's real sshd, with the installation's key: its logs, and a restart that docker carries out."""
+    assert await errands.logs(platform, node, errands.MAKING, 5)
+    before = await errands.logs(platform, node, "whisper", 10_000)
+    assert before
+    met = (await errands.restart(platform, node, ["whisper"])).host_key
+    assert met is not None
+    async with asyncio.timeout(MADE_SECONDS):
+        while len(await errands.logs(platform, node, "whisper", 10_000)) <= len(before):  # noqa: ASYNC110 - a machine
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 async def test_weights_that_are_not_what_they_should_be_fail_the_node_with_the_machines_last_words(

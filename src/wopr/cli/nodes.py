@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wopr.cli import nodes_care, nodes_rented
+from wopr.cli import nodes_care, nodes_logs, nodes_rented
 from wopr.cli.nodes_rows import journal as _journal
 from wopr.cli.nodes_rows import run as _run
 from wopr.cli.nodes_rows import say_result as _say_result
@@ -202,3 +202,4 @@ def _document(node: "Node") -> dict[str, Any]:  # whatever json can write
 
 
 app.add_typer(nodes_care.app)
+app.command("logs", epilog="Examples: wopr nodes logs gpu-1 | wopr nodes logs gpu-1 llama -n 20")(nodes_logs.logs)

@@ -139,11 +139,11 @@ def repair(
 def ssh_key(as_json: JsonOption = False) -> None:
     """Show the line for root's authorized_keys with which a node that was registered by hand lets itself be repaired.
 
-    It allows the restart of the four services and nothing else. Rented nodes have the key already.
+    It allows restarts and logs of the four services and nothing else. Rented nodes have the key already.
     """
     from wopr.core.settings import load_settings
+    from wopr.inference.errands import authorized_key
     from wopr.inference.identity import ensure_identity
-    from wopr.inference.restart import authorized_key
 
     async def key(session: "AsyncSession") -> str:
         return (await ensure_identity(session, load_settings())).public_key

@@ -23,7 +23,7 @@ from wopr.core.loops import Loop
 from wopr.core.notify import notify
 from wopr.core.platform import Platform
 from wopr.core.steady import SteadyClock
-from wopr.inference import rented, restart
+from wopr.inference import errands, rented
 from wopr.inference.alerts import call_webhook, queue_alert
 from wopr.inference.identity import ensure_identity
 from wopr.inference.life import HEARD_SECONDS, Life
@@ -40,14 +40,14 @@ OPERATIONS: Mapping[Rung, str] = {rung: f"nodes.{rung.value}" for rung in Rung}
 
 log = structlog.get_logger(__name__)
 Cloud = Callable[[], Compute]
-Restart = Callable[[Node, Sequence[str]], Awaitable[restart.Restarted]]
+Restart = Callable[[Node, Sequence[str]], Awaitable[errands.Restarted]]
 
 
 def repair_loop(platform: Platform, life: Life) -> Loop:
     """The line in the table of loops. It also wakes when the watchdog saw a change."""
 
-    async def by_ssh(node: Node, services: Sequence[str]) -> restart.Restarted:
-        return await restart.restart(platform, node, services)
+    async def by_ssh(node: Node, services: Sequence[str]) -> errands.Restarted:
+        return await errands.restart(platform, node, services)
 
     return Loop(
         name="repair_nodes",

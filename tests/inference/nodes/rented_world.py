@@ -22,12 +22,12 @@ from wopr.emulators.digitalocean import DigitalOceanSettings, build_digitalocean
 from wopr.emulators.digitalocean.machines import Addresses, Blueprint
 from wopr.emulators.digitalocean.simulated import Simulated
 from wopr.emulators.digitalocean.world import World as CloudWorld
+from wopr.inference.errands import Restarted
 from wopr.inference.identity import ensure_identity
 from wopr.inference.life import Life
 from wopr.inference.nodes import Node, get, register
 from wopr.inference.repair_loop import Repairer
 from wopr.inference.repair_state import Rung
-from wopr.inference.restart import Restarted
 from wopr.inference.watchdog import Watchdog
 
 SERVICES = ("llama", "qwen")

@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from wopr.cli.nodes import app
-from wopr.core.errors import Conflict
+from wopr.cloud.ssh import SshFailed
+from wopr.core.errors import Conflict, NotFound
 from wopr.ops.journal import Journal
 
 
@@ -93,3 +94,11 @@ def test_the_key_for_nodes_of_ones_own_allows_restarts_only(home: Path, monkeypa
     assert line.startswith('restrict,command="')
     assert "ssh-ed25519 " in line
     assert json.loads(wopr("ssh-key", "--json").stdout)["authorized_key"] == line.strip()
+
+
+def test_logs_of_a_machine_that_is_not_reached_say_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLATFORM_SECRET", "a-secret-of-tests")
+    monkeypatch.setenv("NODE_SSH_PORT", "1")
+    assert isinstance(wopr("logs", "gpu-9").exception, NotFound)
+    wopr("register", "gpu-1", "--host", "127.0.0.1")
+    assert isinstance(wopr("logs", "gpu-1", "llama").exception, SshFailed)

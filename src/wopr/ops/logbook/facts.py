@@ -36,6 +36,7 @@ class Proof:
 GO_LIVE = (
     Proof("The VPS is provisioned and a release serves on it", deed="deploy"),
     Proof("DNS: the domain's A records lead to the VPS (Cloudflare proxy OFF)", checks=("dns.records",)),
+    Proof("TLS: browsers accept the certificate that is shown", checks=("tls.shown",)),
     Proof(
         ".env deployed with absolute paths, and in effect",
         checks=("settings.absolute-paths", "env.settings", "env.mode", "env.git", "stack.environment"),

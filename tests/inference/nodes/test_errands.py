@@ -20,10 +20,10 @@ from wopr.core.ids import NodeId
 from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
-from wopr.inference import restart as restarting
+from wopr.inference import errands as restarting
+from wopr.inference.errands import authorized_key, command, logs, logs_command, node_public_key, restart
 from wopr.inference.nodes import Node
 from wopr.inference.repair_state import Repair
-from wopr.inference.restart import authorized_key, command, node_public_key, restart
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Machine:
     port: int = 0
     ran: list[str] = field(default_factory=list)
     code: int = 0
+    out: str = ""
+    err: str = ""
 
 
 @pytest.fixture
@@ -42,6 +44,8 @@ async def machine(tmp_path: Path, db: Database, clock: ManualClock) -> AsyncIter
 
     def run(process: "asyncssh.SSHServerProcess[str]") -> None:
         made.ran.append(process.command or "")
+        process.stdout.write(made.out)
+        process.stderr.write(made.err)
         process.exit(made.code)
 
     async with httpx.AsyncClient() as http:
@@ -111,6 +115,24 @@ async def test_a_machine_that_is_not_there_did_not_answer(
     assert not failed.value.answered
 
 
+async def test_the_lines_of_both_streams_come_in_the_order_of_their_times(machine: tuple[Machine, Platform]) -> None:
+    told, platform = machine
+    told.out = "2026-11-30T07:00:01Z loading\n2026-11-30T07:00:03Z ready\n"
+    told.err = "2026-11-30T07:00:02Z a warning\n"
+    said = await logs(platform, NODE, "llama", 50)
+    assert [line.partition(" ")[2] for line in said] == ["loading", "a warning", "ready"]
+    assert [line.partition(" ")[2] for line in await logs(platform, NODE, "llama", 1)] == ["ready"]
+    assert told.ran[0] == "docker logs --timestamps --tail 50 wopr-llama-cpp"
+
+
+async def test_how_a_machine_was_made_is_told_by_its_journal(machine: tuple[Machine, Platform]) -> None:
+    told, platform = machine
+    told.code, told.err = 1, "No journal files were opened.\n"
+    with pytest.raises(SshFailed, match="No journal files"):
+        await logs(platform, NODE, "making", 5)
+    assert told.ran == ["journalctl --no-pager --output short-iso --lines 5 --unit wopr-node.service"]
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -118,6 +140,10 @@ async def test_a_machine_that_is_not_there_did_not_answer(
         "docker restart --time 5 wopr-llama-cpp $(touch PWNED)",
         "docker restart --time 5 other",
         "docker rm -f wopr-llama-cpp",
+        "docker logs --timestamps --tail 5 other",
+        "docker logs --timestamps --tail x wopr-llama-cpp",
+        "docker logs --timestamps --tail 5 --follow",
+        "docker logs wopr-llama-cpp",
         "docker restart --time 5 -v",
         "sh -c id",
         "",
@@ -132,6 +158,11 @@ def test_the_key_of_a_node_of_ones_own_allows_nothing_else(tmp_path: Path, asked
 def test_the_key_of_a_node_of_ones_own_allows_what_we_send(tmp_path: Path) -> None:
     code, ran = forced(tmp_path, " ".join(command(["llama", "whisper"])))
     assert (code, ran.split()) == (0, list(command(["llama", "whisper"]))[1:])
+
+
+def test_it_allows_logs_too(tmp_path: Path) -> None:
+    code, ran = forced(tmp_path, " ".join(logs_command("whisper", 20)))
+    assert (code, ran.split()) == (0, list(logs_command("whisper", 20))[1:])
 
 
 def forced(folder: Path, asked: str) -> tuple[int, str]:
