@@ -1,5 +1,6 @@
 """Images on a Swarm come from a registry behind a password, and are on the bot's machine before anything of it ends."""
 
+import time
 from typing import Any
 
 import pytest
@@ -145,9 +146,11 @@ async def test_old_images_go_from_the_machine_that_has_them_but_for_the_newest_a
 ) -> None:
     instance, home = await running(services, **login(private))
     runtime = services.make(**login(private))
-    images = [publish() for _ in range(SPARE_IMAGES + 4)]
-    for image in images:
-        await runtime.prepare(instance.bot_id, image)
+    images = []
+    for _ in range(SPARE_IMAGES + 4):
+        images.append(publish())
+        await runtime.prepare(instance.bot_id, images[-1])
+        next_second()
     runs, wanted, tagged, old, *spare = images
     again = await runtime.start(spec(instance.bot_id, 2, image=runs))
     home.engine.docker("tag", tagged, "kept-by:hand")
@@ -161,6 +164,13 @@ async def test_old_images_go_from_the_machine_that_has_them_but_for_the_newest_a
     await runtime.prepare(instance.bot_id, old)  # one that is gone is fetched again
     assert has(home, old)
     home.engine.docker("rmi", "kept-by:hand")
+
+
+def next_second() -> None:
+    """Engines tell the age of images in whole seconds."""
+    begun = int(time.time())
+    while int(time.time()) == begun:
+        time.sleep(0.05)
 
 
 async def test_the_image_that_looks_after_machines_comes_from_the_same_registry(
