@@ -157,7 +157,7 @@ async def _start(
     """
     release, snapshot = incoming.release, incoming.snapshot
     serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
-    if serving is None or serving.config_hash != release.config_hash:
+    if serving is None or not _same_around(serving, release):
         await write_environment(ctx, release, snapshot, part.slot)
         file = ctx.place.snapshot(release.number, "compose.yaml")
         await ctx.fence.must(commands.compose_config(ctx.compose, ctx.place, file))
@@ -252,9 +252,14 @@ async def _as_before(ctx: Context, failed: Release, back: Part, snapshot: Snapsh
     """Undo what a failed release changed beside its slot: services and Caddy are as the serving one defines them."""
     serving = await read_release(ctx.host, ctx.place, back.release)
     await write_environment(ctx, serving, snapshot, back.slot)
-    if serving.config_hash != failed.config_hash:
+    if not _same_around(serving, failed):
         await services(ctx, serving.number)
         await configure(ctx, snapshot)
+
+
+def _same_around(one: Release, other: Release) -> bool:
+    """Whether what stands around the slots is the same: PostgreSQL, Caddy and others take settings of `.env`, too."""
+    return (one.config_hash, one.env_hash) == (other.config_hash, other.env_hash)
 
 
 async def _judge(ctx: Context, judged: Release, serving: Part | None) -> Verdict:
