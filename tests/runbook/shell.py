@@ -13,7 +13,7 @@ from tests.runbook.blocks import Block, blocks
 from tests.runbook.table import FOLLOWED, NOT_EXECUTED, PAGE, SECTIONS, SUBSTITUTIONS
 
 COMMAND_SECONDS = 600.0
-FOLLOW_SECONDS = 300.0
+FOLLOW_SECONDS, FOLLOW_AGAIN_SECONDS = 300.0, 30.0
 CHANGE_OF_FOLDER = re.compile(r"^cd (\S+)$")
 
 
@@ -93,7 +93,19 @@ class Shell:
         return [one for block in blocks for one in block.commands if one not in self.done and one not in NOT_EXECUTED]
 
     def _follow(self, command: str, shown: str) -> str:
-        """Watch what a command writes until something is shown, then stop it as Ctrl-C does."""
+        """Watch what a command writes until something is shown, then stop it as Ctrl-C does.
+
+        Compose 1.29 may attach to a container that just starts and then show nothing, ever: so it is begun again.
+        """
+        until = time.monotonic() + FOLLOW_SECONDS
+        written = ""
+        while shown not in written:
+            assert time.monotonic() < until, f"{command} never showed {shown!r}:\n{written}"
+            written = self._watched(command, shown, min(until, time.monotonic() + FOLLOW_AGAIN_SECONDS))
+        return written
+
+    def _watched(self, command: str, shown: str, until: float) -> str:
+        """What a command writes until something is shown, it ends, or the time is over."""
         process = subprocess.Popen(
             ["bash", "-c", f"exec {command}"],
             cwd=self.folder,
@@ -103,18 +115,18 @@ class Shell:
             stdin=subprocess.DEVNULL,
         )
         assert process.stdout is not None
-        written, until = b"", time.monotonic() + FOLLOW_SECONDS
+        written = b""
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(process.stdout, selectors.EVENT_READ)
-                while shown.encode() not in written:
-                    assert time.monotonic() < until, f"{command} never showed {shown!r}:\n{written.decode()}"
+                while shown.encode() not in written and time.monotonic() < until:
                     if selector.select(timeout=1):
                         chunk = os.read(process.stdout.fileno(), 65_536)
-                        assert chunk, f"{command} ended without {shown!r}:\n{written.decode()}"
+                        if not chunk:
+                            break
                         written += chunk
         finally:
             process.terminate()
             process.wait()
             process.stdout.close()
-        return written.decode()
+        return written.decode(errors="replace")
