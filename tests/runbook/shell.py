@@ -1,8 +1,10 @@
 """A person at a terminal who does what the runbook says, block by block, and notices what was left out."""
 
+import contextlib
 import os
 import re
 import selectors
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +15,7 @@ from tests.runbook.blocks import Block, blocks
 from tests.runbook.table import FOLLOWED, NOT_EXECUTED, PAGE, SECTIONS, SUBSTITUTIONS
 
 COMMAND_SECONDS = 600.0
-FOLLOW_SECONDS, FOLLOW_AGAIN_SECONDS = 300.0, 30.0
+FOLLOW_SECONDS, ENDED_SECONDS = 300.0, 10.0
 CHANGE_OF_FOLDER = re.compile(r"^cd (\S+)$")
 
 
@@ -93,19 +95,7 @@ class Shell:
         return [one for block in blocks for one in block.commands if one not in self.done and one not in NOT_EXECUTED]
 
     def _follow(self, command: str, shown: str) -> str:
-        """Watch what a command writes until something is shown, then stop it as Ctrl-C does.
-
-        Compose 1.29 may attach to a container that just starts and then show nothing, ever: so it is begun again.
-        """
-        until = time.monotonic() + FOLLOW_SECONDS
-        written = ""
-        while shown not in written:
-            assert time.monotonic() < until, f"{command} never showed {shown!r}:\n{written}"
-            written = self._watched(command, shown, min(until, time.monotonic() + FOLLOW_AGAIN_SECONDS))
-        return written
-
-    def _watched(self, command: str, shown: str, until: float) -> str:
-        """What a command writes until something is shown, it ends, or the time is over."""
+        """Watch what a command writes until something is shown, then stop it as Ctrl-C does."""
         process = subprocess.Popen(
             ["bash", "-c", f"exec {command}"],
             cwd=self.folder,
@@ -113,20 +103,30 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
         assert process.stdout is not None
-        written = b""
+        written, until = b"", time.monotonic() + FOLLOW_SECONDS
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(process.stdout, selectors.EVENT_READ)
-                while shown.encode() not in written and time.monotonic() < until:
+                while shown.encode() not in written:
+                    assert time.monotonic() < until, f"{command} never showed {shown!r}:\n{written.decode()}"
                     if selector.select(timeout=1):
                         chunk = os.read(process.stdout.fileno(), 65_536)
-                        if not chunk:
-                            break
+                        assert chunk, f"{command} ended without {shown!r}:\n{written.decode()}"
                         written += chunk
         finally:
-            process.terminate()
-            process.wait()
+            _end(process)
             process.stdout.close()
-        return written.decode(errors="replace")
+        return written.decode()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a command as Ctrl-C does. Compose 1.29 may be deaf to it while it follows, and is killed then."""
+    for way in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, way)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=ENDED_SECONDS)
+            return
