@@ -22,7 +22,7 @@ TALKERS = 4
 
 
 class _Model(BaseHTTPRequestHandler):
-    """A model that takes its time: an OpenAI-compatible stream of some seconds."""
+    """A model that takes its time: an OpenAI-compatible stream of some seconds. One token comes at once."""
 
     protocol_version = "HTTP/1.1"
 
@@ -31,6 +31,11 @@ class _Model(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if not asked.get("stream"):
+            said = {"index": 0, "message": {"role": "assistant", "content": "1"}, "finish_reason": "length"}
+            usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+            self._json({"id": "c", "object": "chat.completion", "created": 1, "choices": [said], "usage": usage})
+            return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")

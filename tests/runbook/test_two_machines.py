@@ -59,7 +59,7 @@ def _health(machines: Machines) -> None:
     (block,) = blocks_of("DinD Health Check Commands")
     written = machines.shell.run_block(block)
     outer, vps, gpu, *answers, node = written.values()
-    assert {line.split()[0] for line in outer.splitlines()} == {"wopr-vps", "wopr-gpu"}
+    assert {line.split()[0] for line in outer.splitlines()} >= {"wopr-vps", "wopr-gpu"}  # other tests have more
     names = ("caddy", "postgres", "api-blue", "ui-blue", "deliverer", "platform-api", "watchtower")
     assert {f"wopr-vps-{name}" for name in names} <= {line.split()[0] for line in vps.splitlines()}
     assert "unhealthy" not in vps + gpu
