@@ -25,7 +25,8 @@ class MachineKind(StrEnum):
 
 PORTS = {"stripe": 4101, "resend": 4102, "digitalocean": 4103, "cloudflare": 4104}
 STRIPE_PORT = PORTS["stripe"]
-DNS_PORT = 4153
+# The name server's port comes so far behind Cloudflare's.
+DNS_BEHIND = 49
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,7 +48,13 @@ PublicUrlOption = Annotated[str, typer.Option(help="Address in links to pages; e
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse senders whose domain was not verified.")]
 ZonesOption = Annotated[list[str] | None, typer.Option("--zone", help="Domain of the account; repeat for several.")]
 DnsPortOption = Annotated[
-    int, typer.Option(min=0, max=PORT_MAX, help="Port of the name server, UDP and TCP; 0 takes a free one.")
+    int | None,
+    typer.Option(
+        min=0,
+        max=PORT_MAX,
+        help="Port of the name server, UDP and TCP; 0 takes a free one; default: 49 behind Cloudflare's.",
+        show_default=False,
+    ),
 ]
 
 
@@ -109,7 +116,7 @@ def cloudflare_command(
     host: HostOption = "127.0.0.1",
     state: StateOption = None,
     zone: ZonesOption = None,
-    dns_port: DnsPortOption = DNS_PORT,
+    dns_port: DnsPortOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the stand-in for Cloudflare: API of zones and records, and a name server that answers from them."""
@@ -120,14 +127,16 @@ def cloudflare_command(
 def all_command(
     port: Annotated[
         int,
-        typer.Option(min=0, max=PORT_MAX - 3, help="Port of Stripe's; the others' follow it; 0 takes free ones."),
+        typer.Option(
+            min=0, max=PORT_MAX - 3 - DNS_BEHIND, help="Port of Stripe's; the others' follow it; 0 takes free ones."
+        ),
     ] = STRIPE_PORT,
     host: HostOption = "127.0.0.1",
     state: StateOption = None,
     webhook_url: WebhookUrlOption = "",
     webhook_secret: WebhookSecretOption = "",
     strict: StrictOption = False,
-    dns_port: DnsPortOption = DNS_PORT,
+    dns_port: DnsPortOption = None,
     only: Annotated[list[str] | None, typer.Option(help="One of them alone; repeat for several.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -199,14 +208,15 @@ def _digitalocean(folder: Path, host: str, port: int, machines: "MachinesOf") ->
     return Served("digitalocean", build_digitalocean(settings, machines), host, port)
 
 
-def _cloudflare(folder: Path, host: str, port: int, dns_port: int, zones: list[str] | None) -> "Served":
+def _cloudflare(folder: Path, host: str, port: int, dns_port: int | None, zones: list[str] | None) -> "Served":
     from wopr.emulators.cloudflare import CloudflareSettings, NameServer, build_cloudflare
     from wopr.emulators.serving import Served
 
+    at = dns_port if dns_port is not None else port and port + DNS_BEHIND
     try:
-        server = NameServer(host, dns_port)
+        server = NameServer(host, at)
     except OSError as error:
-        taken = f"The name server of the Cloudflare stand-in can't listen on {host}:{dns_port}: {error.strerror}."
+        taken = f"The name server of the Cloudflare stand-in can't listen on {host}:{at}: {error.strerror}."
         fail(taken, remedy="Choose another port with --dns-port, or end the process that has it.")
     settings = CloudflareSettings(folder / "cloudflare.sqlite3", zones=tuple(zones or CloudflareSettings.zones))
     more = {"dns": f"{host}:{server.port}"}
