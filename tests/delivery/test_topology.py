@@ -1,8 +1,10 @@
 """What is different on the local machines is on the declared list, and nothing else is."""
 
+import os
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from wopr.core.settings import Settings
@@ -66,3 +68,15 @@ def test_a_choice_is_kept_beside_the_others(tmp_path: Path) -> None:
     assert topology.choose("MODELS_DIR", "/weights")
     assert not topology.choose("MODELS_DIR", "/weights")
     assert topology.settings() == {"HTTP_PORT": "8000", "MODELS_DIR": "/weights"}
+
+
+def test_a_machine_whose_own_engine_does_not_answer_yet_is_a_line_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\ncase $1 in exec) echo "{away}" >&2; exit 1;; inspect) echo starting;; esac\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    topology = Topology(FOLDER)
+    assert (topology.state(VPS), topology.containers(VPS), topology.nodes()) == ("starting", [], [])

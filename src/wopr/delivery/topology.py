@@ -108,12 +108,12 @@ class Topology:
 
     def is_new(self) -> bool:
         """Whether the VPS never served yet: its first boot takes longer."""
-        return self.docker.ask("exec", VPS, "test", "-e", "/root/wopr-platform/.env.given") is None
+        return self._inside(VPS, "test", "-e", "/root/wopr-platform/.env.given") is None
 
     def image_id(self, image: str, machine: str = "") -> str | None:
         """The id of an image on this host or inside a machine; None where it is not."""
-        inside = ("exec", machine, "docker") if machine else ()
-        return self.docker.ask(*inside, "image", "inspect", "--format", "{{.Id}}", image)
+        words = ("image", "inspect", "--format", "{{.Id}}", image)
+        return self._inside(machine, "docker", *words) if machine else self.docker.ask(*words)
 
     def lacking(self, machine: str) -> list[str]:
         """Images that this host has, and the machine has not, or in another version."""
@@ -174,7 +174,7 @@ class Topology:
 
     def has_engine(self, machine: str) -> bool:
         """Whether the machine's own engine answers."""
-        return self.docker.ask("exec", machine, "docker", "info", "--format", "{{.ServerVersion}}") is not None
+        return self._inside(machine, "docker", "info", "--format", "{{.ServerVersion}}") is not None
 
     def state(self, machine: str) -> str:
         """`healthy` once everything in the machine is started; `absent` when there is no such machine."""
@@ -194,15 +194,22 @@ class Topology:
     def containers(self, machine: str) -> list[dict[str, str]]:
         """What is inside a machine: name, status, image of each container."""
         form = '{"name":"{{.Names}}","status":"{{.Status}}","image":"{{.Image}}"}'
-        written = self.docker.ask("exec", machine, "docker", "ps", "--all", "--format", form) or ""
+        written = self._inside(machine, "docker", "ps", "--all", "--format", form) or ""
         return sorted((json.loads(line) for line in written.splitlines()), key=lambda one: one["name"])
 
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes that the platform knows, with the health that the watchdog last saw; none while it can't say."""
         psql = ("psql", "-U", "wopr", "-d", "wopr_platform", "-Atc", NODES_SQL)
-        written = self.docker.ask("exec", VPS, "docker", "exec", "wopr-vps-postgres", *psql)
+        written = self._inside(VPS, "docker", "exec", "wopr-vps-postgres", *psql)
         found: list[dict[str, Any]] = json.loads(written) if written else []
         return found
+
+    def _inside(self, machine: str, *words: str) -> str | None:
+        """What a command in a machine wrote; None where it failed, or the machine's own engine does not answer yet."""
+        try:
+            return self.docker.ask("exec", machine, *words)
+        except Unavailable:
+            return None
 
     def address(self, machine: str, port: int) -> str:
         """Where a port of a machine is reached on this host; empty when it is not published."""
