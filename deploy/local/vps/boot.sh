@@ -8,6 +8,7 @@ dir=/root/wopr-platform
 # The name under which images are built here and loaded; it comes before what a registry has.
 built=ghcr.io/wopr-network/wopr-platform:local
 READY_SECONDS=180
+LOCK_SECONDS=30
 
 # Keeps of each setting on standard input the line that came last.
 last_of_each() {
@@ -53,9 +54,15 @@ release() {
   fi
 }
 
+# A deployer that died when the machine went down is not missed at once: its lock frees itself after 15 s.
 deploy() {
   install -m 600 /tmp/env $dir/.env
-  wopr deploy "$@" --yes --observe 2
+  began=$(date +%s)
+  until wopr deploy "$@" --yes --observe 2; do
+    [ $(($(date +%s) - began)) -lt $LOCK_SECONDS ] && wopr lock show --dir $dir | grep -q " runs " || return 1
+    say "waiting for the lock of a deployer before this boot"
+    sleep 3
+  done
   install -m 600 /tmp/given $dir/.env.given
 }
 
