@@ -7,6 +7,8 @@ UV     := $(VENV)/bin/uv
 SETUP  := $(VENV)/.set-up
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
+# Where it is set, each worker of the tests would take all of them apart anew: 6 of the 13 s in which it loads them.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help up test check lint unit bench setup format clean
@@ -18,14 +20,7 @@ up: $(SETUP) ## Run the whole business on this machine (Ctrl-C stops it); ARGS="
 	@trap : INT; $(BIN)/wopr up $(ARGS) || [ $$? -eq 130 ] # Ctrl-C, which is no error of make
 
 test: $(SETUP) ## Format, lint, types, contracts, then every test; the same gate as CI
-	@bash scripts/prepare-tests
-	@$(MAKE) --no-print-directory lint
-	@echo "→ tests, two at a time"
-	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not e2e and not slow and not machines" $(ARGS)
-	@echo "→ tests of the whole business, one at a time"
-	@$(BIN)/pytest -q -m "(e2e or slow) and not machines" $(ARGS)
-	@echo "→ tests on real containers, two at a time"
-	@$(BIN)/pytest -q -n 2 --dist loadgroup -m machines --durations=20 $(ARGS)
+	@BIN=$(BIN) bash scripts/run-tests $(ARGS)
 
 check: $(SETUP) lint unit ## Quick: format, lint, types, contracts, unit tests
 
@@ -38,7 +33,7 @@ lint: $(SETUP)
 	@$(BIN)/lint-imports --no-logo
 
 unit: $(SETUP)
-	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not e2e and not slow and not machines" $(ARGS)
+	@$(BIN)/pytest -q -n 3 --dist loadgroup -m "not e2e and not slow and not machines" $(ARGS)
 
 bench: $(SETUP) ## Measure the goals, one table each (long); ARGS="gateway" for one
 	@$(BIN)/python benchmarks/run.py $(ARGS)

@@ -45,7 +45,8 @@ from wopr.core.settings import Settings
 from wopr.emulators.digitalocean import DigitalOceanSettings, build_digitalocean
 from wopr.emulators.digitalocean import world as stand_in_world
 from wopr.inference import nodes, rented
-from wopr.inference.provision import ORPHAN_SECONDS
+from wopr.inference.orphans import ORPHAN_SECONDS
+from wopr.inference.pager import Pager
 from wopr.inference.provision_loop import Provisioner
 from wopr.migrations.run import upgrade
 
@@ -269,7 +270,7 @@ def serve_loop(lab: Laboratory) -> None:
         db = Database(lab.settings.database_url.get_secret_value(), pool_size=4)
         async with httpx.AsyncClient(timeout=30) as http:
             platform = Platform(lab.settings, db, Ahead(lab.shift), http, Notifier(db))
-            loop = Provisioner(platform, lambda: digitalocean(lab.settings, http))
+            loop = Provisioner(platform, lambda: digitalocean(lab.settings, http), Pager(platform))
             while True:
                 await loop.run_pass()
 

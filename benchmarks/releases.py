@@ -185,14 +185,17 @@ def bad_releases(site: Installation, _given: argparse.Namespace) -> None:
         slot = site.state()["active"]["slot"]
         before = site.containers()[f"api-{slot}"]["Id"]
         with Load(site, threads=2, pause_seconds=PAUSE_SECONDS) as load:
-            began = time.monotonic()
+            known, began, at = len(site.journal()), time.monotonic(), time.time()
             done = site.wopr("deploy", *words, "--json", "--yes", "--observe", "0")
             took = time.monotonic() - began
         assert done.returncode == 1, done.stdout + done.stderr
-        untouched = site.containers()[f"api-{slot}"]["Id"] == before
-        rows.append((kind, f"{took:.1f} s", "yes" if untouched else "no", len(load.failures), "10 s; yes; 0"))
-        say(f"{kind}: {took:.1f} s")
-    table("Bad releases (D6)", ("release", "verdict after", "the old one went on", "failed requests", "goal"), rows)
+        judged = [e for e in site.journal()[known:] if e["data"].get("step") == "judged"]  # none: it was refused
+        verdict = datetime.fromisoformat(judged[0]["at"]).timestamp() - at if judged else took
+        untouched = "yes" if site.containers()[f"api-{slot}"]["Id"] == before else "no"
+        rows.append((kind, f"{verdict:.1f} s", f"{took:.1f} s", untouched, len(load.failures), "10 s; yes; 0"))
+        say(f"{kind}: {verdict:.1f} s, its end after {took:.1f} s")
+    columns = ("release", "verdict after", "cleared away after", "the old one went on", "failed requests", "goal")
+    table("Bad releases (D6)", columns, rows)
 
 
 def bad_ones(site: Installation) -> Iterator[tuple[str, Sequence[str]]]:

@@ -1,5 +1,6 @@
 """How every benchmark prints: one table in Markdown, with the machine and the date above it; and how it is ended."""
 
+import compileall
 import os
 import platform
 import signal
@@ -66,6 +67,8 @@ def run(main: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)
+    # As where a command ran before: a machine on which Python keeps no bytecode would compile anew in each of them.
+    compileall.compile_dir(ROOT / "src", quiet=2)
     try:
         main()
     except KeyboardInterrupt:

@@ -2,8 +2,8 @@
 
 D8 and D10 run on the machine's clock: real services on ports of this machine, the real watchdog and ladder in their
 loops' rhythm, DigitalOcean's client against the stand-in, whose machines take 40 s to boot. D9 runs 24 hours by a clock
-of its own: nodes that are busy for long, hiccups, a watchdog that is cut off again and again; whatever ends a machine
-that works is a false reboot.
+of its own: nodes that are busy for long, hiccups, a watchdog that is cut off again and again, processes that
+take over by a clock that was set five minutes on or back; whatever ends a machine that works is a false reboot.
 """
 
 import argparse
@@ -11,8 +11,8 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 from report import median, run, say, table
+from sqlalchemy import text
 from tests.inference.nodes.conftest import FakeService
 from tests.inference.nodes.rented_world import Machine, World, rented_world
 
@@ -28,6 +29,7 @@ from wopr.cloud.compute import MachineStatus
 from wopr.core.clock import Clock, ManualClock, SystemClock
 from wopr.core.db import Database
 from wopr.core.ids import NodeId
+from wopr.core.loops import Loop, LoopRunner
 from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
 from wopr.core.postgres import EmbeddedPostgres
@@ -35,6 +37,8 @@ from wopr.core.settings import Settings
 from wopr.inference import probes
 from wopr.inference.life import Life
 from wopr.inference.nodes import Making, Node
+from wopr.inference.provision_loop import PERIOD_SECONDS as PROVISION_SECONDS
+from wopr.inference.rented import PROVISION_CHANNEL
 from wopr.inference.repair import Sight, plan_repair
 from wopr.inference.repair_loop import PERIOD_SECONDS as REPAIR_SECONDS
 from wopr.inference.repair_state import HARD, Rung
@@ -46,7 +50,12 @@ BOOT_SECONDS = 40.0
 WATCH_SECONDS = 2.0
 DEAD_SECONDS, HUNG_SECONDS, AGAIN_SECONDS = 3.0, 15.0, 60.0
 HOURS, NODES = 24, 12
+CLOCK_WRONG_SECONDS = (-300, 0, 300)
 PATIENCE_SECONDS = 600.0
+# Nothing tells it from a model that loads, for which the machine's other services are not ended.
+LOADS = "service dead, after a restart it runs and does not listen"
+# A real one also installs drivers and Docker, and downloads images and models.
+REPLACED = "machine gone from the cloud, a new one (its setup not counted)"
 
 
 class RealTime(World):
@@ -64,6 +73,21 @@ class RealTime(World):
         await asyncio.gather(
             forever(self.watchdog.watch, WATCH_SECONDS), forever(self.repairer.run_pass, REPAIR_SECONDS)
         )
+
+    @asynccontextmanager
+    async def making(self) -> AsyncIterator[None]:
+        """The loop that makes nodes runs as well. What wakes it is in its rhythm: every report does."""
+        notifier = self.platform.notifier
+        why, wake = "a machine that is gone is made anew", (PROVISION_CHANNEL,)
+        loop = Loop("provision_nodes", PROVISION_SECONDS, why, self.provisioner.run_pass, wake)
+        runner = LoopRunner(self.platform.db, notifier, [loop])
+        await notifier.start()
+        await runner.start()
+        try:
+            yield
+        finally:
+            await runner.stop()
+            await notifier.stop()
 
 
 async def stage(stack: AsyncExitStack, url: str, home: Path, clock: Clock) -> World:
@@ -148,19 +172,23 @@ async def serving_again(url: str, home: Path) -> list[tuple[object, ...]]:
     plans: Sequence[tuple[str, Rung, bool]] = (
         ("service dead, a restart helps", Rung.RESTART, False),
         ("service hangs, a restart helps", Rung.RESTART, True),
-        ("only a reboot helps", Rung.REBOOT, False),
+        ("service dead, it ends again after a restart", Rung.REBOOT, False),
+        (LOADS, Rung.REBOOT, False),
         ("system hangs, only its power helps", Rung.POWER_CYCLE, False),
         ("machine switched off", Rung.PERSON, False),
+        (REPLACED, Rung.REPLACE, False),
     )
     async with AsyncExitStack() as stack:
         world = await stage(stack, url, home, SystemClock())
         world.__class__ = RealTime
         looping = asyncio.create_task(world.loops())  # type: ignore[attr-defined]
         stack.callback(looping.cancel)
+        await stack.enter_async_context(world.making())  # type: ignore[attr-defined]
         for number, (name, cure, hangs) in enumerate(plans):
             node = f"d10-{number}"
             machine = await world.add(node)
             machine.boot_seconds = BOOT_SECONDS
+            machine.stays_up = name == LOADS
             began = time.monotonic()
             await _break(world, node, machine, cure, hangs=hangs)
             await _until(world, node, lambda found: not _serves(found))
@@ -168,6 +196,8 @@ async def serving_again(url: str, home: Path) -> list[tuple[object, ...]]:
             took = time.monotonic() - began
             say(f"D10 {name}: {took:.1f} s")
             last = found.repair.get("last")
+            async with world.platform.db.begin() as session:  # as if each were the only one of its hour
+                await session.execute(text("UPDATE gpu_nodes SET repair = '{}'"))
             rows.append((name, last, f"{took:.1f}", f"{AGAIN_SECONDS:.0f}", "yes" if took <= AGAIN_SECONDS else "no"))
     return rows
 
@@ -175,6 +205,8 @@ async def serving_again(url: str, home: Path) -> list[tuple[object, ...]]:
 async def _break(world: World, node: str, machine: Machine, cure: Rung, *, hangs: bool) -> None:
     if cure is Rung.PERSON:
         await world.power_off(node)
+    elif cure is Rung.REPLACE:
+        await world.vanish(node)
     elif hangs:
         machine.hang(cure)
     else:
@@ -190,28 +222,32 @@ def untouched() -> list[tuple[object, ...]]:
     busy = dict.fromkeys(nodes, 0.0)
     cut_until = 0.0
     cuts = prompts = looks = 0
+    ahead, set_until, sets = 0, 0.0, -1
     false: dict[str, int] = {"restart": 0, "reboot": 0}
     held = 0
     while clock.monotonic() < HOURS * 3600:
         now = clock.monotonic()
         if now >= cut_until and chance.random() < 1 / 900:
             cut_until, cuts = now + chance.uniform(10, 600), cuts + 1
+        if now >= set_until:
+            ahead, set_until, sets = chance.choice(CLOCK_WRONG_SECONDS), now + chance.uniform(60, 3600), sets + 1
+        epoch = 1_800_000_000 + int(now) + ahead
         for name, node in nodes.items():
             if busy[name] <= now and chance.random() < 1 / 150:
                 busy[name], prompts = now + chance.uniform(5, probes.WORK_SECONDS_MAX - 5), prompts + 1
             seen = [_sight(service, now, cut_until, busy[name], chance) for service in node.ports]
-            verdict = judge(node, seen, 1_800_000_000 + int(now))
+            verdict = judge(node, seen, epoch)
             looks += len(seen)
             assert verdict is not None
             state = {service: memory.to_json() for service, memory in verdict.memories.items()}
             nodes[name] = replace(node, status=verdict.status, service_health=verdict.service_health, probe_state=state)
         cloud = None if now < cut_until and chance.random() < 0.5 else _machines(nodes)
-        plan = plan_repair(list(nodes.values()), Sight(cloud), 1_800_000_000 + int(now))
+        plan = plan_repair(list(nodes.values()), Sight(cloud), epoch)
         for step in plan.steps:
             false["reboot" if step.rung in HARD else "restart"] += 1
         held += bool(plan.held)
         clock.advance(WATCH_SECONDS)
-    return [(HOURS, NODES, looks, prompts, cuts, held, false["restart"], false["reboot"], 0)]
+    return [(HOURS, NODES, looks, prompts, cuts, sets, held, false["restart"], false["reboot"], 0)]
 
 
 def _sight(service: str, now: float, cut_until: float, busy_until: float, chance: random.Random) -> Look:
@@ -251,6 +287,7 @@ def bench(parts: Sequence[str], rounds: int) -> None:
             "looks",
             "long prompts",
             "times cut off",
+            "clocks set",
             "passes held back",
             "restarts",
             "reboots",

@@ -18,13 +18,15 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.live import administrator, customer, live  # noqa: F401 (fixtures for all)
-from xdist.scheduler import LoadScopeScheduling
+from tests.scheduling import LongestFirst
 
+from wopr.core import db as databases
 from wopr.core.db import Database
 from wopr.core.postgres import EmbeddedPostgres
 from wopr.migrations.run import upgrade
 
 # No test depends on how quick the machine is.
+databases.POOL_WAIT_SECONDS_MAX = 100
 settings.register_profile("wopr", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("wopr")
 
@@ -38,19 +40,10 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-class WholeFiles(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """Each file is for one worker alone. So is all that needs the Swarm, which takes long to make, and all that gives
-    images the runbook's names."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        shared = next((group for group in ("swarm", "tests/runbook") if group in nodeid), "")
-        return shared or nodeid.partition("::")[0]
-
-
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LongestFirst | None:
     """What `--dist loadgroup` means here: with pytest 9.2, pytest-xdist 3.8 sees no groups and splits every file."""
-    return WholeFiles(config, log) if config.getoption("dist") == "loadgroup" else None
+    return LongestFirst(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def _memory_folder() -> Path | None:

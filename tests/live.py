@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -114,7 +114,7 @@ def required() -> bool:
     return os.environ.get("WOPR_REQUIRE") == "all"
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """Skip, or fail where everything is required."""
     if required():
         pytest.fail(f"{what} is required here (WOPR_REQUIRE=all) and missing")

@@ -14,7 +14,9 @@ from fastapi import FastAPI
 def served(app: FastAPI, host: str = "127.0.0.1") -> Iterator[str]:
     """The application behind a real socket; yields its address."""
     listener = socket.create_server((host, 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    # Answers that were told to stay away would otherwise be waited for at the end.
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started)
@@ -24,6 +26,7 @@ def served(app: FastAPI, host: str = "127.0.0.1") -> Iterator[str]:
         server.should_exit = True
         thread.join(timeout=60)
         listener.close()
+        assert not thread.is_alive(), "the server did not end"
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.ports import port, successive_ports
 
 READY_SECONDS = 240.0
 STOP_SECONDS = 60.0
@@ -131,11 +132,11 @@ def start(home: Path, ports: Mapping[str, int] | None = None, settings: Mapping[
 
 def free_ports() -> dict[str, int]:
     """Free ports for every part; the engines' four and the stand-ins' two follow one another."""
-    engines, stand_ins = _free_run(4), _free_run(2)
+    engines, stand_ins = successive_ports(4), successive_ports(2)
     names = ("llama", "chatterbox", "whisper", "qwen")
     return {
-        "api": _free_run(1),
-        "ui": _free_run(1),
+        "api": port(),
+        "ui": port(),
         "stripe": stand_ins,
         "resend": stand_ins + 1,
         **{name: engines + i for i, name in enumerate(names)},
@@ -181,21 +182,6 @@ def _read(stack: Stack, noise: list[str]) -> None:
                 stack.events.put(json.loads(line))
             except ValueError:
                 noise.append(line)
-
-
-def _free_run(length: int) -> int:
-    """The first of `length` successive free ports."""
-    while True:
-        with contextlib.ExitStack() as held:
-            first = held.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            begin: int = first.getsockname()[1]
-            try:
-                for port in range(begin + 1, begin + length):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except (OSError, OverflowError):
-                continue
-            return begin
 
 
 def _logs(home: Path) -> str:

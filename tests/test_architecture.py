@@ -25,6 +25,7 @@ EXCEPTIONS: dict[str, str] = {
 }
 READS_ENVIRONMENT = {
     "core/settings.py": "the one reader",
+    "core/environment.py": "the variables as they are, for the journal",
     "cli/terminal.py": "NO_COLOR and TERM, which belong to the terminal",
     "cli/up.py": "hands its own environment on to the children",
     "cli/processes.py": "hands its own environment on to the children",

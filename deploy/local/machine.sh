@@ -11,6 +11,9 @@ begin_engine() {
   rm -rf /run/wopr-started /var/run/docker /var/run/docker.pid /var/run/docker.sock # what a killed one left
   # Without --tls=false it would wait for 15 s before it listens.
   set -- dockerd --tls=false --log-level warn --host unix:///var/run/docker.sock
+  # Networks in here outlive the one between the machines, which is made anew with an address that is free outside: from
+  # the same pool both came to have the same one, and the way to the other machine ended in here.
+  set -- "$@" --default-address-pool base=10.217.0.0/16,size=24
   for registry in $(setting REGISTRY_PLAIN_HTTP | tr ',' ' '); do set -- "$@" --insecure-registry "$registry"; done
   # The public image prepares control groups and iptables in its own entrypoint.
   if command -v dockerd-entrypoint.sh >/dev/null; then set -- dockerd-entrypoint.sh "$@"; else make_writable; fi

@@ -35,6 +35,7 @@ from wopr.fleet import api as fleet_api
 from wopr.fleet import loops as fleet_loops
 from wopr.fleet.build import SharedFleet
 from wopr.fleet.choices import Choices
+from wopr.fleet.outages import bots_that_do_not_start
 from wopr.inference import api as inference_api
 from wopr.inference import watchdog
 from wopr.inference.gateway import Gateway, build_gateway
@@ -42,6 +43,7 @@ from wopr.inference.life import Life
 from wopr.inference.nodes import SERVICES, Node, backends_of, list_nodes
 from wopr.inference.offer import offered_names
 from wopr.inference.outages import nodes_seen, services_down
+from wopr.inference.pager import Pager
 from wopr.inference.provision_loop import provision_loop
 from wopr.inference.repair_loop import repair_loop
 from wopr.ops.loops import failing_loops, outages_loop
@@ -68,14 +70,14 @@ async def find_choices(session: AsyncSession, settings: Settings) -> Choices:
 
 def table_of_loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
     """Everything that runs by itself in an API process."""
-    life = Life(platform.notifier, platform.clock.monotonic)
+    life, pager = Life(platform.notifier, platform.clock.monotonic), Pager(platform)
     return [
         *accounts_loops.loops(platform),
         *billing_loops.loops(platform),
         watchdog.watchdog_loop(platform, life),
-        provision_loop(platform),
-        repair_loop(platform, life),
-        outages_loop(platform, (services_down, failing_loops), nodes_seen),
+        provision_loop(platform, pager),
+        repair_loop(platform, life, pager),
+        outages_loop(platform, (services_down, failing_loops, bots_that_do_not_start), nodes_seen),
         *fleet_loops.loops(platform, fleet),
     ]
 
@@ -247,7 +249,8 @@ async def ready(request: Request, platform: PlatformDep) -> JSONResponse:
 
 async def _database_reasons(platform: Platform, head: str) -> list[str]:
     try:
-        revision = await asyncio.wait_for(platform.db.revision(), DATABASE_ANSWER_SECONDS)
+        async with asyncio.timeout(DATABASE_ANSWER_SECONDS):
+            revision = await platform.db.revision()
     except (OSError, TimeoutError, DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return [f"database away: {type(error).__name__}"]
     # A database ahead of the code is fine: while a release comes in, or goes back, the old code runs on the new tables.

@@ -114,5 +114,5 @@ async def platform(db: Database, clock: ManualClock, stripe_url: str) -> AsyncIt
         stripe_api_base=stripe_url,
         ui_url="http://ui.example",
     )
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         yield Platform(settings, db, clock, http, Notifier(db))

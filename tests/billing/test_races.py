@@ -17,7 +17,10 @@ WORKER = """
 import asyncio, sys
 from uuid import UUID, uuid4
 from wopr.billing import codes, ledger
+from wopr.core import db as databases
 from wopr.core.db import Database
+
+databases.POOL_WAIT_SECONDS_MAX = 100  # no test depends on how quick the machine is
 
 async def main(url, tenant, requests, cost):
     db = Database(url, pool_size=8)

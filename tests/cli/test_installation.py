@@ -8,6 +8,7 @@ import pytest
 from tests.stack import clean_environment, run_wopr
 
 from wopr.cli.installation import Where
+from wopr.delivery.commands import parsed_env
 
 NEEDED = (
     "sh",
@@ -26,6 +27,7 @@ NEEDED = (
     "sort",
     "head",
     "true",
+    "uname",
 )
 AWAY = "Cannot connect to the Docker daemon at unix:///nowhere.sock."
 
@@ -49,11 +51,26 @@ def wopr(path: Path, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def program(path: Path, name: str, script: str) -> None:
+    file = path / name
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+
 def stopped_docker(path: Path) -> None:
     """A client, whose daemon is away."""
-    client = path / "docker"
-    client.write_text(f'#!/bin/sh\n[ "$1 $2" = "compose version" ] && exit 0\necho "{AWAY}" >&2\nexit 1\n')
-    client.chmod(client.stat().st_mode | stat.S_IXUSR)
+    program(path, "docker", f'[ "$1 $2" = "compose version" ] && exit 0\necho "{AWAY}" >&2\nexit 1')
+
+
+def droplet(path: Path, name: str = "$(uname -n)") -> None:
+    """A machine with a private network; its engine, which says that it runs on one of that name, has nothing yet."""
+    known = (
+        f'case "$1 $2" in "compose version" | "ps -aq") exit 0 ;; "info --format") echo "{name}" ;; *) exit 1 ;; esac'
+    )
+    program(path, "docker", known)
+    links = {"eth0": "203.0.113.5/20", "eth1": "10.118.0.2/20", "docker0": "172.17.0.1/16"}
+    lines = [f"2: {link}    inet {address} scope global {link}" for link, address in links.items()]
+    program(path, "ip", f"cat <<END\n{chr(10).join(lines)}\nEND")
 
 
 def test_without_docker_a_release_says_what_to_install(path: Path) -> None:
@@ -83,6 +100,29 @@ def test_a_status_does_not_take_an_engine_that_is_away_for_an_empty_one(path: Pa
     assert code == 1
     assert AWAY in said
     assert "Nothing was released" not in said
+
+
+def test_the_first_release_has_rented_nodes_admit_its_host_alone_and_says_so(path: Path) -> None:
+    droplet(path)
+    code, said = wopr(path, "deploy", "registry.example/wopr:1", "--yes", "--progress", "plain")
+    assert code == 1, "its image is nowhere"
+    assert "GPU_ADMIT=10.118.0.2/32\n" in (path.parent / "wopr" / ".env").read_text()
+    told = next(line for line in said.splitlines() if "set up" in line)
+    assert "GPU_ADMIT" in told
+    assert "POSTGRES_PASSWORD" in told
+    env = path.parent / "wopr" / ".env"
+    assert parsed_env(env.read_text())["POSTGRES_PASSWORD"] not in said
+    before = env.read_text()
+    _, again = wopr(path, "deploy", "registry.example/wopr:1", "--yes", "--progress", "plain")
+    assert env.read_text() == before
+    assert "set up" not in again
+
+
+def test_where_the_engine_runs_on_another_machine_its_address_is_not_made_up(path: Path) -> None:
+    """As in the deliverer's container, whose own addresses no node ever sees."""
+    droplet(path, "another")
+    wopr(path, "deploy", "registry.example/wopr:1", "--yes")
+    assert "GPU_ADMIT" not in (path.parent / "wopr" / ".env").read_text()
 
 
 @pytest.mark.parametrize("words", [("deploy", "no image!"), ("deploy", "x", "--bot", "no image!")])

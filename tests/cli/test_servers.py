@@ -69,6 +69,7 @@ def running(name: str, home: Path, before: Sequence[str] = (), **settings: str) 
         stderr=subprocess.PIPE,
         text=True,
         env=clean_environment() | nowhere | settings,
+        preexec_fn=_heed_hangup,
     )
     try:
         wait_for(lambda: process.poll() is not None or _answers(port), f"{name} to serve")
@@ -76,6 +77,11 @@ def running(name: str, home: Path, before: Sequence[str] = (), **settings: str) 
     finally:
         process.kill()
         process.communicate()
+
+
+def _heed_hangup() -> None:
+    """Where the tests themselves run under nohup, what they start would not notice that its terminal went away."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _answers(port: int) -> bool:

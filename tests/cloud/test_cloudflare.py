@@ -95,7 +95,7 @@ async def test_what_passes_is_tried_again_after_what_the_answer_asks(dns: Cloudf
     assert (await replace(dns, pause=pause).zone_of("wopr.bot")).name == "wopr.bot"
     assert len(waited) == ATTEMPTS_MAX - 1
     if status == 429:
-        assert waited == [1.0] * (ATTEMPTS_MAX - 1)
+        assert all(1.0 <= seconds <= 1.2 for seconds in waited)
     else:
         assert 0 < waited[0] <= waited[-1] * 2
 

@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from tests.serving import served, until
 
 from wopr.cloud.compute import Action, CloudError, Firewall, MachineStatus, Order
-from wopr.cloud.digitalocean import DigitalOcean, digitalocean
+from wopr.cloud.digitalocean import DigitalOcean, _rules, _says, digitalocean
 from wopr.core.errors import NotConfigured
 from wopr.core.settings import Settings
 from wopr.emulators.digitalocean import DigitalOceanSettings, build_digitalocean
@@ -98,7 +100,7 @@ async def test_lists_are_read_over_all_pages(box: Box, monkeypatch: pytest.Monke
     assert [machine.name for machine in await box.api.tagged(TAG)] == [f"wopr-test-{number}" for number in range(5)]
 
 
-async def test_what_may_be_repeated_is_and_creating_is_not(box: Box) -> None:
+async def test_what_may_be_repeated_is_and_creating_whose_answer_is_lost_is_not(box: Box) -> None:
     box.fault(method="GET", path="/v2/account", status=503, times=3)
     assert (await box.api.account()).machines_max > 0
     assert len(box.paused) == 3
@@ -107,27 +109,90 @@ async def test_what_may_be_repeated_is_and_creating_is_not(box: Box) -> None:
         await box.api.create(ORDER)
     assert (lost.value.retry, lost.value.uncertain) == (True, True)
     assert len(await box.api.tagged(TAG)) == 1, "it was made, and asked for once"
+    assert len(box.paused) == 3
 
 
-async def test_the_pause_is_what_the_cloud_asks_for() -> None:
+async def test_creating_is_asked_for_again_where_certainly_nothing_was_done(box: Box) -> None:
+    box.fault(method="POST", path="/v2/droplets", status=429, times=3)
+    made = await box.api.create(ORDER)
+    assert [machine.id for machine in await box.api.tagged(TAG)] == [made.id]
+    assert len(box.paused) == 3
+    sent: list[str] = []
+
+    def away(request: httpx.Request) -> httpx.Response:
+        sent.append(request.method)
+        if len(sent) == 1:
+            raise httpx.ConnectError("refused", request=request)
+        raise httpx.ReadError("cut", request=request)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(away)) as http:
+        with pytest.raises(CloudError) as lost:
+            await replace(box.api, http=http).create(ORDER)
+    assert (sent, lost.value.uncertain) == (["POST", "POST"], True), "the second one may have been heard"
+
+
+async def test_a_tag_is_asked_for_until_there_is_an_answer(box: Box) -> None:
+    box.fault(method="POST", path="/v2/tags", status=500, after=True)
+    await box.api.ensure_firewall(Firewall("wopr-test", TAG, ("22",), ("10.0.0.0/8",)))
+    assert len(box.paused) == 1
+
+
+async def test_the_pause_is_what_the_cloud_asks_for_unless_that_is_too_long_to_wait_here() -> None:
+    seconds = [15, 15, 15, 15, 300]
+
+    def refuse(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(429, headers={"retry-after": str(seconds.pop(0))})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as http:
+        paused: list[float] = []
+
+        async def pause(seconds: float) -> None:
+            paused.append(seconds)
+
+        api = DigitalOcean(http, "http://cloud", TOKEN, pause)
+        with pytest.raises(CloudError):
+            await api.account()
+        assert len(paused) == len(set(paused)) == 3, "not in the moment in which everybody comes"
+        assert all(15.0 <= seconds <= 18.0 for seconds in paused)
+        with pytest.raises(CloudError) as limited:
+            await api.account()
+        assert (len(paused), seconds) == (3, []), "asking before would spend every attempt"
+        assert (limited.value.retry, limited.value.retry_after_seconds) == (True, 300.0)
+        assert "300 s" in limited.value.remedy
+
+
+@pytest.mark.parametrize("asked", [0, 20])
+async def test_a_pause_is_never_longer_than_one_waits_here(asked: int) -> None:
+    paused: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+
+    refusal = httpx.MockTransport(lambda _request: httpx.Response(429, headers={"retry-after": str(asked)}))
+    async with httpx.AsyncClient(transport=refusal) as http:
+        with pytest.raises(CloudError):
+            await DigitalOcean(http, "http://cloud", TOKEN, pause).create(ORDER)
+    assert paused == [float(asked)] * 3
+
+
+async def test_a_date_says_as_well_when_to_ask_again() -> None:
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
+    refusal = httpx.MockTransport(lambda _request: httpx.Response(429, headers={"retry-after": at}))
+    async with httpx.AsyncClient(transport=refusal) as http:
+        with pytest.raises(CloudError) as limited:
+            await DigitalOcean(http, "http://cloud", TOKEN).account()
+    assert 290 < (limited.value.retry_after_seconds or 0) <= 300
+
+
+async def test_what_the_limit_did_not_let_in_was_not_done() -> None:
     with cloud(requests_per_minute=1) as url:
         async with httpx.AsyncClient() as http:
             api = DigitalOcean(http, url, TOKEN)
-            paused: list[float] = []
-
-            async def pause(seconds: float) -> None:
-                paused.append(seconds)
-
-            api = replace(api, pause=pause)
             await api.account()
-            with pytest.raises(CloudError) as limited:
-                await api.account()
-            assert limited.value.retry
-            assert (limited.value.retry_after_seconds or 0) > 0
-            assert len(paused) == 3
             with pytest.raises(CloudError) as refused:
                 await api.create(ORDER)
-            assert refused.value.uncertain is False, "what was not let in was not done"
+            assert refused.value.uncertain is False
+            assert (refused.value.retry_after_seconds or 0) > 0
 
 
 async def test_errors_name_who_must_act(box: Box) -> None:
@@ -139,6 +204,18 @@ async def test_errors_name_who_must_act(box: Box) -> None:
     assert (invalid.value.retry, invalid.value.uncertain) == (False, False)
     with pytest.raises(CloudError, match="knows nothing"):
         await box.api.act("1", Action.REBOOT)
+
+
+async def test_a_refused_action_names_the_machine_and_an_answer_that_can_not_be_read_is_asked_for_again() -> None:
+    answers = [httpx.Response(422, json={"message": "The image is unavailable."}), httpx.Response(200, text="<html>")]
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _request: answers.pop(0))) as http:
+        api = DigitalOcean(http, "http://cloud", TOKEN)
+        with pytest.raises(CloudError, match="image is unavailable") as refused:
+            await api.act("1", Action.REBOOT)
+        with pytest.raises(CloudError, match="can't be read") as unread:
+            await api.account()
+    assert (refused.value.retry, "/droplets" in refused.value.remedy) == (False, True)
+    assert unread.value.retry
 
 
 async def test_a_machine_that_is_busy_may_be_asked_again_later() -> None:
@@ -171,6 +248,14 @@ async def test_a_cloud_that_is_away_is_no_lost_order() -> None:
     assert (away.value.retry, away.value.uncertain) == (True, False)
 
 
+@pytest.mark.parametrize("base", ["http://cloud:1:2", "http://xn--a"])
+async def test_an_address_that_is_none_is_for_the_operator(base: str) -> None:
+    async with httpx.AsyncClient() as http:
+        with pytest.raises(CloudError, match="DO_API_BASE") as wrong:
+            await DigitalOcean(http, base, TOKEN).account()
+    assert not wrong.value.retry
+
+
 async def test_a_key_and_a_firewall_are_there_once_however_often_they_are_asked_for(box: Box) -> None:
     first = await box.api.ensure_ssh_key("wopr-test", f"{KEY} ours")
     assert await box.api.ensure_ssh_key("wopr-test", f"{KEY} renamed") == first
@@ -185,6 +270,38 @@ async def test_a_key_and_a_firewall_are_there_once_however_often_they_are_asked_
     assert all(rule["sources"]["addresses"] == ["10.1.0.0/16"] for rule in listed[0]["inbound_rules"])
     made = await box.api.create(replace(ORDER, ssh_keys=(first,)))
     assert made.id
+
+
+async def test_a_firewall_that_somebody_closed_from_inside_is_opened_again(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = Firewall("wopr-test", TAG, ("22",), ("10.0.0.0/8",))
+    await box.api.ensure_firewall(wall)
+    headers, address = {"authorization": f"Bearer {TOKEN}"}, f"{box.url}/v2/firewalls"
+    made = (await box.api.http.get(address, headers=headers)).json()["firewalls"][0]
+    closed = {name: made[name] for name in ("name", "tags", "inbound_rules")} | {"outbound_rules": []}
+    assert (await box.api.http.put(f"{address}/{made['id']}", json=closed, headers=headers)).is_success
+    await box.api.ensure_firewall(wall)
+    opened = (await box.api.http.get(address, headers=headers)).json()["firewalls"][0]
+    assert {rule["protocol"] for rule in opened["outbound_rules"]} == {"tcp", "udp", "icmp"}
+
+    sent: list[str] = []
+    once = DigitalOcean._once
+
+    async def told(self: DigitalOcean, method: str, path: str, body: Any) -> httpx.Response:
+        sent.append(method)
+        return await once(self, method, path, body)
+
+    monkeypatch.setattr(DigitalOcean, "_once", told)
+    await box.api.ensure_firewall(wall)
+    assert "PUT" not in sent, "what is right already is left"
+
+
+@pytest.mark.parametrize("ports", ["0", "all"])
+def test_all_ports_are_known_as_digitalocean_writes_them(ports: str) -> None:
+    wanted = _rules(Firewall("wopr-test", TAG, ("22",), ("10.0.0.0/8",)))
+    shown = [{**rule, "ports": "0" if rule["protocol"] == "icmp" else ports} for rule in wanted["outbound_rules"]]
+    assert _says({**wanted, "outbound_rules": shown}, wanted)
 
 
 async def test_without_a_token_the_feature_says_so(tmp_path: Path) -> None:

@@ -62,6 +62,18 @@ async def recorded(db: Database, name: str) -> LoopLease:
                     return found
 
 
+async def test_what_passes_left_running_ends_with_the_process(db: Database) -> None:
+    passed, closed = Counting(), asyncio.Event()
+
+    async def close() -> None:
+        closed.set()
+
+    async with running(db, Loop("closes", 60, "test", passed, close=close)):
+        await passed.reached(1)
+        assert not closed.is_set()
+    assert closed.is_set()
+
+
 async def test_a_pass_records_its_counts(db: Database) -> None:
     work = Counting()
     async with running(db, Loop("count", 60, "a test", work)):

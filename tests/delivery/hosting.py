@@ -21,7 +21,7 @@ class _Server(asyncssh.SSHServer):
         return True
 
 
-async def _run(running: "Running", process: "asyncssh.SSHServerProcess[bytes]") -> None:
+async def _run(running: "Running", breaks: str, process: "asyncssh.SSHServerProcess[bytes]") -> None:
     """Give the command to a shell, as sshd does."""
     started = await asyncio.create_subprocess_exec(
         "sh",
@@ -36,14 +36,19 @@ async def _run(running: "Running", process: "asyncssh.SSHServerProcess[bytes]") 
     assert task is not None
     running[task] = started
     out, err = await started.communicate(await process.stdin.read())
+    if breaks and breaks in (process.command or ""):
+        process.stdout.write(out[: len(out) // 2])
+        process.channel.get_connection().abort()
+        return
     process.stdout.write(out)
     process.stderr.write(err)
     process.exit(started.returncode or 0)
 
 
 @asynccontextmanager
-async def ssh_machine(folder: Path, *, known: bool = True) -> AsyncIterator[SshHost]:
-    """This machine, over SSH. `known` says whether its key is in the file of known hosts."""
+async def ssh_machine(folder: Path, *, known: bool = True, breaks: str = "") -> AsyncIterator[SshHost]:
+    """This machine, over SSH. `known` says whether its key is in the file of known hosts. The connection breaks once
+    half of what a command has to say is on its way, when `breaks` stands in that command."""
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - a moment
     host_key, user_key = asyncssh.generate_private_key("ssh-ed25519"), asyncssh.generate_private_key("ssh-ed25519")
     user_key.write_private_key(folder / "id")
@@ -56,7 +61,7 @@ async def ssh_machine(folder: Path, *, known: bool = True) -> AsyncIterator[SshH
         server_factory=_Server,
         server_host_keys=[host_key],
         authorized_client_keys=str(folder / "authorized"),
-        process_factory=partial(_run, running),
+        process_factory=partial(_run, running, breaks),
         encoding=None,
     )
     port = server.get_port()

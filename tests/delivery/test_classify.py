@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wopr.delivery.classify import Classifier, Finding, Kind, classify, worst_kind
+from wopr.delivery.classify import Classifier, Finding, Kind, classify
 from wopr.delivery.classify_lexer import Unreadable, statements
 from wopr.delivery.classify_schema import widens
+from wopr.delivery.classify_verdict import worst_kind
 from wopr.migrations.run import revisions_sql
 
 ADDS = [

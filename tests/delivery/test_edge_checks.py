@@ -16,6 +16,7 @@ from wopr.cloud.lookup import Answered
 from wopr.core.settings import Settings
 from wopr.delivery.certificate_look import CertificateSeen
 from wopr.delivery.certificates import Attempts, wait_seconds, wanted_names
+from wopr.delivery.edge import edge_settings
 from wopr.delivery.edge_checks import certificate_fetched, certificate_shown, checks
 from wopr.delivery.hosts import LocalHost
 from wopr.delivery.name_look import NameSeen, faults
@@ -176,3 +177,15 @@ async def test_a_proxied_record_fails_what_the_api_says_and_what_is_answered(tmp
 async def test_on_a_laptop_nothing_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("WOPR_DOMAIN=localhost\nWOPR_SCHEME=http://\n")
     assert {finding.verdict for finding in (await _verdicts(tmp_path)).values()} == {Verdict.SKIPPED}
+
+
+def test_roots_of_a_host_that_is_looked_at_from_elsewhere_are_those_that_the_operator_has(tmp_path: Path) -> None:
+    ours = tmp_path / "roots.pem"
+    ours.write_text("roots")
+    settings = Settings(wopr_home=tmp_path, acme_ca_bundle=ours)
+    theirs = {"WOPR_DOMAIN": "wopr.bot", "ACME_CA_BUNDLE": "/somewhere/on/the/host.pem"}
+    assert edge_settings(theirs, settings, "wopr").roots == str(ours)
+    assert edge_settings({**theirs, "ACME_CA_BUNDLE": str(ours)}, Settings(wopr_home=tmp_path), "wopr").roots == str(
+        ours
+    )
+    assert edge_settings(theirs, Settings(wopr_home=tmp_path), "wopr").roots is None

@@ -4,17 +4,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
+import asyncssh
 import psutil
 import pytest
 from tests.delivery.hosting import ssh_machine
 
 from wopr.cloud.ssh import complaints
 from wopr.core.errors import Invalid
-from wopr.delivery.errors import HostFailed
-from wopr.delivery.hosts import Host, LocalHost, Output, SshHost, host_of
+from wopr.delivery.errors import HostAway, HostFailed
+from wopr.delivery.hosts import Host, LocalHost, Output, SshHost, host_of, write_command
 
 GIVEN_UP_SECONDS = 30.0
+SSHD_SESSIONS_MAX = 10  # of one connection, as sshd has it unless it is told otherwise
 
 
 @pytest.fixture(params=["local", "ssh"])
@@ -39,8 +42,9 @@ async def test_input_output_complaint_and_exit_code_come_back(host: Host) -> Non
 
 
 async def test_a_command_that_does_not_end_is_given_up(host: Host) -> None:
-    with pytest.raises(HostFailed, match="did not end within"):
+    with pytest.raises(HostFailed, match="did not end within") as told:
         await host.run(("sleep", "30"), timeout=0.3)
+    assert not isinstance(told.value, HostAway), "the machine is there: it is the command's own fault"
     assert (await host.run(("true",))).ok
 
 
@@ -52,6 +56,15 @@ async def test_a_file_is_replaced_whole_with_its_mode_and_its_folder(host: Host,
     assert await host.read(str(path)) == b"two\n"
     assert path.stat().st_mode & 0o777 == 0o644
     assert [file.name for file in path.parent.iterdir()] == ["state.json"]
+
+
+async def test_what_is_cut_off_on_its_way_changes_nothing(host: Host, tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    await host.write(str(path), b"old")
+    for arrived in (b"", b"ne"):  # the writer was killed, or its connection broke: all that is seen of it is an end
+        assert not (await host.run(write_command(str(path), 0o600, len(b"new")), input=arrived)).ok
+        assert await host.read(str(path)) == b"old"
+        assert [file.name for file in path.parent.glob("state.json*")] == ["state.json"]
 
 
 async def test_a_file_that_can_not_be_written_is_an_error(host: Host, tmp_path: Path) -> None:
@@ -77,6 +90,15 @@ async def test_one_connection_serves_many_commands_and_a_broken_one_is_made_anew
         assert (await host.run(("true",))).ok
 
 
+async def test_half_of_what_a_command_said_is_not_taken_for_all_when_the_connection_breaks(tmp_path: Path) -> None:
+    async with ssh_machine(tmp_path, breaks="printf") as host:
+        with pytest.raises(HostAway, match="broke in the middle"):
+            await host.run(("printf", "1\\n2\\n"))
+        assert (await host.run(("echo", "3"))).text == "3", "the next one has a connection of its own"
+        ended = await host.run(("sh", "-c", "kill -9 $$"))
+        assert ended.code != 0, "a command that a signal ended has an end"
+
+
 async def test_a_machine_with_another_key_than_the_known_one_is_refused(tmp_path: Path) -> None:
     async with ssh_machine(tmp_path, known=False) as host:
         with pytest.raises(HostFailed, match="not known here") as refused:
@@ -85,7 +107,7 @@ async def test_a_machine_with_another_key_than_the_known_one_is_refused(tmp_path
 
 
 async def test_a_machine_that_is_not_there_is_told() -> None:
-    with pytest.raises(HostFailed, match="can't be reached"):
+    with pytest.raises(HostAway, match="can't be reached"):
         await SshHost("127.0.0.1", port=1).run(("true",))
 
 
@@ -133,3 +155,33 @@ def test_a_complaint_is_the_error_and_not_its_remedy() -> None:
     assert Output(1, b"it broke\n\n").complaint == "it broke"
     assert Output(1, err=b"fix: nothing else\n").complaint == "fix: nothing else"
     assert Output(3).complaint == "exit code 3"
+
+
+async def test_more_commands_at_once_than_a_server_lets_one_connection_have_take_turns(tmp_path: Path) -> None:
+    (tmp_path / "busy").mkdir()
+    # Each waits a while for too many of them, and tells how many there are.
+    waits = 'for _ in $(seq 20); do [ "$(ls | wc -l)" -gt "$2" ] && break; sleep 0.1; done'
+    script = f'cd "$1" && : > $$ && {waits}; ls | wc -l; rm $$'
+    command = ("sh", "-c", script, "count", str(tmp_path / "busy"), str(SSHD_SESSIONS_MAX))
+    async with ssh_machine(tmp_path / "ssh") as host:
+        ran = await asyncio.gather(*(host.run(command) for _ in range(SSHD_SESSIONS_MAX + 5)))
+    assert all(one.ok for one in ran)
+    assert max(int(one.text) for one in ran) <= SSHD_SESSIONS_MAX
+
+
+async def test_a_session_that_is_refused_for_now_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, refused = asyncssh.SSHClientConnection.run, []
+
+    async def run(self: asyncssh.SSHClientConnection, *words: Any, **more: Any) -> Any:
+        if len(refused) < 3:
+            refused.append(self)
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "open failed")
+        return await really(self, *words, **more)
+
+    monkeypatch.setattr(asyncssh.SSHClientConnection, "run", run)
+    async with ssh_machine(tmp_path / "ssh") as host:
+        assert (await host.run(("echo", "in"))).text == "in"
+    assert len(refused) == 3
+    assert len(set(map(id, refused))) == 1, "the connection is whole, and others use it"

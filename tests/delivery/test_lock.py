@@ -2,22 +2,24 @@
 # ruff: noqa: ASYNC220, ASYNC240, PT012 - files of a test are small, and a lock is a block
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.delivery.hosting import ssh_machine
 
 from wopr.delivery import lock
 from wopr.delivery.errors import HostFailed, Locked
-from wopr.delivery.hosts import Host, LocalHost
+from wopr.delivery.hosts import Host, LocalHost, Output
 from wopr.delivery.lock import STALE_SECONDS, Held, Seen, hold, look
 from wopr.delivery.place import Place
 
@@ -43,8 +45,8 @@ def place(tmp_path: Path) -> Place:
         ("1@here", "here", 0, True, "held"),
         ("1@here", "here", 0, False, "stale"),
         ("1@there", "there", 3, False, "held"),  # the process is another machine's: ours says nothing about it
-        ("1@there", "there", STALE_SECONDS, False, "held"),
-        ("1@there", "there", STALE_SECONDS + 1, False, "stale"),
+        ("1@there", "there", STALE_SECONDS - 1, False, "held"),
+        ("1@there", "there", STALE_SECONDS, False, "stale"),
         ("1@here", "here", STALE_SECONDS + 1, True, "stale"),  # it lives and does not beat: it hangs
     ],
 )
@@ -67,6 +69,31 @@ async def test_the_second_is_told_who_has_it(host: Host, place: Place) -> None:
     assert "wopr lock release" in told.value.remedy
     async with hold(host, place, "rollback") as fence:
         assert fence.token == 2
+
+
+async def test_the_deliverer_that_changes_its_own_image_is_waited_for(
+    host: Host, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, met = asyncio.Event(), asyncio.Event()
+
+    async def deliverer() -> None:
+        async with hold(host, place, lock.BRIEF):
+            entered.set()
+            await met.wait()
+
+    def meets(seen: Seen, machine: str, alive: bool | None) -> str:
+        verdict = look(seen, machine, alive)
+        if verdict == "held":
+            met.set()
+        return verdict
+
+    changing = asyncio.create_task(deliverer())
+    await entered.wait()
+    monkeypatch.setattr(lock, "look", meets)
+    async with hold(host, place, "rollback") as fence:
+        assert met.is_set()
+        assert fence.token == 2
+    await changing
 
 
 async def test_the_lock_of_a_killed_process_is_free_at_once(host: Host, place: Place) -> None:
@@ -132,6 +159,25 @@ async def test_a_beat_that_lands_late_does_not_keep_the_lock(
     assert (await look_at(host, place)).held == Held(1)
 
 
+async def test_a_beat_that_is_cut_off_on_its_way_leaves_the_lock_as_it_is(host: Host, place: Place) -> None:
+    async with hold(host, place, "deploy") as fence:
+        seen = await lock.show(host, place)
+        held = seen.held
+        assert held is not None
+
+        class Cut:
+            async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = 10.0) -> Output:
+                return await host.run(argv, input=input[: len(input) // 2], timeout=timeout)
+
+            def describe(self) -> str:
+                return "a machine that is no longer reached"
+
+        with pytest.raises(HostFailed, match="can't be written"):
+            await lock._swapped(cast("Host", Cut()), place, seen.text, replace(held, beat=held.beat + 1))
+        assert (await lock.show(host, place)).held == held
+        assert (await fence.run(("true",))).ok
+
+
 async def test_whoever_lost_the_lock_changes_nothing_any_more(host: Host, place: Place, tmp_path: Path) -> None:
     target = tmp_path / "touched"
     with pytest.raises(Locked, match="took over"):
@@ -182,3 +228,28 @@ async def test_many_at_once_one_gets_it(place: Place) -> None:
 
     got = [token for token in await asyncio.gather(*(attempt() for _ in range(5))) if token]
     assert len(got) == len(set(got)) >= 1
+
+
+class _Deaf(LocalHost):
+    """As Python 3.11 has it: a cancellation that comes together with the end of a command is lost."""
+
+    began = None
+
+    async def run(self, argv, *, input=b"", timeout=60.0):  # type: ignore[no-untyped-def]
+        if asyncio.current_task().get_name() != "lock-heartbeat":  # type: ignore[union-attr]
+            return await super().run(argv, input=input, timeout=timeout)
+        task = asyncio.ensure_future(super().run(argv, input=input, timeout=timeout))
+        self.began.set()
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        return task.result()
+
+
+async def test_a_lock_is_given_back_although_its_heartbeat_did_not_hear_that_it_should_end(place: Place) -> None:
+    host = _Deaf()
+    object.__setattr__(host, "began", asyncio.Event())
+    async with asyncio.timeout(60):
+        async with hold(host, place, "deploy", heartbeat_seconds=0.01):
+            await host.began.wait()
+    assert (await lock.show(host, place)).held == Held(1)

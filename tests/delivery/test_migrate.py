@@ -125,6 +125,15 @@ async def test_the_image_is_asked_without_a_network_and_judged_by_the_present_ty
     assert "--from" not in host.asked[-1][0]
 
 
+@pytest.mark.parametrize(("expected", "asked"), [("0006_once", ["0006_once"]), ("0005_x", ["0005_x", "0006_once"])])
+async def test_the_image_is_asked_ahead_and_again_where_the_database_stands_elsewhere(
+    expected: str, asked: Sequence[str]
+) -> None:
+    host = Recording(answer(("0007_x", ["ALTER TABLE a ALTER COLUMN b TYPE bigint"])))
+    assert (await pending(host, PLACE, "image", expected)).at == "0006_once"
+    assert [argv[-1] for argv, _ in host.asked if "--sql" in argv] == asked
+
+
 async def test_the_password_travels_by_standard_input_and_never_on_a_command_line() -> None:
     host = Recording({})
     assert await run_migrations(host, PLACE, "image") == "0009_x"

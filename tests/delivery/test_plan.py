@@ -61,9 +61,9 @@ def test_after_the_commit_a_ready_release_stays_and_the_old_one_goes() -> None:
         [release(1), release(2, Judgement.PENDING)],
     )
     actions = plan(state, seen)
-    assert [type(action) for action in actions] == [Settle, Become], "the old one has left and is kept"
-    assert isinstance(actions[0], Settle)
-    assert actions[0].verdict is Judgement.GOOD
+    assert [type(action) for action in actions] == [Configure, Settle, Become], "the old one has left and is kept"
+    assert isinstance(actions[1], Settle)
+    assert actions[1].verdict is Judgement.GOOD
     assert actions[-1] == Become(State(active=Part(2, "green")))
 
 
@@ -82,8 +82,9 @@ def test_what_is_kept_stays_and_what_no_rollback_can_use_does_not() -> None:
     state, stack = State(active=Part(2, "green")), [*STACK, *slot("green", 2)]
     kept = Observed([*stack, *slot("blue", 1, "exited")], {}, [release(1), release(2)])
     assert plan(state, kept) == []
-    candidate = replace(state, candidate=Part(3, "blue"))
-    assert plan(candidate, kept) == [Configure(2), Become(state)], "one that never came as far as its slot"
+    candidate, given_up = replace(state, candidate=Part(3, "blue")), release(3, Judgement.ABANDONED)
+    began = replace(kept, releases=[*kept.releases, given_up])
+    assert plan(candidate, began) == [Configure(2), Become(state)], "one that never came as far as its slot"
     for useless in (
         Observed([*stack, *slot("blue", 1, "created")], {}, [release(1), release(2)]),
         Observed([*stack, *slot("blue", 1, "exited")[1:]], {}, [release(1), release(2)]),
@@ -128,6 +129,42 @@ def test_a_release_that_went_back_is_finished_going() -> None:
     ]
 
 
+def test_one_that_was_on_its_way_back_goes_on_however_ready_the_bad_one_is() -> None:
+    state = State(active=Part(2, "green", "too many errors"), leaving=Part(1, "blue"))
+    seen = Observed(
+        [*STACK, *slot("green", 2), *slot("blue", 1)], {"green": True}, [release(1), release(2, Judgement.PENDING)]
+    )
+    back = State(active=Part(1, "blue"), leaving=state.active)
+    assert plan(state, seen) == [
+        Start(Part(1, "blue")),
+        Configure(1),
+        Become(back),
+        Settle(2, Judgement.BAD, "too many errors"),
+        Remove("green"),
+        Become(State(active=Part(1, "blue"))),
+    ]
+
+
+def test_with_none_to_go_back_to_a_release_is_good_only_when_it_is_ready() -> None:
+    state, pending = State(active=Part(1, "blue")), [release(1, Judgement.PENDING)]
+    here = [*STACK, *slot("blue", 1)]
+    good = "its deployer was stopped while it was observed; it was ready when the next one looked"
+    assert plan(state, Observed(here, {"blue": True}, pending)) == [Settle(1, Judgement.GOOD, good)]
+    assert plan(state, Observed(here, {"blue": False}, pending)) == [], "it may only just be starting"
+    judged = State(active=Part(1, "blue", "it crashed"))
+    assert plan(judged, Observed(here, {"blue": True}, pending)) == [Settle(1, Judgement.BAD, "it crashed")]
+
+
+def test_what_was_quarantined_before_its_verdict_was_written_is_bad() -> None:
+    releases = [release(1), release(2, Judgement.PENDING)]
+    seen = Observed([*STACK, *slot("blue", 1)], {"blue": True}, releases, {2: "it crashed"})
+    bad = Settle(2, Judgement.BAD, "it crashed")
+    assert bad in plan(State(active=Part(1, "blue"), candidate=Part(2, "green")), seen)
+    assert plan(State(active=Part(1, "blue")), seen) == [bad], "it never came as far as the state"
+    alone = Observed([*STACK, *slot("blue", 2)], {"blue": True}, releases[1:], {2: "it crashed"})
+    assert plan(State(active=Part(2, "blue")), alone) == [bad], "it is ready, and was judged"
+
+
 def test_containers_that_nobody_names_are_removed_and_missing_ones_started() -> None:
     seen = Observed([*STACK, *slot("green", 7)], {}, [release(1)])
     assert plan(State(active=Part(1, "blue")), seen) == [Start(Part(1, "blue")), Remove("green")]
@@ -135,7 +172,19 @@ def test_containers_that_nobody_names_are_removed_and_missing_ones_started() -> 
 
 def test_a_stack_that_is_down_comes_up_first() -> None:
     actions = plan(State(active=Part(1, "blue")), Observed([], {}, [release(1)]))
-    assert actions == [Services(1), Start(Part(1, "blue"))]
+    assert actions == [Services(Part(1, "blue")), Start(Part(1, "blue"))]
+
+
+def test_what_stands_around_the_slots_becomes_that_of_the_release_that_serves() -> None:
+    old, new = Part(1, "blue"), Part(2, "green")
+    releases = [release(1), release(2, Judgement.PENDING, env_hash="another")]
+    both = Observed([*STACK, *slot("blue", 1), *slot("green", 2)], {"green": True}, releases)
+    before = plan(State(active=old, candidate=new), both)
+    assert before[:3] == [Remove("green"), Services(old), Configure(1)]
+    after = plan(State(active=new, leaving=old), both)
+    assert after[:2] == [Services(new), Configure(2)], "it may have been on its way back"
+    back = plan(State(active=new, leaving=old), replace(both, ready={}))
+    assert back[:4] == [Start(old), Services(old), Configure(1), Become(State(old, leaving=back[3].state.leaving))]  # type: ignore[union-attr]
 
 
 def test_a_release_that_was_only_written_down_is_abandoned() -> None:
@@ -182,6 +231,11 @@ def test_whatever_was_left_one_run_mends_it_and_the_next_has_nothing_to_do(
     state, after = apply(State(active, candidate, leaving), seen)
     assert state.candidate is None
     assert state.leaving is None
+    left = plan(state, after)
+    assert left == [] or (active and [type(action) for action in left] == [Settle]), (
+        "started just now, judged next time"
+    )
+    state, after = apply(state, after)
     assert plan(state, after) == []
     if state.active:
         assert after.whole(state.active)

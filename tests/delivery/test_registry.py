@@ -26,6 +26,7 @@ from wopr.core.errors import (
     UpstreamFailed,
     WoprError,
 )
+from wopr.core.retry_after import retry_after_seconds
 from wopr.delivery.registry import Registry
 from wopr.delivery.registry_reference import (
     Challenge,
@@ -33,7 +34,6 @@ from wopr.delivery.registry_reference import (
     may_have_credentials,
     parse_challenge,
     parse_reference,
-    retry_after_seconds,
     token_of,
 )
 
@@ -89,6 +89,7 @@ def test_the_challenge_is_found_among_several_and_with_odd_spelling() -> None:
         ("99999999", 3600.0),
         ("soon", None),
         ("-5", None),
+        ("Mon, 30 Nov 99999999999999999999 12:00:00 GMT", None),
         ("", None),
         (None, None),
     ],

@@ -33,6 +33,7 @@ async def test_a_secret_is_changed_in_its_file_and_the_journal_knows_no_value(tm
     assert parsed_env((tmp_path / ".env").read_text())["BETTER_AUTH_SECRET"] == new
     written = (tmp_path / "journal.jsonl").read_text()
     assert "secrets.rotate" in written
+    assert "BETTER_AUTH_SECRET" in written, "which one was changed is no secret"
     assert new not in written
     assert old not in written
 

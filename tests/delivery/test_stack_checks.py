@@ -17,7 +17,8 @@ from wopr.delivery.stack_checks import Stack, checks
 from wopr.ops.checks import Finding, Verdict, run_checks
 
 IMAGE = "ghcr.io/wopr-network/wopr-platform@sha256:" + "0" * 64
-ENV = b"WOPR_DOMAIN=wopr.example\nLOG_LEVEL=info\nAPI_HOST=127.0.0.1\n"
+ENV = b"WOPR_DOMAIN=wopr.example\nLOG_LEVEL=info\nAPI_HOST=127.0.0.1\nDO_API_TOKEN=x\nGPU_ADMIT=10.118.0.2/32\n"
+ADDRESSES = b"3: eth1    inet 10.118.0.2/20 brd 10.118.15.255 scope global eth1\n"
 COMPOSE = b"services:\n  api-green:\n    image: x\n    environment: {API_HOST: 0.0.0.0}\n"
 DUMP = {"path": "/d/1.dump", "rows": 812, "tables": 31}
 
@@ -25,7 +26,7 @@ DUMP = {"path": "/d/1.dump", "rows": 812, "tables": 31}
 def container(service: str, **changes: Any) -> dict[str, Any]:
     """A container as the engine describes it."""
     labels = {"com.docker.compose.service": service, "wopr.release": "7"}
-    env = [f"{name}={value}" for name, value in (read_env(ENV).values | {"API_HOST": "0.0.0.0"}).items()]
+    env = [f"{name}={value}" for name, value in {**read_env(ENV).values, "API_HOST": "0.0.0.0"}.items()]
     config = {"Image": changes.get("image", IMAGE), "Labels": labels, "Env": changes.get("env", env)}
     state = {"Status": changes.get("status", "running"), "StartedAt": "2026-11-23T17:00:00Z"}
     return {
@@ -47,7 +48,8 @@ def stack(*others: dict[str, Any]) -> Stack:
     answers = [Answer("api", "ok"), Answer("pages", "ok"), Answer("database", "ok")]
     seen = Glance(state, recorded, read_boxes(list(boxes.values()), state), answers, {"migration": "0007"})
     newest = Output(0, f"3600\nthere\n{json.dumps(DUMP, indent=2)}".encode())
-    return Stack(seen, list(boxes.values()), inputs, newest, Output(0, b"9000000"), 0.2, Output(0, b"plugin"))
+    free, compose, addresses = Output(0, b"9000000"), Output(0, b"plugin"), Output(0, ADDRESSES)
+    return Stack(seen, list(boxes.values()), inputs, newest, free, 0.2, compose, addresses)
 
 
 async def judged(monkeypatch: pytest.MonkeyPatch, seen: Stack) -> dict[str, Finding]:
@@ -84,6 +86,10 @@ def dumped(*lines: object) -> Callable[[Stack], Stack]:
     return lambda sound: replace(sound, dump=Output(0, "\n".join(map(str, lines)).encode()))
 
 
+def moved_to(address: str) -> Output:
+    return Output(0, ADDRESSES.replace(b"10.118.0.2", address.encode()))
+
+
 def held(age: float) -> Seen:
     return Seen("{}", Held(3, "somebody", "deploy"), age)
 
@@ -105,6 +111,7 @@ PLANTED = [
     ("stack.disk", lambda sound: replace(sound, free=Output(0, b"100000")), Verdict.FAILED),
     ("stack.clock", lambda sound: replace(sound, clock_seconds=-300.0), Verdict.FAILED),
     ("stack.compose", lambda sound: replace(sound, compose=Output(0)), Verdict.FAILED),
+    ("stack.admission", lambda sound: replace(sound, addresses=moved_to("10.118.0.7")), Verdict.FAILED),
 ]
 
 
@@ -141,6 +148,41 @@ async def test_a_container_that_is_not_as_it_should_be_is_named(
     assert found[check].verdict is Verdict.FAILED
 
 
+async def test_who_rents_no_nodes_or_has_no_private_network_hears_nothing_of_admission(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = ENV.replace(b"DO_API_TOKEN=x\n", b"")
+    renting_none = in_files(env=plain)(replace(stack(), addresses=moved_to("10.118.0.7")))
+    assert (await judged(monkeypatch, renting_none))["stack.admission"].verdict is Verdict.SKIPPED
+    untold = replace(stack(), addresses=Output(0))
+    assert (await judged(monkeypatch, untold))["stack.admission"].verdict is Verdict.SKIPPED
+
+
+async def test_an_address_that_nodes_do_not_admit_is_told_with_the_line_that_mends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moved = replace(stack(), addresses=moved_to("10.118.0.7"))
+    found = (await judged(monkeypatch, moved))["stack.admission"]
+    assert "10.118.0.7" in found.evidence
+    assert found.remedy.startswith("GPU_ADMIT=10.118.0.7/32 in .env")
+    unsaid = in_files(env=ENV.replace(b"GPU_ADMIT=10.118.0.2/32\n", b""))(moved)
+    assert (await judged(monkeypatch, unsaid))["stack.admission"].verdict is Verdict.OK, "the default admits it"
+
+
 async def test_where_nothing_was_released_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = await judged(monkeypatch, in_seen(state=State())(stack()))
     assert {one.verdict for one in findings.values()} == {Verdict.SKIPPED}
+
+
+@pytest.mark.parametrize(
+    ("runs", "wanted"), [("registry.example/bot", Verdict.OK), ("other.example/bot", Verdict.FAILED)]
+)
+async def test_an_image_of_bots_that_a_release_named_by_digest_is_the_one_that_was_wanted_by_tag(
+    monkeypatch: pytest.MonkeyPatch, runs: str, wanted: Verdict
+) -> None:
+    variables = ["LOG_LEVEL=info", "API_HOST=0.0.0.0", f"BOT_IMAGE={runs}@sha256:{'1' * 64}"]
+    sound = stack(container("api-green", env=variables))
+    files = {**sound.inputs.files, "env": ENV + b"BOT_IMAGE=registry.example/bot:first\n"}
+    inputs = Snapshot(files)
+    released = in_release(env_hash=inputs.env_hash)(replace(sound, inputs=inputs))
+    assert (await judged(monkeypatch, released))["stack.environment"].verdict is wanted

@@ -16,6 +16,7 @@ from tests.emulators.conftest import served
 from wopr.cloud.compute import CloudError, Compute, Machine, Order
 from wopr.cloud.digitalocean import DigitalOcean
 from wopr.core.errors import Invalid
+from wopr.core.settings import Settings
 from wopr.delivery.vps import OPEN_PORTS, TAG, USER_DATA, Wish, propose, provision, public_key_of, reachable
 from wopr.emulators.digitalocean import DigitalOceanSettings, build_digitalocean
 from wopr.ops.journal import Journal
@@ -134,8 +135,10 @@ def test_the_command_shows_the_price_asks_rents_and_says_what_is_next(tmp_path: 
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["public_ip"]
+    assert told["region"] == Settings.model_fields["gpu_region"].default, "nodes are reached over its private network"
     again = operator.run("--yes", "--exit-code")
     assert (again.returncode, told["public_ip"] in again.stdout) == (4, True)
+    assert told["private_ip"]
     assert f"wopr dns apply --host root@{told['public_ip']}" in again.stderr
     ended = [entry for entry in Journal(tmp_path).read() if entry.name == "machine.provision"]
     assert ended[-1].data["id"] == told["id"]

@@ -1,12 +1,12 @@
 """A real browser on the running platform; a test that ends with a problem which nobody saw fails (see `Watch`)."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
+from tests.browsing import CHROMIUM, calm
 from tests.e2e.browser import DESKTOP, Watch
 from tests.live import Person, missing, spoken
 from tests.stack import Stack
@@ -53,12 +53,11 @@ def microphone(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright, microphone: Path | None) -> Iterator[Browser]:
-    """Debian's Chromium, or the one that is installed here."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
+    """One for all tests of a file."""
+    if not CHROMIUM:
         missing("chromium")
     heard = [f"--use-file-for-fake-audio-capture={microphone}"] if microphone else []
-    started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS + heard)
+    started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS + heard, env=calm())
     yield started
     started.close()
 

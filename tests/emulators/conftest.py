@@ -112,7 +112,7 @@ def open_shop(state: Path, receiver: Receiver, **changes: object) -> Iterator[Sh
         "tick_seconds": 0.05,
     }
     app = build_stripe(StripeSettings(**(settings | changes)))
-    with served(app) as url, httpx.Client(base_url=url) as browser, stripe_client(url) as client:
+    with served(app) as url, httpx.Client(base_url=url, timeout=30) as browser, stripe_client(url) as client:
         yield Shop(url, client, browser, receiver)
 
 

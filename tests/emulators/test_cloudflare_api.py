@@ -18,7 +18,10 @@ A: dict[str, Any] = {"type": "A", "name": "api", "content": "192.0.2.1", "ttl": 
 @pytest.fixture
 def account(tmp_path: Path) -> Iterator[httpx.Client]:
     settings = CloudflareSettings(tmp_path / "dns.sqlite3", api_token=TOKEN, zones=("wopr.bot", "example.com"))
-    with served(build_cloudflare(settings)) as url, httpx.Client(base_url=f"{url}/client/v4", headers=KEY) as client:
+    with (
+        served(build_cloudflare(settings)) as url,
+        httpx.Client(base_url=f"{url}/client/v4", headers=KEY, timeout=30) as client,
+    ):
         yield client
 
 
@@ -125,7 +128,7 @@ def test_tokens_are_checked(account: httpx.Client, header: str, path: str, statu
 
 def test_too_many_requests_are_limited_as_cloudflare_does(tmp_path: Path) -> None:
     app = build_cloudflare(CloudflareSettings(tmp_path / "dns.sqlite3", requests_max=2, window_seconds=1000))
-    with served(app) as url, httpx.Client(base_url=f"{url}/client/v4", headers=KEY) as client:
+    with served(app) as url, httpx.Client(base_url=f"{url}/client/v4", headers=KEY, timeout=30) as client:
         answers = [client.get("/zones") for _ in range(3)]
     assert [a.status_code for a in answers] == [200, 200, 429]
     assert answers[0].headers["ratelimit-policy"] == '"default";q=2;w=1000'
@@ -159,7 +162,7 @@ def test_records_survive_the_process(tmp_path: Path) -> None:
     for _ in range(2):
         with (
             served(build_cloudflare(settings)) as url,
-            httpx.Client(base_url=f"{url}/client/v4", headers=KEY) as client,
+            httpx.Client(base_url=f"{url}/client/v4", headers=KEY, timeout=30) as client,
         ):
             zone = client.get("/zones").json()["result"][0]["id"]
             client.post(f"/zones/{zone}/dns_records", json=A)

@@ -212,6 +212,8 @@ async def world(db: Database, tmp_path: Path) -> AsyncIterator[World]:
         runner = web.AppRunner(gateway.application())
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        # The bots are gone by then. What one of them had just begun is taken first: aiohttp closes what it knows.
+        stack.push_async_callback(asyncio.sleep, 0.05)
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         gateway.url = f"http://127.0.0.1:{runner.addresses[0][1]}"

@@ -55,8 +55,10 @@ async def test_a_recording_is_not_sent_again_to_a_bot_that_broke_off(world: Worl
     received: list[bytes] = []
 
     async def breaks_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        received.append(await reader.readuntil(b"\r\n"))
-        writer.close()
+        try:
+            received.append(await reader.readuntil(b"\r\n"))
+        finally:  # who connects and says nothing is let go, too
+            writer.close()
 
     customer = await world.customer()
     bot = await customer.create()

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from tests.machines.engine import Engine, EngineError, cache_folder, one_at_a_time
 
+from wopr.emulators.digitalocean.image import FOLDER as MACHINE
+from wopr.emulators.digitalocean.image import image_name
+
 FOLDER = Path(__file__).parent / "images"
 RECIPE_LABEL = "wopr.recipe"
 TEST_LABEL = "wopr.test-image"
@@ -90,6 +93,16 @@ def ours(engine: Engine, kind: str) -> str:
     return kept
 
 
+def machine(engine: Engine, base_image: str) -> str:
+    """Build the image of the cloud's machines on this one; its name."""
+    name = image_name(base_image)
+    with one_at_a_time("machine"):
+        if engine.docker("image", "inspect", name, check=False).returncode != 0:
+            argument = f"BASE_IMAGE={base_image}"
+            engine.docker("build", "--tag", name, "--build-arg", argument, str(MACHINE), seconds=BUILD_SECONDS)
+    return name
+
+
 def recipe_hash(name: str) -> str:
     """What the image is made from: its folder, its packages and everything below it."""
     recipe = RECIPES[name]
@@ -123,7 +136,9 @@ def _import_debian(engine: Engine, tag: str, wanted: str) -> None:
     """A minimal Debian as the engine's image. debootstrap makes device nodes, and so wants root."""
     with tempfile.TemporaryDirectory(prefix="wopr-debian-", dir=cache_folder()) as folder:
         root = Path(folder) / "root"
-        command = ["debootstrap", "--variant=minbase", f"--include={','.join(SLIM_PACKAGES)}", SUITE, str(root)]
+        # It mounts /proc in there, which a kill would leave; a mount namespace takes it along.
+        command = ["unshare", "--mount", "debootstrap", "--variant=minbase"]
+        command += [f"--include={','.join(SLIM_PACKAGES)}", SUITE, str(root)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=BOOTSTRAP_SECONDS)
         if done.returncode != 0:
             raise EngineError(f"debootstrap ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tests.machines import building
 from tests.machines.engine import CLOUD, Engine
 
-from wopr.emulators.digitalocean.image import FOLDER, image_name
-
 DONE_SECONDS = 300.0
-BUILD_SECONDS = 1800.0
 # The API lets 250 requests a minute pass.
 LOOK_SECONDS = 0.5
 
@@ -134,10 +132,7 @@ class Key:
 @contextmanager
 def running(engine: Engine, folder: Path, base_image: str, *options: str) -> Iterator[Cloud]:
     """The stand-in, with the machines' image at hand; no machine is left at the end."""
-    name = image_name(base_image)
-    if engine.docker("image", "inspect", name, check=False).returncode != 0:
-        argument = f"BASE_IMAGE={base_image}"
-        engine.docker("build", "--tag", name, "--build-arg", argument, str(FOLDER), seconds=BUILD_SECONDS)
+    building.machine(engine, base_image)
     cloud = Cloud(engine, folder, base_image, options)
     cloud.start()
     try:

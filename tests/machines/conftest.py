@@ -11,6 +11,7 @@ from tests.machines import engine as engines
 from tests.machines import registry as registries
 from tests.machines.engine import Engine
 from tests.machines.fleet import bots, bots_installation  # noqa: F401 (fixtures)
+from tests.machines.nodes import box, images, weights  # noqa: F401 (fixtures)
 from tests.machines.registry import Registry
 from tests.machines.swarm import swarm  # noqa: F401 (fixture)
 from tests.machines.swarmfleet import private, publish, services  # noqa: F401 (fixtures)

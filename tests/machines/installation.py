@@ -1,26 +1,24 @@
 """An installation as an operator has it: `wopr deploy` and its companions as commands, on real containers."""
 
-import itertools
 import json
 import os
-import random
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 from tests.machines.engine import INSTALLATION, Engine
+from tests.ports import port
 from tests.stack import clean_environment
 
 PROJECT = "com.docker.compose.project"
@@ -30,8 +28,6 @@ READY_SECONDS = "180"  # a machine that does many things at once is slow
 COMMAND_SECONDS = 600.0
 LEFT_SECONDS = "60"
 PLATFORM_NAME = "wopr-test/release"
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-PORTS = itertools.count(20_000 + 5_000 * WORKER + random.randrange(4_000))
 
 
 @dataclass
@@ -229,12 +225,3 @@ class Load:
                     if status != 200:
                         self.failures.append(f"{time.time():.3f} {status} {text[:200]}")
                 time.sleep(self.pause_seconds)
-
-
-def port() -> int:
-    """A port that stays free until we use it: no other worker takes it, and it is none that the kernel hands out."""
-    while True:
-        found = next(PORTS)
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", found))
-            return found

@@ -129,11 +129,13 @@ async def test_a_follower_of_the_log_sees_the_next_instance_too(bots: Containers
     seen: list[str] = []
 
     async def read() -> None:
-        async for line in runtime.follow(wanted.bot_id, 0):
+        async for line in runtime.follow(wanted.bot_id, 1000):
             seen.append(line.text)
 
     reader = asyncio.create_task(read())
     try:
+        await until(lambda: seen)  # it follows: what the instance writes at its end is not to come before
+        seen.clear()
         await runtime.start(spec(wanted.bot_id, 2))
         await until(lambda: any('"listening"' in text for text in seen))
         assert any('"stopping"' in text for text in seen)

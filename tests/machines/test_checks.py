@@ -7,6 +7,7 @@ import pytest
 from tests.machines.engine import Engine
 from tests.machines.faults import COMPLAINTS, FAULTS, KEY, Fault, Site, complaints, found, named, planted
 from tests.machines.installation import Installation, fresh
+from tests.machines.nodes import here
 from tests.serving import served
 
 from wopr.emulators.resend import ResendSettings, build_resend
@@ -21,7 +22,7 @@ def site(engine: Engine, platform_image: str, third_party_images: object) -> Ite
     made = fresh(engine, platform_image)
     hook = f"{made.api}/api/billing/webhook"
     resend = build_resend(ResendSettings(api_key=MAIL_KEY, strict=True))
-    with served(build_stripe(StripeSettings(webhook_url=hook))) as stripe, served(resend) as mail:
+    with served(build_stripe(StripeSettings(webhook_url=hook)), here()) as stripe, served(resend, here()) as mail:
         try:
             yield sound(made, Site(made, stripe, mail))
         finally:

@@ -199,6 +199,18 @@ def test_a_forged_notification_changes_nothing_and_a_signed_one_of_github_releas
         wait_served(site, pushed)
 
 
+def test_an_image_that_was_pushed_elsewhere_is_released_by_the_name_that_it_has_here(
+    site: Installation, hub: Registry
+) -> None:
+    image = site.derive()
+    hub.push(image, "elsewhere:1")
+    hub.stop()
+    try:
+        assert site.release(image)["verdict"] == "good"
+    finally:
+        hub.start()
+
+
 def test_a_bad_image_is_tried_once_and_the_next_good_one_follows(site: Installation, hub: Registry) -> None:
     before = serving(site)
     with delivering(site) as deliverer:

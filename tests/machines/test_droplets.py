@@ -1,10 +1,13 @@
 """Droplets that are real machines: what a person or the platform can do with one, and what a kill leaves of it."""
 
+import json
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.machines import cloud as clouds
 from tests.machines.cloud import Cloud, Key, until
@@ -15,8 +18,25 @@ WEB_PORT = 8080
 
 
 @pytest.fixture(scope="module")
-def cloud(engine: Engine, slim_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    with clouds.running(engine, tmp_path_factory.mktemp("cloud"), slim_image) as running:
+def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """The Cloudflare stand-in, with the zone example.com."""
+    command = [sys.executable, "-m", "wopr", "emulators", "cloudflare", "--port", "0", "--dns-port", "0", "--json"]
+    command += ["--zone", "example.com", "--state", str(tmp_path_factory.mktemp("names"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url, token = json.loads(process.stdout.readline())["url"], {"authorization": f"Bearer {'t' * 40}"}
+        with httpx.Client(base_url=url, headers=token, timeout=60) as client:
+            yield client
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def cloud(
+    engine: Engine, slim_image: str, names: httpx.Client, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cloud]:
+    where = names.get("/_emulator/dns").json()
+    options = ("--name-server", f"{where['host']}:{where['port']}")
+    with clouds.running(engine, tmp_path_factory.mktemp("cloud"), slim_image, *options) as running:
         yield running
 
 
@@ -179,6 +199,48 @@ def test_a_firewall_lets_in_who_it_names(cloud: Cloud, key: Key, machine: int) -
     cloud.call("POST", f"/v2/firewalls/{made['firewall']['id']}/rules", more)
     until(lambda: reaches(address, 22), cloud.told)
     cloud.call("DELETE", f"/v2/firewalls/{made['firewall']['id']}")
+
+
+def test_a_firewall_lets_out_what_it_names(cloud: Cloud, key: Key, machine: int, slim_image: str) -> None:
+    """To the machine's own neighbour, from the machine and from a container in it."""
+    address, neighbour = cloud.address(machine), made(cloud, key, "neighbour")
+    there = cloud.address(neighbour)
+    knock = f"timeout 5 bash -c '</dev/tcp/{there}/{{}}'"
+    inside = f"docker run --rm {slim_image} python3 -c \"import socket; socket.create_connection(('{there}', 22), 5)\""
+    web = f"systemd-run --quiet python3 -m http.server {WEB_PORT}"
+    assert key.ssh(there, web).returncode == 0
+    until(lambda: key.ssh(address, knock.format(WEB_PORT)).returncode == 0, cloud.told)
+    assert key.ssh(address, inside).returncode == 0
+    anywhere = {"addresses": ["0.0.0.0/0", "::/0"]}
+    rules = {"inbound_rules": [{"protocol": "tcp", "ports": "22", "sources": anywhere}]}
+    out = [{"protocol": "tcp", "ports": str(WEB_PORT), "destinations": {"droplet_ids": [neighbour]}}]
+    wanted = {"name": "outward", "outbound_rules": out, "droplet_ids": [machine], **rules}
+    place = f"/v2/firewalls/{cloud.call('POST', '/v2/firewalls', wanted)['firewall']['id']}"
+    until(lambda: cloud.call("GET", place)["firewall"]["status"] == "succeeded", cloud.told)
+    assert [key.ssh(address, knock.format(port)).returncode for port in (WEB_PORT, 22)] == [0, 124]
+    assert "timed out" in key.ssh(address, inside).stderr
+    asked = "curl --silent --max-time 10 http://169.254.169.254/metadata/v1/id"
+    assert key.ssh(address, asked).stdout == str(machine)
+    cloud.call("DELETE", place)
+    until(lambda: key.ssh(address, inside).returncode == 0, cloud.told)
+    cloud.destroy(neighbour)
+
+
+def test_a_machine_and_its_containers_learn_the_names_of_the_accounts_zones(
+    cloud: Cloud, key: Key, machine: int, slim_image: str, names: httpx.Client
+) -> None:
+    zone = names.get("/client/v4/zones", params={"name": "example.com"}).json()["result"][0]["id"]
+    for name, content in (("vps.example.com", "203.0.113.77"), ("*.bots.example.com", "203.0.113.78")):
+        record = {"type": "A", "name": name, "content": content, "ttl": 60}
+        assert names.post(f"/client/v4/zones/{zone}/dns_records", json=record).is_success
+    address = cloud.address(machine)
+    assert key.ssh(address, "getent ahostsv4 vps.example.com | head -1").stdout.split()[:1] == ["203.0.113.77"]
+    look = "python3 -c \"import socket; print(socket.gethostbyname('ada.bots.example.com'))\""
+    key.ssh(address, "docker network create named")
+    for network in ("bridge", "named", "host"):
+        seen = key.ssh(address, f"docker run --rm --network {network} {slim_image} {look}")
+        assert (network, seen.stdout, seen.stderr) == (network, "203.0.113.78\n", "")
+    assert key.ssh(address, "getent hosts nobody.example.com").returncode == 2
 
 
 def test_a_rebuilt_machine_has_an_empty_disk_and_its_old_address(cloud: Cloud, key: Key) -> None:

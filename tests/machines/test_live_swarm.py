@@ -85,8 +85,8 @@ def test_bots_of_a_lost_machine_wait_for_it_and_come_back_with_their_memory(
 
         bot = live.wait_for(told, "the loss to be told", LOST_SECONDS_MAX)
         seconds = time.monotonic() - killed
-        assert "Its machine n2 is lost. Its memory is there" in bot["reason"]
-        assert "n2 is lost" in bot["last_error"]
+        assert "The machine that has its memory is lost. It waits" in bot["reason"]
+        assert "n2" not in bot["reason"] + bot["last_error"], "machines' names are the operator's"
         live.wait_for(lambda: open_incidents(journal), "an incident", LOST_SECONDS_MAX)
         assert [incident.title for incident in open_incidents(journal)] == [
             "The machine n2 is away, and 2 bots wait for it"

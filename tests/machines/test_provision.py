@@ -4,10 +4,8 @@ The machines are containers that boot as machines do; images stand for the runbo
 """
 
 import asyncio
-import contextlib
-import hashlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,13 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from aiohttp import web
 from fastapi import FastAPI
 from pydantic import SecretStr
-from tests.inference.engines.tiny import write_tiny_model
 from tests.inference.provision.conftest import ADMINISTRATOR
-from tests.machines import building
 from tests.machines import cloud as clouds
 from tests.machines.cloud import Cloud
-from tests.machines.engine import Engine
-from tests.machines.gpu_images import GPU_IMAGES, ensure_gpu_images
-from tests.machines.registry import Registry, serving
+from tests.machines.nodes import of_a_node, weights_served
+from tests.machines.registry import Registry
 
 from wopr.accounts import guard
 from wopr.cloud.digitalocean import digitalocean
@@ -37,8 +31,9 @@ from wopr.core.platform import Platform
 from wopr.core.settings import Settings
 from wopr.inference import errands
 from wopr.inference.api import router
-from wopr.inference.engines.minilm import ensure_minilm
+from wopr.inference.log_sources import Source
 from wopr.inference.nodes import Node, get
+from wopr.inference.pager import Pager
 from wopr.inference.provision_loop import Provisioner
 from wopr.main import install_error_handlers
 
@@ -79,63 +74,15 @@ class Desk:
                 await asyncio.sleep(LOOK_SECONDS)
 
 
-def here() -> str:
-    """The address of this machine that containers reach."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("198.51.100.1", 9))
-        return str(probe.getsockname()[0])
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    write_tiny_model(folder / "tiny.gguf")
-    ensure_minilm(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def images(engine: Engine, platform_image: str) -> Iterator[Registry]:
-    """A registry behind a password that machines reach, with the images of a node."""
-    ensure_gpu_images(engine, platform_image)
-    with serving(engine, host="0.0.0.0") as registry:
-        port = registry.server.rpartition(":")[2]
-        registry.server = f"127.0.0.1:{port}"  # as the engine itself reaches it, without TLS
-        for name, tag in {**GPU_IMAGES, "gate": building.ensure(engine, "caddy")}.items():
-            registry.push(tag, f"{name}:node")
-        registry.server = f"{here()}:{port}"
-        yield registry
-
-
-@pytest.fixture(scope="module")
-def box(engine: Engine, slim_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    with clouds.running(engine, tmp_path_factory.mktemp("cloud"), slim_image) as running:
-        yield running
-
-
 @pytest.fixture
 async def desk(db: Database, box: Cloud, images: Registry, weights: Path, tmp_path: Path) -> AsyncIterator[Desk]:
     asked: list[str] = []
-    async with _weights_served(weights, asked) as models, httpx.AsyncClient(timeout=60) as http:
+    async with weights_served(weights, asked) as models, httpx.AsyncClient(timeout=60) as http:
         listener = socket.create_server(("0.0.0.0", 0))
         settings = Settings(
             wopr_home=tmp_path / "home",
             database_url=SecretStr(db.url),
-            platform_secret=SecretStr("a platform secret for tests, long enough"),
-            do_api_token=SecretStr("dop_v1_test"),
-            do_api_base=str(box.client.base_url),
-            node_api_url=f"http://{here()}:{listener.getsockname()[1]}",
-            registry_server=images.server,
-            registry_username=images.username,
-            registry_password=SecretStr(images.password),
-            registry_plain_http=images.server,
-            llama_image=f"{images.server}/llama-cpp:node",
-            chatterbox_image=f"{images.server}/chatterbox:node",
-            whisper_image=f"{images.server}/whisper:node",
-            gate_image=f"{images.server}/gate:node",
-            gpu_text_model=f"{models}/tiny.gguf",
-            gpu_embedding_model=f"{models}/minilm.gguf",
-            gpu_context=512,
+            **of_a_node(box, images, models, listener.getsockname()[1]),
         )
         platform = Platform(settings, db, SystemClock(), http, Notifier(db))
         app = FastAPI()
@@ -146,38 +93,16 @@ async def desk(db: Database, box: Cloud, images: Registry, weights: Path, tmp_pa
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         serve = asyncio.create_task(server.serve(sockets=[listener]))
         async with httpx.AsyncClient(base_url=settings.node_api_url, timeout=60) as api:
-            yield Desk(api, Provisioner(platform, lambda: digitalocean(settings, http)), platform, asked)
+            yield Desk(
+                api, Provisioner(platform, lambda: digitalocean(settings, http), Pager(platform)), platform, asked
+            )
         server.should_exit = True
         await serve
 
 
-@contextlib.asynccontextmanager
-async def _weights_served(folder: Path, asked: list[str]) -> AsyncIterator[str]:
-    """A publisher of models: ranges are answered, and the SHA-256 is named as Hugging Face names it."""
-    digests = _digests(folder)
-
-    async def send(request: web.Request) -> web.StreamResponse:
-        name = request.match_info["name"]
-        asked.append(f"{request.method} {name}")
-        return web.FileResponse(folder / name, headers={"x-linked-etag": f'"{digests[name]}"'})
-
-    app = web.Application()
-    app.add_routes([web.get("/{name}", send)])
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    listener = socket.create_server(("0.0.0.0", 0))
-    await web.SockSite(runner, listener).start()
-    try:
-        yield f"http://{here()}:{listener.getsockname()[1]}"
-    finally:
-        await runner.cleanup()
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.gguf")}
-
-
-async def test_a_rented_machine_becomes_a_node_that_serves_and_is_given_back(desk: Desk, box: Cloud) -> None:
+async def test_a_rented_machine_becomes_a_node_that_serves_and_is_given_back(
+    desk: Desk, box: Cloud, weights: Path
+) -> None:
     node_id = await desk.order()
     node = await desk.settled(node_id)
     assert node["provision_stage"] == "done", node
@@ -185,7 +110,9 @@ async def test_a_rented_machine_becomes_a_node_that_serves_and_is_given_back(des
         *("creating", "waiting_active", "waiting_agent", "installing_drivers", "installing_docker"),
         *("downloading_models", "starting_services", "registering", "done"),
     ]
-    assert desk.served.count("GET tiny.gguf") == 1
+    whole = (weights / "tiny.gguf").stat().st_size
+    asked = [word for word in desk.served if word.startswith("GET tiny.gguf")]
+    assert asked == ["GET tiny.gguf", f"GET tiny.gguf bytes={whole // 2}-"], "it goes on where it was cut off"
     async with desk.platform.db.begin() as session:
         row = await get(session, NodeId(node_id))
     async with httpx.AsyncClient(timeout=120, headers={"authorization": f"Bearer {row.api_key}"}) as http:
@@ -219,7 +146,8 @@ async def test_a_rented_machine_becomes_a_node_that_serves_and_is_given_back(des
 
 async def errands_are_run(platform: Platform, node: Node) -> None:
     """Over the machine's real sshd, with the installation's key: its logs, and a restart that docker carries out."""
-    assert await errands.logs(platform, node, errands.MAKING, 5)
+    made = await errands.logs(platform, node, Source.MAKING, 10_000)
+    assert any("stage: downloading_models" in line for line in made), made
     before = await errands.logs(platform, node, "whisper", 10_000)
     assert before
     met = (await errands.restart(platform, node, ["whisper"])).host_key

@@ -16,6 +16,8 @@ from tests.machines.installation import Installation, Load, installed
 from tests.machines.registry import Registry
 
 from wopr.delivery.place import Slot, other
+from wopr.ops.incidents import all_incidents, open_incidents
+from wopr.ops.journal import Journal
 
 SLOTS = ("api-blue", "ui-blue", "api-green", "ui-green")
 # An entrypoint that behaves as the platform does, but for `wopr api`.
@@ -113,7 +115,11 @@ def test_a_bad_release_never_stops_the_old_one(site: Installation, kind: str) ->
     refused = site.deploy(image)
     assert refused.returncode == 3, "what failed is quarantined"
     assert "--despite-quarantine" in refused.stderr
-    assert [one for one in site.journal() if one["name"] == "incident" and one["phase"] == "begin"]
+    assert [incident.severity for incident in open_incidents(Journal(site.folder))] == ["SEV3"]
+    good = site.release(site.derive())["serving"]
+    assert open_incidents(Journal(site.folder)) == []
+    last = all_incidents(Journal(site.folder))[-1].timeline[-1]
+    assert (last.kind, f"Release {good} was observed, is good" in last.text) == ("resolved", True)
 
 
 def test_a_release_that_turns_bad_while_it_is_observed_goes_back_by_itself(site: Installation) -> None:
@@ -132,8 +138,7 @@ def test_a_release_that_turns_bad_while_it_is_observed_goes_back_by_itself(site:
     assert "crashed" in verdict["reason"] or "not" in verdict["reason"], verdict
     assert load.answered > 50
     whole(site)
-    slot = site.state()["active"]["slot"]
-    assert site.containers()[f"api-{slot}"]["Config"]["Labels"]["wopr.release"] == str(serving)
+    assert site.state()["active"]["release"] == serving
 
 
 def test_a_wrong_setting_is_found_before_anybody_meets_it(site: Installation) -> None:
@@ -176,6 +181,10 @@ def test_a_registry_that_lets_nobody_in_is_told_and_one_with_credentials_is_used
     verdict = site.release(f"{registry.server}/wopr-platform:latest")
     assert verdict["platform"] == digest
     assert not (site.folder / ".registry").exists(), "credentials are there only while they are needed"
+    only_there = registry.push(site.derive(), "wopr-platform:planned")
+    site.engine.docker("rmi", "--force", only_there, check=False)
+    planned = site.wopr("migrate", "--plan", "--json", "--image", f"{registry.server}/wopr-platform:planned")
+    assert planned.returncode == 0, planned.stderr
     assert registry.password not in (site.folder / "journal.jsonl").read_text()
     registry.stop()
     try:
@@ -282,6 +291,20 @@ def test_a_migration_that_destroys_is_refused_until_it_is_allowed_and_then_nobod
     assert older.returncode == 3
     assert f"{head}_drop (destroys)" in older.stderr
     assert "--allow-destructive" in older.stderr
+    site.platform = image
+
+
+def test_what_was_migrated_by_hand_ahead_of_a_release_forbids_the_way_back_as_well(site: Installation) -> None:
+    serving = site.settle()
+    site.psql("CREATE TABLE IF NOT EXISTS dear (id int)")
+    head = site.psql("SELECT version_num FROM alembic_version")
+    image = site.derive(migration("0010_hand", head, "DROP TABLE dear"))
+    done = site.wopr("migrate", "--image", image, "--allow-destructive", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    site.release(image)
+    back = site.wopr("rollback", "--json")
+    assert back.returncode == 3
+    assert f"0010_hand (destroys) of release {serving}" in back.stderr
     site.platform = image
 
 

@@ -5,6 +5,7 @@ A run kills at a few steps; WOPR_KILLS=all at every step of a release and of a r
 
 import json
 import os
+import secrets
 import subprocess
 import tempfile
 import time
@@ -48,7 +49,7 @@ def test_wherever_the_deployer_is_killed_the_next_run_mends_it(site: Installatio
 
 
 def test_a_killed_rollback_is_mended_as_well(site: Installation) -> None:
-    for step in ("committed",) if os.environ.get("WOPR_KILLS") != "all" else rollback_steps(site):
+    for step in rollback_steps(site) if everywhere() else ("committed",):
         site.settle()
         site.release(site.derive())
         with Load(site, threads=2) as load:
@@ -56,6 +57,31 @@ def test_a_killed_rollback_is_mended_as_well(site: Installation) -> None:
             assert site.deploy().returncode == 0
             whole(site)
         assert load.failures == []
+
+
+def test_settings_that_a_killed_release_brought_go_with_it_and_stay_with_one_that_served(site: Installation) -> None:
+    site.settle()
+    site.set_env("EDGE_PROXIES", "203.0.113.0/24")
+    words = ("deploy", "--yes", "--json", "--observe", "1", "--ready", "180")
+    for step in ("services up", "started"):
+        kill_at(site, words, "deploy", step, 0.0)
+        site.set_env("EDGE_PROXIES", "")
+        assert site.release()["verdict"] == "unchanged", f"killed after {step}"
+        assert proxies(site) == "", f"killed after {step}"
+        whole(site)
+        site.set_env("EDGE_PROXIES", "203.0.113.0/24")
+    kill_at(site, words, "deploy", "committed", 0.0)
+    assert site.release()["verdict"] == "unchanged"
+    assert proxies(site) == "203.0.113.0/24"
+    whole(site)
+    site.set_env("EDGE_PROXIES", "")
+    site.release()
+
+
+def proxies(site: Installation) -> str:
+    """A setting of `.env` that Caddy's container takes: the proxies before it."""
+    given = dict(line.split("=", 1) for line in site.containers()["caddy"]["Config"]["Env"])
+    return str(given["EDGE_PROXIES"])
 
 
 def test_a_lock_that_somebody_left_on_another_machine_is_told_and_then_free(site: Installation) -> None:
@@ -75,9 +101,13 @@ def test_a_lock_that_somebody_left_on_another_machine_is_told_and_then_free(site
     assert site.deploy().returncode == 0
 
 
+def everywhere() -> bool:
+    return os.environ.get("WOPR_KILLS") == "all"
+
+
 def points(site: Installation) -> Sequence[tuple[str, float]]:
     """Where to kill: a few steps, or each step that a whole release writes, at once and a moment later."""
-    if os.environ.get("WOPR_KILLS") != "all":
+    if not everywhere():
         return [(step, 0.0) for step in FEW]
     site.set_env("WOPR_TEST_MARK", "steps")
     site.release(site.derive())
@@ -100,6 +130,8 @@ def steps_of(site: Installation, name: str) -> Sequence[str]:
 
 
 def killed_in_a_release(site: Installation, step: str, after: float) -> None:
+    if everywhere():  # another `.env` each time: what stands around the slots is looked at, too
+        site.set_env("WOPR_TEST_MARK", secrets.token_hex(4))
     words = ("deploy", site.derive(), "--yes", "--json", "--observe", "1", "--ready", "180")
     kill_at(site, words, "deploy", step, after)
 

@@ -142,7 +142,9 @@ def test_a_platform_leaves_another_machine_with_and_without_its_data(site: Insta
     assert site.containers() == {}
     gone = site.wopr("status", "--json")
     assert (gone.returncode, json.loads(gone.stdout)["verdict"]) == (1, "down")
-    site.release(site.platform, "--despite-quarantine")
+    back = site.wopr("deploy", "--yes", "--ready", "180", "--exit-code")
+    assert back.returncode == 0, back.stderr
+    assert "serves again: what did not run was started again" in back.stdout
     assert site.psql("SELECT count(*) FROM far") == "0"
     assert asked(site, "teardown", "--wipe", "--yes")["removed"]["volumes"]
     assert (site.folder / ".env").exists(), "the secrets stay in any case"

@@ -186,6 +186,11 @@ def test_everything_is_seen_at_one_glance(site: Installation) -> None:
         text = site.wopr("status").stdout
         for part in (f"{site.name}-api-blue", "gpu-1", "whisper down", "unlocked", "MB", "deploy"):
             assert part in text
+        listed = json.loads(site.wopr("check", "--go-live", "--json").stdout)["checklist"]
+        healthy = next(item for item in listed if item["says"] == "All services healthy")
+        assert not healthy["done"]
+        assert "whisper on gpu-1" in healthy["evidence"]  # and others once the watchdog has found nothing there
+        assert "whisper on gpu-1" in (site.folder / "logbook" / "RUNBOOK.md").read_text()
     finally:
         site.psql("DELETE FROM gpu_nodes")
 

@@ -124,9 +124,9 @@ async def test_a_drained_machine_gives_its_bots_back_with_their_memory(services:
         deadline = time.monotonic() + 20
         while not ended and time.monotonic() < deadline:
             await runtime.observe()
-        assert f"{home.name} is drained" in ended[0].reason
-        assert f"{home.name} is drained" in runtime.held(instance.bot_id)
-        with pytest.raises(NodeAway, match="Its memory is there"):
+        assert "The machine that has its memory is drained" in ended[0].reason
+        assert "The machine that has its memory is drained" in runtime.held(instance.bot_id)
+        with pytest.raises(NodeAway, match="The machine that has its memory is drained"):
             await runtime.start(wanted)
     finally:
         swarm.activate(home)

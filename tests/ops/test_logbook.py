@@ -127,6 +127,14 @@ def test_each_operation_is_committed_with_an_anchor_and_nobodys_name(home: Path)
     assert git(home, "status", "--porcelain") == ""
 
 
+def test_what_somebody_puts_beside_the_pages_is_not_committed(home: Path) -> None:
+    (home / "logbook" / ".env").write_text("STRIPE_SECRET_KEY=whatever\n")
+    with Journal(home).operation("deploy"):
+        pass
+    assert git(home, "log", "-1", "--format=%s") == "deploy done"
+    assert git(home, "status", "--porcelain") == "?? .env"
+
+
 def test_failed_and_killed_operations_are_in_the_pages_too(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with pytest.raises(RuntimeError), journal.operation("deploy", release=1):

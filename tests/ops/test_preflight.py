@@ -45,12 +45,24 @@ def settings(tmp_path: Path, **changes: Any) -> Settings:
         (preflight.database_address, {"database_url": SecretStr("postgresql://wopr@db/wopr_platform")}),
         (preflight.registry_login, {"registry_username": "bot"}),
         (preflight.registry_login, {"registry_password": SecretStr("x")}),
+        (preflight.node_admission, {"do_api_token": SecretStr("x")}),
+        (preflight.node_admission, {"do_api_token": SecretStr("x"), "gpu_admit": "10.108.0.2/32, 10.108.0.0/20"}),
     ],
 )
 def test_a_planted_fault_is_named_with_its_remedy(tmp_path: Path, rule: Any, changes: dict[str, Any]) -> None:
     finding: Finding = rule(settings(tmp_path, **changes))
     assert finding.verdict in (Verdict.FAILED, Verdict.WARNING)
     assert finding.remedy
+
+
+@pytest.mark.parametrize("admitted", ["10.108.0.2/32", "10.108.0.2", "10.108.0.2/32,192.0.2.0/24", "fd00::2/128"])
+def test_nodes_that_admit_few_raise_no_alarm(tmp_path: Path, admitted: str) -> None:
+    finding = preflight.node_admission(settings(tmp_path, do_api_token=SecretStr("x"), gpu_admit=admitted))
+    assert finding.verdict is Verdict.OK
+
+
+def test_who_rents_no_nodes_hears_nothing_of_who_reaches_them(tmp_path: Path) -> None:
+    assert preflight.node_admission(settings(tmp_path)).verdict is Verdict.SKIPPED
 
 
 def test_no_cookie_domain_is_proposed_where_the_hosts_share_none(tmp_path: Path) -> None:

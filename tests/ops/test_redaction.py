@@ -169,6 +169,12 @@ def test_numbers_that_are_secrets_are_blacked_out_and_others_stay_numbers() -> N
     assert redacted({"pin": 12345678, "port": 5432}, known(["12345678"])) == {"pin": DOTS, "port": 5432}
 
 
+@pytest.mark.parametrize("word", ["x", "token", "-", "a--", "a=token", "://", "'"])
+def test_data_without_an_end_is_looked_through_in_no_time(word: str) -> None:
+    # Where the work grew with the square of its length, this would take hours.
+    assert redacted([word * 400_000, "--token hidden"])[1] == f"--token {DOTS}"
+
+
 def test_a_private_key_over_several_lines_is_found_line_by_line() -> None:
     key = "MIIEvQIBADANBgkqhkiG9w0BAQ\nEFAASCBKcwggSjAgEAAoIBAQ\nDZx7QkLmPq"
     clean = redacted({"log": ["begin", *key.split("\n")[:2], "end"]}, known([key]))

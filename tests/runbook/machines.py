@@ -18,9 +18,9 @@ from tests.machines import registry as registries
 from tests.machines.composing import compose_environment
 from tests.machines.engine import Engine
 from tests.machines.gpu_images import GPU_IMAGES, ensure_gpu_images
-from tests.machines.installation import port
 from tests.machines.registry import Registry
 from tests.machines.swarm import free_network
+from tests.ports import port
 from tests.runbook.shell import Shell
 from tests.stack import clean_environment
 
@@ -70,8 +70,13 @@ class Machines:
         document: dict[str, Any] = json.loads(done.stdout)
         return document
 
-    def is_well(self) -> bool:
-        return bool(self.wopr("status")["ok"])
+    def until_well(self, what: str) -> None:
+        """Until both machines are; else what they wrote."""
+        try:
+            wait_for(lambda: self.wopr("status")["ok"], what, BOOT_SECONDS)
+        except AssertionError as error:
+            told = [self.engine.docker("logs", "--tail", "40", name, check=False) for name in ("wopr-vps", "wopr-gpu")]
+            raise AssertionError(f"{error}\n" + "\n".join(done.stdout + done.stderr for done in told)) from error
 
     def vps(self, *words: str, input: str | None = None) -> str:
         """A docker command inside the VPS."""

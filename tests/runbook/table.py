@@ -71,3 +71,10 @@ NOT_EXECUTED = {
     "127.0.0.1 api.localhost app.localhost": "a line for the host's /etc/hosts, which no test edits; curl asks for the"
     " same names by its Host header in that section",
 }
+# Commands that the runbook names within its sentences, of the sections that are executed.
+IN_PROSE_NOT_EXECUTED = {
+    "nvidia-smi": "no machine of the tests has a GPU",
+    "docker run --rm --gpus all nvidia/cuda:12.0-base nvidia-smi": "no machine of the tests has a GPU",
+    "docker exec wopr-vps docker login ghcr.io -u <user> -p <token>": "there is no way to that registry; the machines"
+    " sign in to the one of the tests by vps/.env",
+}

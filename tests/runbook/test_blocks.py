@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.runbook.blocks import blocks, commands
 from tests.runbook.shell import Shell, of_flat_stack, of_two_machines, page
-from tests.runbook.table import FOLLOWED, NOT_EXECUTED, SUBSTITUTIONS
+from tests.runbook.table import FOLLOWED, IN_PROSE_NOT_EXECUTED, NOT_EXECUTED, PAGE, SUBSTITUTIONS
 
 EVERY = [command for block in page() for command in block.commands]
 
@@ -33,6 +33,8 @@ def test_what_nobody_did_is_noticed() -> None:
 def test_the_tables_name_only_what_the_runbook_has() -> None:
     for command in (*FOLLOWED, *NOT_EXECUTED):
         assert command in EVERY
+    for command in IN_PROSE_NOT_EXECUTED:
+        assert f"`{command}`" in Path(__file__).with_name(PAGE).read_text(encoding="utf-8")
     for one in SUBSTITUTIONS:
         assert any(one.what in command for command in EVERY), f"nothing needs {one.what!r} any more"
         assert one.why

@@ -21,7 +21,7 @@ from tests.machines import registry as registries
 from tests.machines.composing import compose_environment
 from tests.machines.engine import Engine
 from tests.machines.gpu_images import ensure_gpu_images
-from tests.machines.installation import port
+from tests.ports import port
 from tests.runbook.shell import Shell, blocks_of, of_flat_stack
 
 from wopr.inference.engines.minilm import ensure_minilm

@@ -426,6 +426,17 @@ async def one_node(node_id: str) -> Json:
     raise Refused(404, "not_found", "There is no such node.")
 
 
+@admin.get("/nodes/{node_id}/logs")
+async def node_logs(request: Request, node_id: str, source: str, lines: int) -> Json:
+    await one_node(node_id)
+    if store_of(request).gated:
+        await store_of(request).told.wait()
+    if node_id == "gpu-fra-2":
+        raise Refused(502, "ssh_failed", "root@10.0.4.18 can't be reached.", "Try: ssh -p 22 root@10.0.4.18 true")
+    words = "said <nothing> of interest, at a length that no phone has: https://models.example.com/" + "long/" * 30
+    return {"node": node_id, "source": source, "lines": [f"line {one} of {source} {words}" for one in range(lines)]}
+
+
 @admin.post("/nodes/{node_id}/{verb}", status_code=202)
 async def change_node(request: Request, node_id: str, verb: str) -> Json:
     store_of(request).rented.append({verb: node_id})

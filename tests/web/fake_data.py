@@ -187,6 +187,7 @@ def rented_node(node_id: str, stage: str) -> Json:
         "provision_stage": stage,
         "provision_error": words if failed else None,
         "service_health": {"llama": False, "chatterbox": False, "whisper": False, "qwen": False},
+        "ports": {"llama": 8080, "qwen": 8083},
         "monthly_cost_usd": "565.44",
         "hourly_cost_usd": "0.76",
         "cost_so_far_usd": "0.114",
@@ -368,6 +369,7 @@ class Store:
     credits: list[tuple[str, Json]] = field(default_factory=list)
     rented: list[Json] = field(default_factory=list)
     no_cloud: bool = False
+    told: asyncio.Event = field(default_factory=asyncio.Event)  # while `gated`, machines keep their logs until then
     bots: list[Json] = field(default_factory=list)
     keys: list[Json] = field(default_factory=list)
     sessions: list[Json] = field(default_factory=list)

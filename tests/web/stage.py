@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pytest_asyncio
 import uvicorn
 from fake_api import build_fake_api
 from fake_data import Store, full_store
+from tests.browsing import CHROMIUM, calm
 
 from wopr.core.settings import Settings
 from wopr.web import build_web
@@ -22,7 +22,6 @@ from wopr.web import build_web
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext, Page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
 NEEDED = os.environ.get("WOPR_REQUIRE", "") in ("all", "1") or "browser" in os.environ.get("WOPR_REQUIRE", "")
 MARKS = [
     pytest.mark.e2e,
@@ -73,7 +72,7 @@ async def chromium() -> AsyncIterator[Any]:
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, env=calm())
         yield browser
         await browser.close()
 

@@ -246,6 +246,22 @@ async def test_no_page_is_wider_than_the_screen(stage: Stage, width: int) -> Non
     assert stage.complaints == []
 
 
+async def test_the_logs_of_a_node_come_in_their_place_from_their_end_and_the_focus_stays(stage: Stage) -> None:
+    stage.store.gated = True
+    page = await stage.page("/admin/nodes/gpu-fra-1")
+    await page.focus("#log-llama")
+    await page.keyboard.press("Enter")
+    await page.locator("#logs .reading").wait_for()
+    stage.store.told.set()
+    await page.wait_for_selector("#logs pre:has-text('line 99 of llama')")
+    assert not await page.locator("#logs .reading").is_visible()
+    assert await page.evaluate("document.activeElement.id") == "log-llama"
+    last = "document.querySelector('#logs .log').getBoundingClientRect().bottom"
+    assert await page.evaluate(f"{last} - document.querySelector('#logs pre').getBoundingClientRect().bottom") >= 0
+    await page.focus("#logs .log")
+    assert stage.complaints == []
+
+
 async def test_targets_are_large_enough_for_a_finger(stage: Stage) -> None:
     page = await stage.page("/dashboard", viewport={"width": 390, "height": 800})
     for path in ("/dashboard", "/billing", "/keys"):

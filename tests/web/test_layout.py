@@ -74,6 +74,39 @@ async def test_on_a_tablet_an_ordinary_name_keeps_its_line(stage: Stage) -> None
     assert await page.evaluate(CUT) == []
 
 
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+async def test_the_stages_of_a_node_and_why_it_failed_are_in_sight_at_every_width(stage: Stage, width: int) -> None:
+    page = await stage.page("/admin/nodes/gpu-tor1-77c0de", viewport={"width": width, "height": 900})
+    assert await page.evaluate(CUT) == []
+    for text in (await page.locator("#stages td").all())[1:]:
+        box = await text.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= width
+    boxes = "[...document.querySelectorAll('#stages > footer > *')].map((one) => one.getBoundingClientRect())"
+    touching = (
+        f"{boxes}.some((one, at, all) => all.slice(at + 1).some((o) => one.bottom > o.top - 4 && o.left < one.left))"
+    )
+    assert not await page.evaluate(touching), "rows of buttons keep apart"
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+async def test_the_logs_of_a_node_break_no_page(stage: Stage, width: int) -> None:
+    page = await stage.page("/admin/nodes", viewport={"width": width, "height": 900})
+    for path in ("gpu-tor1-77c0de/logs?source=making", "gpu-fra-2/logs?source=llama", "local"):
+        await page.goto(f"{stage.url}/admin/nodes/{path}")
+        assert await page.evaluate(CUT) == [], path
+
+
+async def test_on_a_desktop_the_id_of_a_node_keeps_its_line_and_nothing_is_cut(stage: Stage) -> None:
+    page = await stage.page("/admin/nodes", viewport={"width": 1280, "height": 900})
+    ids = "[...document.querySelectorAll('.table.nodes td:first-child strong')]"
+    lines = f"{ids}.map((one) => one.getClientRects()[0].height)"
+    assert max(await page.evaluate(lines)) < 30
+    assert await page.evaluate(CUT) == []
+    rows = "[...document.querySelectorAll('.table.nodes tbody tr')].map((one) => one.clientHeight)"
+    assert max(await page.evaluate(rows)) < 140
+
+
 async def test_on_a_phone_a_banner_gives_its_words_the_line(stage: Stage) -> None:
     stage.store.verified = False
     stage.store.bots, stage.store.available_usd, stage.store.plan = [], "0", {"status": "none"}

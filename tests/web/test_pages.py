@@ -22,6 +22,7 @@ ADMIN_PAGES = [
     "/nodes",
     "/nodes/list",
     "/nodes/gpu-tor1-77c0de",
+    "/nodes/gpu-fra-1/logs?source=llama",
     "/inbox",
     "/inbox?state=failed",
     "/loops",
@@ -510,6 +511,12 @@ async def test_events_that_change_nothing_read_ignored_and_old_failures_of_a_run
     page = (await browser.get("/admin/bots")).text
     assert "SIGKILL" not in page
     assert "The process ended 5 times." in page
+    store.bots[3] |= {
+        "last_error": "Its program is away.",
+        "operator_error": "ghcr.io refused the credentials of robot.",
+    }
+    page = (await browser.get("/admin/bots")).text
+    assert "refused the credentials of robot" in page
 
 
 async def test_a_running_bot_says_for_how_long(browser: httpx.AsyncClient, store: Store) -> None:
@@ -573,6 +580,32 @@ async def test_how_far_a_rented_node_is_and_why_one_failed(browser: httpx.AsyncC
     assert "curl: (28) Operation timed out" in failed
     assert "Make gpu-tor1-77c0de again?" in failed
     assert (await browser.get("/admin/nodes/nobody")).status_code == 404
+
+
+async def test_what_was_written_on_a_node_is_read_when_it_is_asked_for(
+    browser: httpx.AsyncClient, store: Store
+) -> None:
+    page = (await browser.get("/admin/nodes/gpu-tor1-77c0de")).text
+    assert re.findall(r'name="source" value="(\w+)"', page) == ["making", "llama", "qwen"]
+    assert not [path for _, path, _ in store.seen if path.endswith("/logs")], "the machine may be away"
+    where = "/admin/nodes/gpu-tor1-77c0de/logs?source=making"
+    whole, part = await browser.get(where), await browser.get(where, headers={"hx-request": "true"})
+    assert 'id="stages"' in whole.text, "without scripts it is a page"
+    for answer in (whole, part):
+        assert "line 99 of making said &lt;nothing&gt;" in answer.text
+        assert 'value="making" aria-pressed="true"' in answer.text
+    assert part.text.strip().startswith("<section")
+    assert 'value="making"' not in (await browser.get("/admin/nodes/gpu-fra-1")).text, "nobody here made it"
+
+
+async def test_why_a_machine_does_not_tell_its_logs_stands_in_their_place(browser: httpx.AsyncClient) -> None:
+    page = await browser.get("/admin/nodes/gpu-fra-2/logs?source=llama", headers={"hx-request": "true"})
+    assert page.status_code == 200, "another status would not be shown"
+    assert "Try: ssh -p 22 root@10.0.4.18 true" in page.text
+    assert (await browser.get("/admin/nodes/nobody/logs?source=llama")).status_code == 404
+    browser.cookies.clear()
+    gone = await browser.get("/admin/nodes/gpu-fra-2/logs?source=llama", headers={"hx-request": "true"})
+    assert gone.headers["hx-redirect"] == "/sign-in"
 
 
 @pytest.mark.parametrize(

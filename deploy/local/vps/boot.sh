@@ -9,6 +9,8 @@ dir=/root/wopr-platform
 built=ghcr.io/wopr-network/wopr-platform:local
 READY_SECONDS=180
 LOCK_SECONDS=30
+# Two machines and everything in them boot at once on one host: a release may take longer than on a VPS of its own.
+patient="--yes --observe 2 --ready 60"
 
 # Keeps of each setting on standard input the line that came last.
 last_of_each() {
@@ -58,7 +60,7 @@ release() {
 deploy() {
   install -m 600 /tmp/env $dir/.env
   began=$(date +%s)
-  until wopr deploy "$@" --yes --observe 2; do
+  until wopr deploy "$@" $patient; do
     [ $(($(date +%s) - began)) -lt $LOCK_SECONDS ] && wopr lock show --dir $dir | grep -q " runs " || return 1
     say "waiting for the lock of a deployer before this boot"
     sleep 3
@@ -108,7 +110,7 @@ started "VPS stack started."
 docker events --filter container=wopr-vps-platform-api --filter event=restart --format '{{.Time}}' | while read -r _; do
   choose_image
   say "releasing $image"
-  if wopr deploy "$image" --yes --observe 2 --trigger "docker restart" </dev/null; then
+  if wopr deploy "$image" $patient --trigger "docker restart" </dev/null; then
     say "released $image"
   else
     say "not released $image: what served goes on"

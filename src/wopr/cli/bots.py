@@ -287,4 +287,4 @@ def _say_bot(bot: "Bot", *, as_json: bool, already: bool = False) -> None:
 
 
 def _document(bot: "Bot") -> dict[str, Any]:  # whatever json can write
-    return bot.model_dump(mode="json", exclude={"tenant_id", "tenant_name"})
+    return bot.model_dump(mode="json", exclude={"tenant_id", "tenant_name", "operator_error"})

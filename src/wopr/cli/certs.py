@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,13 +135,15 @@ async def _fetch_there(where: Where, reason: str) -> None:
 async def _look(where: Where, *, ask: bool = True) -> "tuple[CertificateSeen, list[CertificateFault]]":
     from wopr.core.settings import load_settings
     from wopr.delivery.certificate_look import faults, look_certificate
-    from wopr.delivery.edge import edge_of
+    from wopr.delivery.edge import address_of, edge_of
 
     host: Host = where.machine()
     try:
         place = await where.place(host)
         edge = await edge_of(host, place, load_settings())
         edge.require_domain()
+        # Named by its address, the host itself is asked, wherever the domain's name leads by now.
+        edge = replace(edge, address=edge.address or address_of(where.host))
         seen = await look_certificate(host, place, edge, ask=ask)
     finally:
         await host.close()

@@ -25,6 +25,7 @@ from wopr.cli.output import (
 
 if TYPE_CHECKING:
     from wopr.ops.checks import Outcome
+    from wopr.ops.journal import Journal
 
 EXAMPLES = "Examples: wopr check | wopr check --only settings | wopr check --go-live --host root@api.example.com"
 
@@ -41,31 +42,30 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Prove that this installation is sound. Exit code 3 when a check fails."""
-    from wopr.cli.checking import look
+    from wopr.cli.checking import journal_of, look, meant
     from wopr.ops.checks import Verdict
+
+    where = meant(folder, host, name)
 
     if go_live and only:
         raise typer.BadParameter("looks at everything; leave --only out.", param_hint="--go-live")
     with output.progress(progress, as_json=as_json).stage(host, "checks", keep=False):
-        outcomes = asyncio.run(look(only, folder, host, name))
+        outcomes = asyncio.run(look(only, where))
     if not outcomes:
         output.fail(f"No check is named {only!r}.", remedy="wopr check --json lists every name.", code=output.USAGE)
     if not only:
-        observe_checks([_as_json(outcome) for outcome in outcomes])
+        observe_checks(journal_of(where), [_as_json(outcome) for outcome in outcomes])
     if go_live:
-        raise typer.Exit(write_go_live(outcomes, as_json=as_json))
+        raise typer.Exit(write_go_live(journal_of(where), outcomes, as_json=as_json))
     write(outcomes, as_json=as_json)
     if any(o.finding.verdict is Verdict.FAILED for o in outcomes):
         raise typer.Exit(REFUSED)
 
 
-def write_go_live(outcomes: "Sequence[Outcome]", *, as_json: bool) -> int:
+def write_go_live(journal: "Journal", outcomes: "Sequence[Outcome]", *, as_json: bool) -> int:
     """The checks, then the go-live list and what stands against it; the exit code: 0 when nothing does."""
-    from wopr.core.settings import load_settings
-    from wopr.ops.journal import Journal
     from wopr.ops.logbook.checklist import blockers, checklist, known_from, with_checks
 
-    journal = Journal(load_settings().wopr_home)
     entries = journal.read() if journal.path.exists() else []
     seen = with_checks(known_from(entries), [_as_json(outcome) for outcome in outcomes])
     items, standing = checklist(seen), blockers(seen)

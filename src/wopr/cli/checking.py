@@ -20,19 +20,32 @@ if TYPE_CHECKING:
     from wopr.ops.journal import Journal
 
 # What the API's container is asked; the rest of its checks are of what is outside of it.
-INSIDE = ("database.", "billing.", "inference.", "loops.")
+INSIDE = ("database.", "billing.", "inference.", "loops.", "bots.registry")
 INSIDE_SECONDS = 40.0
 
 
-async def look(only: str, folder: str = "", host: str = "", name: str = "") -> "Sequence[Outcome]":
-    """Every check whose name begins with `only`, of the installation that is meant, else of this machine."""
+def meant(folder: str, host: str, name: str) -> Where | None:
+    """The installation that is meant, or the one of this machine; None where there is none, but `wopr up`."""
+    from wopr.core.settings import load_settings
+
+    found = folder or (DIR if host else _folder_here(load_settings().wopr_home))
+    return Where(found, host, name) if found else None
+
+
+async def look(only: str, where: Where | None) -> "Sequence[Outcome]":
+    """Every check whose name begins with `only`, of an installation, else of this machine."""
     from wopr.core.settings import load_settings
 
     settings = load_settings()
-    found = folder or (DIR if host else _folder_here(settings.wopr_home))
-    if found:
-        return await _installation(only, Where(found, host, name), settings)
-    return await _here(only, settings)
+    return await (_installation(only, where, settings) if where else _here(only, settings))
+
+
+def journal_of(where: Where | None) -> "Journal":
+    """Where what was found is kept."""
+    from wopr.core.settings import load_settings
+    from wopr.ops.journal import Journal
+
+    return where.journal() if where else Journal(load_settings().wopr_home)
 
 
 async def _here(only: str, settings: "Settings") -> "Sequence[Outcome]":
@@ -65,7 +78,7 @@ async def _installation(only: str, where: Where, ours: "Settings") -> "Sequence[
         place = await where.place(host)
         theirs = settings_of(read_env(await host.read(place.env) or b"").values, ours.wopr_home)
         every: list[Check] = [*_outside(theirs, where.journal()), *environment(host, place)]
-        every += [*configuration(host, place), *stack(host, place), *edge(host, place, theirs, address_of(where.host))]
+        every += [*configuration(host, place), *stack(host, place), *edge(host, place, ours, address_of(where.host))]
         if not where.host:
             every += machine_checks(ours)
         outcomes = await run_checks([check for check in every if check.name.startswith(only)])
@@ -86,7 +99,7 @@ def _outside(settings: "Settings", journal: "Journal") -> "Sequence[Check]":
 
 
 async def _inside(host: "Host", place: "Place", only: str) -> "Sequence[Outcome]":
-    """What the API that serves says of its database, its money, its nodes and its loops."""
+    """What the API that serves says of its database, its money, its nodes, its loops and its bots' image."""
     from wopr.core.errors import WoprError
     from wopr.delivery.release import read_state
     from wopr.ops.checks import Finding, Outcome, Verdict, failed

@@ -127,6 +127,7 @@ def _defaults(settings: "Settings") -> Mapping[str, str]:
         "wopr_image",
         "bot_image",
         "deliver_period_seconds",
+        "incident_after_seconds",
         "registry_server",
         "registry_username",
         "registry_plain_http",

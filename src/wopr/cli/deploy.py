@@ -119,6 +119,8 @@ async def _agreed(host: "Host", place: "Place", request: "Request", *, yes: bool
 async def _dry(host: "Host", where: Where, request: "Request") -> dict[str, Any]:
     """What a release would consist of; nothing is fetched and nothing is changed."""
     from wopr.delivery import setup
+    from wopr.delivery.commands import parsed_env
+    from wopr.delivery.deploy import first_image
     from wopr.delivery.look import observe
     from wopr.delivery.plan import plan
     from wopr.delivery.release import read_inputs, read_release, read_state
@@ -133,7 +135,7 @@ async def _dry(host: "Host", where: Where, request: "Request") -> dict[str, Any]
             "host": host.describe(),
             "folder": place.dir,
             "serving": serving.number if serving else None,
-            "platform": request.image or (serving.platform if serving else "the default image"),
+            "platform": request.image or (serving.platform if serving else first_image(parsed_env(lacking.env))),
             "settings_change": lacking.changed or serving is None or serving.env_hash != inputs.env_hash,
             "configuration_changes": bool(lacking.files)
             or serving is None
@@ -164,6 +166,10 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
 def _finish(verdict: "Verdict", where: Where, *, exit_code: bool, as_json: bool) -> None:
     if as_json:
         output.json_document(asdict(verdict))
+    if verdict.verdict == "unchanged" and verdict.reason:
+        if not as_json:
+            output.result(f"release {verdict.serving} serves again: {verdict.reason}, with nothing new in it")
+        return
     if verdict.verdict == "unchanged":
         if not as_json:
             output.result(f"nothing to do: release {verdict.serving} has these images, configuration and settings")

@@ -37,19 +37,19 @@ def doctor(
 ) -> None:
     """Find what is wrong with this installation, and with --fix mend it. Exit code 3 when something is left."""
     from wopr.cli.check import write
-    from wopr.cli.checking import look
+    from wopr.cli.checking import look, meant
     from wopr.ops.checks import Verdict
 
-    stages = output.progress(progress, as_json=as_json)
+    stages, where = output.progress(progress, as_json=as_json), meant("", "", "")
     with stages.stage("", "checks", keep=False):
-        outcomes = asyncio.run(look(""))
+        outcomes = asyncio.run(look("", where))
     mendable = [o for o in outcomes if o.finding.mend is not None]
     mended: list[dict[str, str]] = []
     if fix and mendable and not dry_run:
         with stages.stage("", "mend", keep=False):
             mended = _mend(mendable)
         with stages.stage("", "checks again", keep=False):
-            outcomes = asyncio.run(look(""))
+            outcomes = asyncio.run(look("", where))
     would = [o.name for o in mendable] if dry_run else []
     write(outcomes, as_json=as_json, mended=mended, would_mend=would)
     if not as_json:

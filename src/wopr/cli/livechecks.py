@@ -34,6 +34,7 @@ class LiveChecks:
             Check("billing.ledger", "every sum of the ledger is right", self._with_database(self._ledger)),
             Check("billing.inbox", "no payment event is stuck", self._with_database(self._inbox)),
             Check("inference.nodes", "a node serves every kind of request", self._with_database(self._nodes)),
+            Check("inference.models", "the models that bots use are served", self._with_database(self._models)),
             Check(
                 "loops.alive", "every background loop passed lately without an error", self._with_database(self._loops)
             ),
@@ -70,7 +71,8 @@ class LiveChecks:
         from wopr.core.settings import database_url
 
         if self._db is None:
-            self._db = Database(database_url(self._settings), pool_size=4)
+            # One for each check: who waits for a connection is not told that nobody can have one, and waits on.
+            self._db = Database(database_url(self._settings), pool_size=len(self.checks()))
         return self._db
 
     async def _reachable(self) -> Finding:
@@ -128,6 +130,28 @@ class LiveChecks:
             return failed(f"nothing serves {', '.join(missing)}", "wopr nodes list shows each service's health.")
         return ok("all four services")
 
+    async def _models(self) -> Finding:
+        """Whether new bots can answer and remember. Who has a provider to fall back to needs no node to answer."""
+        from wopr.inference.nodes import list_nodes
+        from wopr.inference.offer import offered_models
+
+        settings = self._settings
+        async with self._database().begin() as session:
+            offered = offered_models(await list_nodes(session), settings.wopr_prices)
+        served = {name for model in offered if model.available for name in (model.name, *model.aliases)}
+        if not served:
+            return skipped("no node lists its models")
+        wanted = {"BOT_EMBEDDING_MODEL": settings.bot_embedding_model}
+        if not settings.fallback_model:
+            wanted["BOT_MODEL"] = settings.bot_model
+        missing = [f"{variable}={name}" for variable, name in sorted(wanted.items()) if name not in served]
+        if missing:
+            return failed(
+                f"no node serves {', '.join(missing)}; there are {', '.join(sorted(served))}",
+                "Name a model that a node serves in .env and release it, or load the model on a node.",
+            )
+        return ok(", ".join(sorted(wanted.values())))
+
     async def _loops(self) -> Finding:
         from sqlalchemy import func, select
 
@@ -149,16 +173,15 @@ class LiveChecks:
     async def _registry(self) -> Finding:
         """Whether our login opens the door. A registry that is away stops nobody whose image is on the machine."""
         from wopr.core.errors import TooManyRequests, UpstreamFailed, WoprError
-        from wopr.delivery.registry import Registry
+        from wopr.delivery.registry_checks import registry_of
         from wopr.delivery.registry_reference import parse_reference
 
-        settings, secret = self._settings, self._settings.registry_password
+        settings = self._settings
         if settings.bot_runtime == "process":
             return skipped("BOT_RUNTIME=process")
         if not settings.bot_image.startswith(f"{settings.registry_server}/"):
             return skipped(f"BOT_IMAGE is none of {settings.registry_server}")
-        password = secret.get_secret_value() if secret else ""
-        registry = Registry(settings.registry_server, settings.registry_username, password)
+        registry = registry_of(settings, settings.registry_server)
         try:
             await registry.digest(parse_reference(settings.bot_image))
         except (UpstreamFailed, TooManyRequests) as error:

@@ -36,12 +36,12 @@ class Kind(StrEnum):
     VPS = "vps"
 
 
-@app.command("provision", epilog="Example: wopr machine provision vps --region nyc3 --size s-2vcpu-4gb --dry-run")
+@app.command("provision", epilog="Example: wopr machine provision vps --region tor1 --size s-2vcpu-4gb --dry-run")
 @shared
 def provision(
     kind: Annotated[Kind, typer.Argument(help="vps: the host of an installation.")],
     name: Annotated[str, typer.Option(help="Its name, by which it is found again.")] = NAME,
-    region: Annotated[str, typer.Option(help="Where.")] = "nyc3",
+    region: Annotated[str, typer.Option(help="Where; nodes must be rented in the same region.")] = "tor1",
     size: Annotated[str, typer.Option(help="What, as `wopr nodes sizes` lists it.")] = "s-2vcpu-4gb",
     ssh_key: Annotated[
         Path | None, typer.Option(help="File with your public key; default: the first in ~/.ssh.", show_default=False)
@@ -75,7 +75,8 @@ def provision(
     tell = Teller(output.progress(progress, as_json=as_json), name)
     machine, answers = asyncio.run(_provision(wish, tell, wait))
     address = machine.public_ip or ""
-    done = {**document, "id": machine.id, "public_ip": address, "ssh": answers, "dry_run": False}
+    done = {**document, "id": machine.id, "public_ip": address, "private_ip": machine.private_ip}
+    done |= {"ssh": answers, "dry_run": False}
     _say(done, f"{name} is {address}", as_json=as_json)
     for step in _next(address):
         output.say(f"  next: {step}")
@@ -146,6 +147,7 @@ def _document(wish: "Wish", proposal: "Proposal") -> dict[str, Any]:  # what JSO
         "there": there is not None,
         "id": there.id if there else None,
         "public_ip": there.public_ip if there else None,
+        "private_ip": there.private_ip if there else None,
     }
 
 

@@ -1,10 +1,12 @@
 """`wopr nodes`: the machines that serve models. Works on the database, so it also works while the API is down."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wopr.cli import nodes_care, nodes_logs, nodes_rented
+from wopr.cli.nodes_rows import costs as _costs
 from wopr.cli.nodes_rows import journal as _journal
 from wopr.cli.nodes_rows import run as _run
 from wopr.cli.nodes_rows import say_result as _say_result
@@ -34,15 +36,18 @@ NodeArgument = Annotated[str, typer.Argument(help="The node's id, such as gpu-1.
 
 @app.command("list", epilog="Example: wopr nodes list --json")
 def list_(as_json: JsonOption = False) -> None:
-    """List the nodes with the health of their services, as the watchdog last saw them."""
+    """List the nodes with the health of their services, as the watchdog last saw them, and what they cost."""
     from wopr.inference.nodes import list_nodes
 
     found = _run(list_nodes)
     if as_json:
         json_document({"nodes": [_document(node) for node in found]})
         return
-    rows = [(node.id, node.host, node.region, node.size, _state(node), _health(node), _seen(node)) for node in found]
-    headers = ("node", "host", "region", "size", "status", "services", "last answer")
+    rows = [
+        (node.id, node.host, node.region, node.size, *_prices(node), _state(node), _health(node), _seen(node))
+        for node in found
+    ]
+    headers = ("node", "host", "region", "size", "$ an hour", "$ so far", "status", "services", "last answer")
     table(headers, rows, "There are no nodes yet: wopr nodes provision, or wopr nodes register NODE --host HOST")
 
 
@@ -168,6 +173,11 @@ def _state(node: "Node") -> str:
     return ", ".join(filter(None, (node.status, wanted, told(node))))
 
 
+def _prices(node: "Node") -> Sequence[str]:
+    """What a rented machine costs; of one's own nobody here knows."""
+    return ("–", "–") if node.provider is None else tuple(_costs(node).values())
+
+
 def _health(node: "Node") -> str:
     return " ".join(f"{name}:{'ok' if node.service_health.get(name) else 'down'}" for name in sorted(node.ports))
 
@@ -195,6 +205,7 @@ def _document(node: "Node") -> dict[str, Any]:  # whatever json can write
         "service_health": dict(node.service_health),
         "ports": dict(node.ports),
         "monthly_cost_cents": node.monthly_cost_cents,
+        **_costs(node),
         "rented": node.provider is not None,
         "last_health_at": node.last_health_at,
         "last_error": node.last_error,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wopr.core.settings import Settings
     from wopr.inference.nodes import Node
 
+SETTLED = ("done", "failed")
 LOOK_SECONDS = 1.0
 Result = TypeVar("Result")
 
@@ -79,22 +80,23 @@ async def until_settled(door: Door, node_ids: Sequence[str], stages: "Progress")
     """Tell each stage of each node until all are done or failed; the nodes, None for one that was removed."""
     from wopr.inference.nodes import list_nodes
 
-    seen: dict[str, tuple[str, Stage]] = {}
+    told: dict[str, int] = dict.fromkeys(node_ids, 0)
+    running: dict[str, Stage] = {}
     while True:
         nodes = {str(node.id): node for node in await door.write(list_nodes)}
-        settled = 0
         for node_id in node_ids:
             node = nodes.get(node_id)
-            now = "failed" if node is None else node.provision_stage
-            before = seen.get(node_id)
-            if before is not None and before[0] != now:
-                before[1].failed(last_line(why(node))) if now == "failed" else before[1].done()
-                del seen[node_id]
-            if now in ("done", "failed"):
-                settled += 1
-            elif node_id not in seen:
-                seen[node_id] = (now, stages.stage(node_id, now.replace("_", " ")))
-        if settled == len(node_ids):
+            if node is None and (before := running.pop(node_id, None)):
+                before.failed(last_line(why(node)))
+            # From the log of its making: one that comes and goes between two looks is told as well.
+            reached = [str(entry["stage"]) for entry in node.making.log] if node else []
+            for stage in reached[told[node_id] :]:
+                if before := running.pop(node_id, None):
+                    before.failed(last_line(why(node))) if stage == "failed" else before.done()
+                if stage not in SETTLED:
+                    running[node_id] = stages.stage(node_id, stage.replace("_", " "))
+            told[node_id] = len(reached)
+        if all((node := nodes.get(node_id)) is None or node.provision_stage in SETTLED for node_id in node_ids):
             return {node_id: nodes.get(node_id) for node_id in node_ids}
         await asyncio.sleep(LOOK_SECONDS)
 

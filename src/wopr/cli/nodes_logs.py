@@ -2,25 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from wopr.cli import output
 from wopr.cli.output import JsonOption, ProgressKind, ProgressOption
-
-LINES, LINES_MAX = 100, 10_000
-
-
-class Source(StrEnum):
-    """Whose lines."""
-
-    MAKING = "making"
-    LLAMA = "llama"
-    CHATTERBOX = "chatterbox"
-    WHISPER = "whisper"
-    QWEN = "qwen"
+from wopr.inference.log_sources import LINES, LINES_MAX, Source
 
 
 def logs(

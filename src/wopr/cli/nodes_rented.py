@@ -5,13 +5,14 @@ it is changes nothing: whoever leaves early leaves it to the loop.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wopr.cli.nodes_door import LOOK_SECONDS, Door, last_line, run, until_gone, until_settled, why
+from wopr.cli.nodes_rows import costs, usd
 from wopr.cli.options import shared
 from wopr.cli.output import (
     FAILED,
@@ -91,14 +92,13 @@ def provision(
 def retry(node_id: NodeArgument, how: Changer, wait: WaitOption = True) -> None:
     """Make a node again with a new machine; the one before is given back first."""
     from wopr.inference import rented
-    from wopr.inference.nodes import cost_so_far
 
     node = run(lambda door: _found(door, node_id))
     if how.dry_run:
         how.say({"node": node_id, "dry_run": True}, f"would give back the machine of {node_id} and rent another")
         return
     confirm(
-        f"Give back the machine of {node_id} ({node.size}, ${_usd(cost_so_far(node, _now()))} so far), rent another?",
+        f"Give back the machine of {node_id} ({node.size}, ${costs(node)['cost_so_far_usd']} so far), rent another?",
         yes=how.yes,
     )
     stages = progress(how.progress, as_json=how.as_json)
@@ -114,14 +114,13 @@ def retry(node_id: NodeArgument, how: Changer, wait: WaitOption = True) -> None:
 def destroy(node_id: NodeArgument, how: Changer, wait: WaitOption = True, exit_code: ExitCodeOption = False) -> None:
     """Give a rented node back to the cloud, and forget it once its machine is gone. Gone already is fine."""
     from wopr.inference import rented
-    from wopr.inference.nodes import cost_so_far
 
     node = run(lambda door: door.look(node_id))
     if node is None:
         how.say({"destroyed": None}, f"nothing to do: there is no node {node_id}")
         nothing_to_do(exit_code)
         return
-    about = f"{node_id} ({node.size} in {node.region}, ${_usd(cost_so_far(node, _now()))} so far)"
+    about = f"{node_id} ({node.size} in {node.region}, ${costs(node)['cost_so_far_usd']} so far)"
     if how.dry_run:
         how.say({"node": node_id, "machine": node.making.machine_id, "dry_run": True}, f"would destroy {about}")
         return
@@ -142,8 +141,6 @@ def reboot(
     hard: Annotated[bool, typer.Option("--hard", help="Cut its power instead of asking its system.")] = False,
 ) -> None:
     """Restart the machine of a rented node. What it is answering is cut off."""
-    from wopr.inference import ordering
-
     node = run(lambda door: _found(door, node_id))
     way = "power-cycle" if hard else "reboot"
     if how.dry_run:
@@ -151,8 +148,8 @@ def reboot(
         return
     confirm(f"{way.capitalize()} {node_id} at {node.host}?", yes=how.yes)
     stages = progress(how.progress, as_json=how.as_json)
-    with stages.stage(node_id, way, keep=False), _journal("nodes.reboot", node=node_id, hard=str(hard).lower()):
-        went = run(lambda door: _reboot(door, ordering.reboot, node, hard))
+    with stages.stage(node_id, way, keep=False):
+        went = run(lambda door: _reboot(door, node, hard))
     if not went:
         complain(
             f"The {way} of {node_id} failed at the cloud.",
@@ -164,8 +161,6 @@ def reboot(
 
 def show(node_id: NodeArgument, as_json: JsonOption = False) -> None:
     """Show one node: state, costs so far, and every stage of its making."""
-    from wopr.inference.nodes import cost_so_far
-
     node = run(lambda door: _found(door, node_id))
     making = node.making
     document = {
@@ -175,8 +170,7 @@ def show(node_id: NodeArgument, as_json: JsonOption = False) -> None:
         "last_error": node.last_error,
         "service_health": dict(node.service_health),
         "machine_id": making.machine_id,
-        "hourly_usd": _usd(making.hourly_cost_nanos),
-        "cost_so_far_usd": _usd(cost_so_far(node, _now())),
+        **costs(node),
         "log": [dict(entry) for entry in making.log],
     }
     if as_json:
@@ -210,8 +204,8 @@ def sizes(
             "gpu": size.gpu,
             "vcpus": size.vcpus,
             "memory_gib": size.memory_mib // 1024,
-            "hourly_usd": _usd(size.hourly_nanos),
-            "monthly_usd": _usd(from_cents(size.monthly_cents)),
+            "hourly_usd": usd(size.hourly_nanos),
+            "monthly_usd": usd(from_cents(size.monthly_cents)),
             "regions": sorted(size.regions),
         }
         for size in found
@@ -276,8 +270,12 @@ async def _found(door: Door, node_id: str) -> "Node":
     return await door.write(lambda session: nodes.get(session, NodeId(node_id)))
 
 
-async def _reboot(door: Door, begin: Callable[..., Awaitable[str]], node: "Node", hard: bool) -> bool:
-    action = await begin(door.cloud(), node.id, node.making.machine_id, hard=hard)
+async def _reboot(door: Door, node: "Node", hard: bool) -> bool:
+    from wopr.inference.rebooting import Desk, reboot
+    from wopr.ops.journal import Journal
+
+    desk = Desk(door.db, door.cloud(), Journal(door.settings.wopr_home))
+    action = await reboot(desk, node.id, _now(), hard=hard)
     while True:
         went = await door.cloud().acted(str(node.making.machine_id), action)
         if went is not None:
@@ -295,18 +293,11 @@ def _cost(plan: "Plan", count: int) -> dict[str, str]:
     from wopr.core.money import from_cents
 
     hourly, monthly = count * plan.size.hourly_nanos, from_cents(count * plan.size.monthly_cents)
-    return {"hourly_usd": _usd(hourly), "monthly_usd": _usd(monthly)}
+    return {"hourly_usd": usd(hourly), "monthly_usd": usd(monthly)}
 
 
 def _what(plan: "Plan") -> str:
     return plan.size.gpu or f"no GPU, {plan.size.vcpus} vCPUs"
-
-
-def _usd(nanos: int) -> str:
-    from wopr.core.money import NANOS_PER_CENT, to_usd_string
-
-    # What a machine costs is told to the cent, rounded up.
-    return to_usd_string(-(-nanos // NANOS_PER_CENT) * NANOS_PER_CENT)
 
 
 def _now() -> int:

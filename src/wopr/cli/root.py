@@ -22,7 +22,7 @@ GROUPS = (
 )  # fmt: skip
 COMMANDS = (
     "up", "api", "ui", "engine", "status", "smoke", "check", "doctor", "deploy", "rollback", "releases", "deliver",
-    "teardown", "completion",
+    "teardown", "rehearse", "completion",
 )  # fmt: skip
 
 # What a path can be that was given as a folder of ours and is none.

@@ -33,10 +33,13 @@ def smoke(
     key: Annotated[
         str, typer.Option(envvar="WOPR_KEY", help="Key of a paying customer: skips sign-up and payment.")
     ] = "",
+    patience: Annotated[float, typer.Option(min=1, help="Seconds that each step may take.")] = 30.0,
     progress: ProgressOption = ProgressKind.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Walk the happy path (sign up, pay, bot, answer) and print each step with its time."""
+    from wopr.cloud.lookup import servers
+    from wopr.cloud.outside import transport
     from wopr.core.settings import load_settings
     from wopr.ops.journal import Journal
     from wopr.ops.smoke import Target
@@ -55,7 +58,8 @@ def smoke(
         )
     host = urlsplit(url or settings.api_url).hostname or ""
     stages = output.progress(progress, "" if local else host, as_json=as_json)
-    target = Target(url or settings.api_url, mail_url or settings.resend_api_base, key)
+    through = transport(servers(settings.dns_servers), settings.acme_ca_bundle)
+    target = Target(url or settings.api_url, mail_url or settings.resend_api_base, key, through, patience)
     if key and not as_json:
         say(dim("  sign-up and payment are skipped: a key was given"))
     with Journal(settings.wopr_home).operation("smoke", url=target.url) as operation:

@@ -46,6 +46,7 @@ def show(where: Where, *, watch: bool, as_json: bool) -> None:
         output.json_document(document(sight))
     elif not watch:
         _write(sight)
+    _observe(where, sight.glance)
     if sight.glance.verdict == "down":
         raise typer.Exit(output.FAILED)
 
@@ -92,9 +93,18 @@ async def _look(where: Where, *, watch: bool) -> Sight:
                 return sight
             say("\x1b[2J\x1b[H" if colored(sys.stderr) else "")
             _write(sight)
+            await asyncio.to_thread(_observe, where, seen)
             await asyncio.sleep(WATCH_SECONDS)
     finally:
         await host.close()
+
+
+def _observe(where: Where, seen: "Glance") -> None:
+    """Leave what was seen in the installation's journal."""
+    from wopr.core.settings import load_settings
+    from wopr.delivery.observing import observe_installation
+
+    observe_installation(where.journal(), seen, load_settings().incident_after_seconds)
 
 
 def _late(where: Where) -> "tuple[Sequence[Deployment], Sequence[Incident]]":

@@ -78,7 +78,8 @@ class Supervisor:
         for process in living:
             end_group(process.pid)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*(process.wait() for process in living)), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.gather(*(process.wait() for process in living))
         for process in living:
             if process.returncode is None:
                 signal_group(process.pid, signal.SIGKILL)
@@ -178,6 +179,10 @@ class RunFile:
     def child(self, name: str) -> psutil.Process | None:
         """The child of that name, when it lives now."""
         return _alive((self._read() or {}).get("children", {}).get(name))
+
+    def children(self) -> Sequence[str]:
+        """The names of the children that live now."""
+        return sorted(name for name in (self._read() or {}).get("children", {}) if self.child(name) is not None)
 
     def end_leftovers(self) -> Sequence[str]:
         """End the children that a killed supervisor left behind; their names."""

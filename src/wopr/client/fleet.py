@@ -34,6 +34,7 @@ class Bot(Answer):
     price_month_usd: Decimal | None = None
     tenant_id: str | None = None
     tenant_name: str | None = None
+    operator_error: str | None = None
     channel: str | None = None
     image: str | None = None
 

@@ -9,7 +9,10 @@ from urllib.parse import quote
 
 from pydantic import ConfigDict, Field
 
-from wopr.client.transport import Answer, Json, ModelT, Sending, Transport
+from wopr.client.transport import Answer, Json, ModelT, Sending, Transport, parse
+
+# Longer than the API tries, so that why a machine does not answer is told by the API.
+LOGS_TIMEOUT_SECONDS = 40.0
 
 
 class Model(Answer):
@@ -72,6 +75,12 @@ class NodeDetail(Node):
     """One machine with the course of its making."""
 
     log: list[StageReached] = Field(default_factory=list)
+
+
+class NodeLogs(Answer):
+    """What was written on a machine, oldest first."""
+
+    lines: list[str] = Field(default_factory=list)
 
 
 class MachineSize(Answer):
@@ -155,6 +164,12 @@ class InferenceApi:
     async def node(self, node_id: str) -> NodeDetail:
         """One machine with the course of its making."""
         return await self._transport.get(f"/api/admin/nodes/{quote(node_id, safe='')}", NodeDetail)
+
+    async def node_logs(self, node_id: str, source: str, lines: int) -> list[str]:
+        """The last lines of a service, or of its machine's `making`, oldest first."""
+        sending = Sending(params={"source": source, "lines": lines}, timeout_seconds=LOGS_TIMEOUT_SECONDS)
+        path = f"/api/admin/nodes/{quote(node_id, safe='')}/logs"
+        return parse(await self._transport.request("GET", path, sending), NodeLogs).lines
 
     async def sizes(self, *, gpu: bool = False) -> MachineSizes:
         """What can be rented, with prices; `gpu`: only what has one."""

@@ -66,13 +66,23 @@ class Sending:
     timeout_seconds: float | None = None
 
 
-def shared_http(base_url: str) -> httpx.AsyncClient:
-    """A pool for one base address that never keeps a cookie: two people's requests must not mix."""
+def shared_http(base_url: str, through: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """A pool for one base address that never keeps a cookie: two people's requests must not mix.
+
+    `through` is another way there than by this machine's own names and roots.
+    """
     timeout = httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
     limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=50)
     jar = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+    verify = _trusted() if through is None else True  # the way has its own
     return httpx.AsyncClient(
-        base_url=base_url, timeout=timeout, limits=limits, cookies=jar, trust_env=False, verify=_trusted()
+        base_url=base_url,
+        timeout=timeout,
+        limits=limits,
+        cookies=jar,
+        trust_env=False,
+        verify=verify,
+        transport=through,
     )
 
 

@@ -84,6 +84,9 @@ class Size:
     monthly_cents: int
     hourly_nanos: int
     regions: tuple[str, ...]
+    gpu_model: str = ""
+    """The cloud's own word for it, with its maker: `nvidia_h100`."""
+    gpu_count: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """DigitalOcean's API for machines, as https://docs.digitalocean.com/reference/api/ describes it, over plain httpx.
 
 What may be repeated without harm (GET, PUT, DELETE) is, a few times, after what the answer's Retry-After asks or a
-growing pause with jitter. A POST is sent once: when its answer is lost, the error says that it may have been done.
+growing pause with jitter. A POST is where certainly nothing was done: the limit of requests, no connection. When its
+answer is lost, it ends there, and the error says that it may have been done.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from wopr.core.settings import Settings
 
 ANSWER_SECONDS_MAX = 20.0
 CREATE_SECONDS_MAX = 60.0
+CONNECT_SECONDS_MAX = 10.0
 PAGE_SIZE = 200
 PAGES_MAX = 50
 MESSAGE_CHARACTERS_MAX = 300
@@ -27,8 +29,10 @@ EVERYWHERE = ["0.0.0.0/0", "::/0"]
 TOKEN_REMEDY = (
     "Make a token with read and write access at https://cloud.digitalocean.com/account/api/tokens: DO_API_TOKEN."  # noqa: S105
 )
+ACTION_REMEDY = "https://cloud.digitalocean.com/droplets shows the machine, and what may be done to it."
 LIMIT_REMEDY = "Destroy a node (`wopr nodes list`), or ask DigitalOcean for a higher limit of droplets."
 REPEATABLE = ("GET", "PUT", "DELETE")
+TAGS = "/v2/tags"
 
 Json = Mapping[str, Any]  # what DigitalOcean writes
 
@@ -45,7 +49,7 @@ class DigitalOcean:
 
     http: httpx.AsyncClient
     base: str
-    token: str
+    token: str = field(repr=False)
     pause: Pause = asyncio.sleep
 
     async def create(self, order: Order) -> Machine:
@@ -116,7 +120,7 @@ class DigitalOcean:
 
     async def ensure_firewall(self, firewall: Firewall) -> None:
         # A firewall can only name tags that exist; making one that does is no error.
-        await self._send("POST", "/v2/tags", {"name": firewall.tag})
+        await self._send("POST", TAGS, {"name": firewall.tag})
         wanted = _rules(firewall)
         for found in await self._pages("/v2/firewalls", "firewalls"):
             if found["name"] == firewall.name:
@@ -153,19 +157,22 @@ class DigitalOcean:
         async def once() -> httpx.Response:
             return await self._once(method, path, body)
 
-        answer = await (patiently(once, self.pause) if method in REPEATABLE else once())
+        answer = await patiently(once, self.pause)
         if answer.is_success or (missing_is_fine and answer.status_code == httpx.codes.NOT_FOUND):
             return answer
         raise _refusal(answer)
 
     async def _once(self, method: str, path: str, body: Json | None) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.token}"}
-        changes = method not in REPEATABLE
+        changes = method not in REPEATABLE and path != TAGS
+        # Without a connection nothing was done; that must be known before the time for the answer ends.
+        timeout = httpx.Timeout(CREATE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
         try:
             async with asyncio.timeout(CREATE_SECONDS_MAX if changes else ANSWER_SECONDS_MAX):
-                answer = await self.http.request(
-                    method, self.base + path, json=body, headers=headers, timeout=CREATE_SECONDS_MAX
-                )
+                answer = await self.http.request(method, self.base + path, json=body, headers=headers, timeout=timeout)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            remedy = "Correct it, or leave it out for DigitalOcean itself."
+            raise CloudError(f"DO_API_BASE is no address: {_word(error)}.", remedy=remedy) from error
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise CloudError(f"DigitalOcean can't be reached: {_word(error)}.", retry=True) from error
         except (TimeoutError, httpx.HTTPError) as error:
@@ -189,9 +196,9 @@ def _refusal(answer: httpx.Response) -> CloudError:
         return CloudError(f"DigitalOcean does not know a new SSH key yet: {words}", retry=True)
     if "limit" in words.lower():
         return CloudError(f"DigitalOcean's limit for this account is reached: {words}", remedy=LIMIT_REMEDY)
-    return CloudError(
-        f"DigitalOcean refused ({answer.status_code}): {words}", remedy="`wopr nodes sizes` lists what can be rented."
-    )
+    is_action = answer.request.url.path.endswith("/actions")
+    remedy = ACTION_REMEDY if is_action else "`wopr nodes sizes` lists what can be rented."
+    return CloudError(f"DigitalOcean refused ({answer.status_code}): {words}", remedy=remedy)
 
 
 def _message(answer: httpx.Response) -> str:
@@ -206,7 +213,8 @@ def _content(answer: httpx.Response) -> Json:
     try:
         content = answer.json()
     except ValueError as error:
-        raise CloudError("DigitalOcean's answer can't be read.", uncertain=answer.request.method == "POST") from error
+        uncertain = answer.request.method == "POST"
+        raise CloudError("DigitalOcean's answer can't be read.", retry=True, uncertain=uncertain) from error
     return content if isinstance(content, dict) else {}
 
 
@@ -246,6 +254,8 @@ def _size(size: Json) -> Size:
         monthly_cents=round(float(size["price_monthly"]) * CENTS),
         hourly_nanos=from_usd(str(size["price_hourly"])),
         regions=tuple(size.get("regions") or ()),
+        gpu_model=gpu.get("model", ""),
+        gpu_count=int(gpu.get("count", 1)) if gpu else 0,
     )
 
 
@@ -266,11 +276,18 @@ def _rules(firewall: Firewall) -> Json:
 def _says(found: Json, wanted: Json) -> bool:
     """Whether a firewall says what is wanted; DigitalOcean writes rules with more fields and in an order of its own."""
 
-    def inbound(rules: Sequence[Json]) -> set[tuple[str, str, frozenset[str]]]:
+    def ways(firewall: Json, rules: str, target: str) -> set[tuple[str, str, frozenset[str]]]:
         return {
-            (rule["protocol"], str(rule.get("ports", "")), frozenset(rule["sources"].get("addresses") or ()))
-            for rule in rules
+            (rule["protocol"], _ports(rule), frozenset((rule.get(target) or {}).get("addresses") or ()))
+            for rule in firewall.get(rules) or ()
         }
 
     same_tags = set(found.get("tags") or ()) == set(wanted["tags"])
-    return same_tags and inbound(found.get("inbound_rules") or ()) == inbound(wanted["inbound_rules"])
+    directions = (("inbound_rules", "sources"), ("outbound_rules", "destinations"))
+    return same_tags and all(ways(found, *which) == ways(wanted, *which) for which in directions)
+
+
+def _ports(rule: Json) -> str:
+    """DigitalOcean writes `0` for all of them, and for ICMP, which has none."""
+    ports = str(rule.get("ports") or "0")
+    return "0" if ports == "all" else ports

@@ -20,6 +20,10 @@ RUN_SECONDS = 60.0
 CONNECT_SECONDS = 15.0
 KEEPALIVE_SECONDS = 5
 SSH_PORT = 22
+# A connection's commands at once. sshd refuses the eleventh, unless its MaxSessions says otherwise.
+SESSIONS_MAX = 8
+SESSION_TRIES_MAX = 40
+SESSION_PAUSE_SECONDS = 0.25
 
 
 class SshFailed(UpstreamFailed):
@@ -30,6 +34,10 @@ class SshFailed(UpstreamFailed):
     def __init__(self, message: str, *, remedy: str = "", answered: bool = False) -> None:
         super().__init__(message, remedy=remedy)
         self.answered = answered
+
+
+class NotEnded(SshFailed):
+    """The machine was there, and a command did not end within its time."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +95,47 @@ class Ssh:
     met: str | None = None  # the machine's key, once connected
     _connection: "asyncssh.SSHClientConnection | None" = field(default=None, repr=False)
     _connecting: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    _sessions: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SESSIONS_MAX), repr=False)
 
     async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output:
-        """Run a program to its end; SshFailed when that does not come."""
+        """Run a program to its end; SshFailed when that does not come. Waiting for its turn takes none of its time."""
+        import asyncssh
+
+        async with self._sessions:
+            for _ in range(SESSION_TRIES_MAX):
+                try:
+                    return await self._run(argv, input, timeout)
+                except asyncssh.ChannelOpenError:  # nothing was run: those that ended are not yet gone at the server
+                    await asyncio.sleep(SESSION_PAUSE_SECONDS)
+        raise SshFailed(
+            f"{self.describe()} runs no more commands for us.",
+            remedy="Does its sshd have a low MaxSessions?",
+            answered=True,
+        )
+
+    async def _run(self, argv: Sequence[str], input: bytes, timeout: float) -> Output:
         import asyncssh
 
         connection = await self._connected()
         # Without an end of its input a command that reads it would wait for ever.
         stdin = asyncssh.PIPE if input else asyncssh.DEVNULL
         try:
-            done = await connection.run(
-                shlex.join(argv), input=input or None, stdin=stdin, encoding=None, timeout=timeout
-            )
-        except asyncssh.TimeoutError as error:
+            async with asyncio.timeout(timeout):  # asyncssh's own is `wait_for`, which may lose a cancellation
+                done = await connection.run(shlex.join(argv), input=input or None, stdin=stdin, encoding=None)
+        except asyncssh.ChannelOpenError:
+            if connection.is_closed():
+                raise SshFailed(f"The connection to {self.describe()} broke.", remedy="Run it again.") from None
+            raise
+        except TimeoutError as error:
             message = f"`{shlex.join(argv)[:200]}` did not end within {timeout:.0f} s."
-            raise SshFailed(message, answered=True) from error
+            raise NotEnded(message, answered=True) from error
         except (asyncssh.Error, OSError) as error:
             await self.close()
             raise SshFailed(f"The connection to {self.describe()} broke: {error}", remedy="Run it again.") from error
-        return Output(_code(done), _bytes(done.stdout), _bytes(done.stderr))
+        if done.exit_status is None:  # what it wrote until then would be taken for all that it had to say
+            message = f"The connection to {self.describe()} broke in the middle of a command."
+            raise SshFailed(message, remedy="Run it again.", answered=True)
+        return Output(_code(done.exit_status), _bytes(done.stdout), _bytes(done.stderr))
 
     def describe(self) -> str:
         """The name by which people know it."""
@@ -145,7 +175,7 @@ class Ssh:
                 remedy=f"Compare its fingerprint, then: {try_it}",
                 answered=True,
             ) from error
-        except (asyncssh.Error, OSError) as error:
+        except (asyncssh.Error, OSError, UnicodeError) as error:  # the last one of a name that can be none
             raise SshFailed(
                 f"{self.describe()} can't be reached: {error or type(error).__name__}",
                 remedy=f"Try: {try_it}",
@@ -171,9 +201,9 @@ def _options(trust: Trust) -> dict[str, object]:
     return options
 
 
-def _code(done: "asyncssh.SSHCompletedProcess") -> int:
+def _code(status: int) -> int:
     """The exit code; 255 for a command that a signal ended, as ssh does."""
-    return done.exit_status if done.exit_status is not None and done.exit_status >= 0 else 255
+    return status if status >= 0 else 255
 
 
 def _bytes(value: object) -> bytes:

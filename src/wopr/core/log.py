@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from wopr.core.settings import environment
+from wopr.core.environment import environment
 
 SECRET_NAMES = re.compile(r"(password|secret|token|authorization|cookie|api_key|database_url)", re.IGNORECASE)
 SECRET_VALUES = re.compile(

@@ -55,7 +55,8 @@ class Loop:
     """One line of the table of loops.
 
     `run` does one pass and returns counts of what it did. `wake` names notification channels that start a pass at once;
-    `period_seconds` is the slow rhythm that catches what a lost notification would have said.
+    `period_seconds` is the slow rhythm that catches what a lost notification would have said. `close` ends what passes
+    left running, when the process stops.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Loop:
     why: str
     run: Callable[[], Awaitable[Counts]]
     wake: Sequence[str] = ()
+    close: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass
@@ -91,6 +93,7 @@ class LoopRunner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await asyncio.gather(*(loop.close() for loop in self.loops if loop.close is not None), return_exceptions=True)
         with contextlib.suppress(Exception):  # leaving is not worth an error: the leases run out by themselves
             async with self.db.begin() as session:
                 await session.execute(
@@ -110,14 +113,15 @@ class LoopRunner:
                 LOOP_FAILURES.labels(loop.name).inc()
                 log.error("loop.failed", loop=loop.name, error=f"{type(error).__name__}: {error}", exc_info=True)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wakeup.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await wakeup.wait()
 
     async def _pass(self, loop: Loop) -> bool:
         """One pass; False when another process holds the lease."""
         if not self._surely_held(loop.name) and not await self._claim(loop.name):
             return False
         begun = time.monotonic()
-        work = asyncio.ensure_future(asyncio.wait_for(_timed(loop), PASS_SECONDS_MAX))
+        work = asyncio.ensure_future(_timed(loop))
         counts: Counts = {}
         failure = None
         try:
@@ -191,4 +195,5 @@ def _ring(wakeup: asyncio.Event, _payload: str) -> None:
 
 async def _timed(loop: Loop) -> Counts:
     with LOOP_SECONDS.labels(loop.name).time():
-        return await loop.run()
+        async with asyncio.timeout(PASS_SECONDS_MAX):
+            return await loop.run()

@@ -79,7 +79,8 @@ class Notifier:
                     self._dispatch(channel, LOST)
                 self.connected.set()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), CHECK_SECONDS)
+                    async with asyncio.timeout(CHECK_SECONDS):
+                        await self._changed.wait()
                 await connection.execute("SELECT 1", timeout=CHECK_SECONDS)
         finally:
             connection.terminate()

@@ -1,6 +1,6 @@
-"""What a process has in its hands while it runs: settings, database, clock, HTTP client, notifications."""
+"""What a process has in its hands while it runs: settings, database, clocks, HTTP client, notifications."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -8,6 +8,7 @@ from wopr.core.clock import Clock, SystemClock
 from wopr.core.db import Database
 from wopr.core.notify import Notifier
 from wopr.core.settings import Settings, database_url
+from wopr.core.steady import SteadyClock
 
 HTTP_TIMEOUT_SECONDS = 20.0
 
@@ -21,6 +22,11 @@ class Platform:
     clock: Clock
     http: httpx.AsyncClient
     notifier: Notifier
+    # For times that one process stores and another reads.
+    steady: SteadyClock = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steady", SteadyClock(self.db, self.clock))
 
     async def close(self) -> None:
         """Give everything back, in the reverse order of its making."""

@@ -5,8 +5,6 @@ missing `DO_API_TOKEN` never stops the API. `docs/settings.md` is compared with 
 """
 
 import hashlib
-import os
-from collections.abc import Mapping
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
@@ -131,7 +129,7 @@ class Settings(BaseSettings):
     )
     dns_servers: str = Field(
         default="",
-        description="Name servers that `wopr dns` asks, by comma; empty: the zone's own and this host's resolver.",
+        description="Name servers that `wopr dns` and `wopr smoke` ask, by comma; empty: the usual ones.",
     )
     acme_directory: str = Field(
         default="https://acme-v02.api.letsencrypt.org/directory",
@@ -140,7 +138,7 @@ class Settings(BaseSettings):
     acme_email: str = Field(default="", description="Where that authority writes to; empty: nowhere.")
     acme_ca_bundle: Path | None = Field(
         default=None,
-        description="Root certificates by which the directory itself is trusted, for an authority of one's own.",
+        description="Roots by which the directory, and what it signs, are trusted: for an authority of one's own.",
     )
     registry_server: str = Field(default="ghcr.io", description="Registry of our images.")
     registry_username: str = Field(default="", description="User name at the registry.")
@@ -190,7 +188,7 @@ class Settings(BaseSettings):
     node_ssh_port: Port = Field(default=22, description="Port of SSH on nodes, over which services are restarted.")
     alert_webhook_url: SecretStr | None = Field(
         default=None,
-        description="Address to which is posted, as JSON, what administrators are mailed: a node that needs them.",
+        description="Address to which is posted, as JSON, what administrators are mailed of nodes and machines.",
     )
     incident_after_seconds: float = Field(
         default=120.0, gt=0, description="Seconds that something must stay down before an incident opens by itself."
@@ -205,7 +203,7 @@ class Settings(BaseSettings):
 
     # nodes that are rented
     node_api_url: str = Field(default="", description="Address at which rented nodes reach the API; empty: as API_URL.")
-    gpu_region: str = Field(default="tor1", description="Region in which nodes are rented.")
+    gpu_region: str = Field(default="tor1", description="Region of rented nodes; the VPS belongs there as well.")
     gpu_size: str = Field(
         default="gpu-4000adax1-20gb", description="Size of rented nodes; `wopr nodes sizes` lists them with prices."
     )
@@ -366,9 +364,10 @@ def not_understood(error: ValidationError) -> NotConfigured:
     )
 
 
-def environment() -> Mapping[str, str]:
-    """The variables of this process as they are, for the journal, which must know every secret among them."""
-    return os.environ
+def variables() -> frozenset[str]:
+    """The names of the environment variables that are settings."""
+    aliases = {"BETTER_AUTH_URL", "API_URL"}  # the one setting with two names
+    return frozenset(name.upper() for name in Settings.model_fields) | aliases
 
 
 def database_url(settings: Settings) -> str:
@@ -380,7 +379,8 @@ def database_url(settings: Settings) -> str:
         return file.read_text(encoding="utf-8").strip()
     raise Unavailable(
         f"There is no database: DATABASE_URL is not set and no embedded one was started under {settings.wopr_home}.",
-        remedy="Start everything with `wopr up`, or set DATABASE_URL.",
+        remedy="Start everything with `wopr up`, or set DATABASE_URL. An installation's is asked in the container of"
+        " the slot that `wopr status` says is active: docker exec -it wopr-api-blue wopr …",
     )
 
 

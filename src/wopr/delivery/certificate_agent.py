@@ -11,8 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from wopr.core.environment import environment
 from wopr.core.errors import WoprError
-from wopr.core.settings import Settings, environment, load_settings
+from wopr.core.settings import Settings, load_settings
 from wopr.core.stop import Stop
 from wopr.delivery.certificate_loop import keep, look, renew, settings_of
 from wopr.delivery.certificates import challenge, unchallenge

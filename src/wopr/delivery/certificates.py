@@ -17,9 +17,10 @@ from wopr.cloud import certificate as certificates
 from wopr.cloud.certificate import Certificate
 from wopr.cloud.dns import DnsRecord
 from wopr.cloud.lookup import Server, ask, servers_named
+from wopr.core.environment import environment
 from wopr.core.errors import Invalid, WoprError
 from wopr.core.files import replace_text
-from wopr.core.settings import Settings, environment
+from wopr.core.settings import Settings
 from wopr.delivery.edge import EdgeSettings, dns_of
 from wopr.delivery.names import BOTS_LABEL
 from wopr.delivery.place import Place
@@ -204,7 +205,8 @@ async def _run_certbot(place: Place, authority: Authority, names: Sequence[str])
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        out, _ = await asyncio.wait_for(process.communicate(), CERTBOT_SECONDS_MAX)
+        async with asyncio.timeout(CERTBOT_SECONDS_MAX):
+            out, _ = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()

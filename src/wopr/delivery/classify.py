@@ -9,7 +9,7 @@ operator a word; in the other it costs the data, as migration 0031 of the earlie
 import itertools
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import sqlglot
 from sqlglot import exp
@@ -20,7 +20,7 @@ from wopr.delivery.classify_lexer import Statement, Unreadable, statements
 from wopr.delivery.classify_schema import Known, folded, name_of
 from wopr.delivery.classify_verdict import Finding, Kind, Verdict, adds, changes, destroys, worst
 
-__all__ = ["Classifier", "Finding", "Kind", "classify", "worst_kind"]
+__all__ = ["Classifier", "Finding", "Kind", "classify"]
 
 BOOKKEEPING = "alembic_version"
 STATEMENT_SHOWN_CHARACTERS_MAX = 400
@@ -94,11 +94,6 @@ logging.getLogger("sqlglot").setLevel(logging.ERROR)
 def classify(sql: str, types: Mapping[tuple[str, str], str] | None = None) -> list[Finding]:
     """Every statement of `sql` with its verdict. `types`: (table, column) → present type, where it is known."""
     return Classifier(types).classify(sql)
-
-
-def worst_kind(findings: Iterable[Finding]) -> Kind:
-    """The gravest kind among them; of nothing: adds."""
-    return max((finding.kind for finding in findings), key=lambda kind: kind.rank, default=Kind.ADDS)
 
 
 class Classifier:

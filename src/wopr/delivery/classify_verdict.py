@@ -1,5 +1,6 @@
 """What a statement of a migration does to the data, and to the release that still runs while it is applied."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -50,3 +51,8 @@ def destroys(reason: str) -> Verdict:
 def worst(verdicts: list[Verdict]) -> Verdict:
     """The gravest of several, which speaks for all; breaking counts before not breaking."""
     return max(verdicts, key=lambda verdict: (verdict.kind.rank, verdict.breaks))
+
+
+def worst_kind(findings: Iterable[Finding]) -> Kind:
+    """The gravest kind among them; of nothing: adds."""
+    return max((finding.kind for finding in findings), key=lambda kind: kind.rank, default=Kind.ADDS)

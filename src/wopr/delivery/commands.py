@@ -43,15 +43,25 @@ WHICH_COMPOSE_SCRIPT = (
 )
 # Of a container that is stopped as well; which of the two slots it is does not matter, they share the volume.
 COPY_SCRIPT = 'docker cp "$1:$3" - 2>/dev/null || docker cp "$2:$3" -'
+THROUGH_SCRIPT = (
+    'seconds=$1; shift; for url in "$@"; do wget -q -T "$seconds" -O /dev/null "$url" & all="$all $!"; done;'
+    ' at=0; for one in $all; do at=$((at + 1)); wait "$one" || exit "$at"; done'
+)
 # Asking from inside costs a hundredth of an exec, which would slow down the start that is waited for.
 PROBE_SCRIPT = (
-    'end=$(($(date +%s) + 1)); until said=$(wopr-probe "$1"); do'
-    ' [ "$(date +%s)" -le "$end" ] || { echo "$said"; exit 1; }; sleep 0.2; done'
+    'left=$2; end=$(($(date +%s) + 1)); until said=$(wopr-probe "$1"); do left=$((left - 1));'
+    ' [ "$left" -gt 0 ] && [ "$(date +%s)" -le "$end" ] || { echo "$said"; exit 1; }; sleep 0.1; done'
 )
 # Of the folder and of what the engine keeps its images on, where that can be seen: whichever has less.
 FREE_SCRIPT = (
     'for place in "$1" "$(docker info --format "{{.DockerRootDir}}" 2>/dev/null)"; do'
     ' [ ! -e "$place" ] || df -Pk "$place" | awk "NR == 2 { print \\$4 }"; done | sort -n | head -n 1'
+)
+
+# Of the machine that the engine runs on. In a container, as the deliverer is in one, they would be the container's.
+ADDRESSES_SCRIPT = (
+    '[ "$(docker info --format "{{.Name}}" 2>/dev/null)" = "$(uname -n)" ] || exit 0;'
+    " ip -o -4 addr show scope global 2>/dev/null; true"
 )
 
 Command = tuple[str, ...]
@@ -139,14 +149,18 @@ def probe(container: str, path: str) -> Command:
     return ("docker", "exec", container, PROBE, path)
 
 
-def probe_patiently(container: str, path: str) -> Command:
-    """As `probe`, but a container that does not answer with 200 is asked again and again, for a second or two."""
-    return ("docker", "exec", container, "sh", "-c", PROBE_SCRIPT, "probe", path)
+def probe_patiently(container: str, path: str, tries: int = 12) -> Command:
+    """As `probe`, but a container that does not answer with 200 is asked so many times, for two seconds at most."""
+    return ("docker", "exec", container, "sh", "-c", PROBE_SCRIPT, "probe", path, str(tries))
 
 
-def through_caddy(place: Place, port: int, path: str) -> Command:
-    """A request to Caddy's inner listener, which takes the way of every request: to a slot that is ready."""
-    return _fetch(place, f"http://127.0.0.1:{port}{path}")
+def through_caddy(place: Place, path: str, *ports: int) -> Command:
+    """Requests to Caddy's inner listeners, which take the way of every request: to a slot that is ready.
+
+    The exit code is the position of the first that is not answered.
+    """
+    urls = (f"http://127.0.0.1:{port}{path}" for port in ports)
+    return ("docker", "exec", place.container("caddy"), "sh", "-c", THROUGH_SCRIPT, "through", str(EDGE_SECONDS), *urls)
 
 
 def from_slot(place: Place, slot: Slot, path: str) -> Command:
@@ -198,6 +212,11 @@ def architecture() -> Command:
 def socket_group() -> Command:
     """The number of the group that may use the engine: the API is none of root's."""
     return ("stat", "-c", "%g", "/var/run/docker.sock")
+
+
+def addresses() -> Command:
+    """The IPv4 addresses of the engine's machine, a line each; nothing where that can't be told, as without `ip`."""
+    return ("sh", "-c", ADDRESSES_SCRIPT, "addresses")
 
 
 def free_kilobytes(folder: str) -> Command:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from wopr.delivery import commands, quarantine
 from wopr.delivery.context import Context
 from wopr.delivery.errors import HostFailed
+from wopr.delivery.failures import end_failures, tell_failure, where
 from wopr.delivery.look import unready
 from wopr.delivery.observe import Counts, counts, through, wait_ready, watch
 from wopr.delivery.place import Slot, other
@@ -30,7 +31,7 @@ from wopr.delivery.release import (
     write_state,
 )
 from wopr.delivery.slots import COMPOSE_SECONDS, Ahead, drain, empty, fill, retire, write_environment
-from wopr.ops.incidents import open_incident
+from wopr.delivery.went_back import ROLLBACK, settle_rollback
 
 READY_SECONDS = 6.0
 # On a slow machine a release may take some times as long as the one before it; the first one keeps nobody waiting.
@@ -94,7 +95,8 @@ async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
     state = await read_state(ctx.host, ctx.place)
     slot: Slot = other(state.active.slot) if state.active else "blue"
     part = Part(incoming.release.number, slot)
-    await record_new(ctx.fence, incoming.release, incoming.snapshot)
+    # Migrations are recorded as they run: those that are only planned would stay in a release that is given up.
+    await record_new(ctx.fence, replace(incoming.release, migrations=()), incoming.snapshot)
     ctx.step("recorded", release=part.release, slot=slot)
     await write_state(ctx.fence, replace(state, candidate=part))
     ctx.step("candidate")
@@ -102,25 +104,35 @@ async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
     try:
         incoming, before = await _start(ctx, incoming, state, part, created=created)
     except (Failed, HostFailed) as error:
-        if isinstance(error, HostFailed) and error.no_room:
+        if isinstance(error, HostFailed) and error.says_nothing:
             await _clear(ctx, part.slot)
             raise  # it was not judged: the next run writes down that it was given up, and it may be tried again
         reason = error.message if isinstance(error, HostFailed) else str(error)
         return await _abandon(ctx, incoming, state, reason, began)
-    await write_state(ctx.fence, State(active=part, leaving=state.active))
+    # The way is looked at meanwhile: it is the same for whichever slot is ready.
+    committing = write_state(ctx.fence, State(active=part, leaving=state.active))
+    reason, _ = await asyncio.gather(_come_through(ctx), committing)
     ctx.step("committed", release=part.release)
-    if reason := await _prove(ctx, incoming, state.active, part, before):
+    if reason := reason or await _prove(ctx, incoming, state.active, part, before):
         if state.active:
-            return await _return(ctx, incoming, state.active, reason, began)
+            return await _return(ctx, incoming, state.active, replace(part, reason=reason), began)
+        await write_state(ctx.fence, State(active=replace(part, reason=reason)))  # as on a way back
         ctx.step("nothing to return to", reason=reason)
         return await _judge(ctx, _bad(incoming, reason, began), None)
     good = incoming.release.judged(Judgement.GOOD, "", round(time.monotonic() - began, 3))
-    verdict = await _judge(ctx, good, None)
+    verdict = await _judge(ctx, good, None, left=state.active)
     if state.active:
         await retire(ctx, state.active.slot)
     await write_state(ctx.fence, State(active=part))
     ctx.step("finished", serving=part.release)
     return verdict
+
+
+async def turn_away(ctx: Context, release: Release, snapshot: Snapshot, reason: str) -> Verdict:
+    """A release that can't even be started is recorded, quarantined and told like any bad one."""
+    state = await read_state(ctx.host, ctx.place)
+    await record_new(ctx.fence, release, snapshot)
+    return await _judge(ctx, release.judged(Judgement.BAD, reason), state.active)
 
 
 async def configure(ctx: Context, snapshot: Snapshot) -> bool:
@@ -134,10 +146,20 @@ async def configure(ctx: Context, snapshot: Snapshot) -> bool:
     return True
 
 
-async def services(ctx: Context, number: int) -> None:
-    """Start PostgreSQL, Caddy and what fetches its certificate as a release defines them; unchanged ones stay."""
+async def services(ctx: Context, part: Part) -> None:
+    """Start PostgreSQL, Caddy and what fetches its certificate as a release that was there before defines them.
+
+    What lies in `stack.env` may be of another one that was given up.
+    """
+    release = await read_release(ctx.host, ctx.place, part.release)
+    snapshot = await read_snapshot(ctx.host, ctx.place, part.release)
+    await write_environment(ctx, release, snapshot, part.slot)
+    await start_services(ctx, part.release, snapshot)
+
+
+async def start_services(ctx: Context, number: int, snapshot: Snapshot) -> None:
+    """Start what stands around the slots from the environment that was written; unchanged ones stay."""
     file = ctx.place.snapshot(number, "compose.yaml")
-    snapshot = await read_snapshot(ctx.host, ctx.place, number)
     if await ctx.host.read(ctx.place.caddy_live) is None:
         await ctx.fence.write(ctx.place.caddy_live, snapshot.files["Caddyfile"], 0o644)
     fetched = commands.by_dns(commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace")))
@@ -157,12 +179,12 @@ async def _start(
     """
     release, snapshot = incoming.release, incoming.snapshot
     serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
-    if serving is None or not _same_around(serving, release):
+    if serving is None or not serving.same_around(release):
         await write_environment(ctx, release, snapshot, part.slot)
         file = ctx.place.snapshot(release.number, "compose.yaml")
         await ctx.fence.must(commands.compose_config(ctx.compose, ctx.place, file))
         ctx.step("configuration valid")
-        await services(ctx, release.number)
+        await start_services(ctx, release.number, snapshot)
         ctx.step("services up")
     if incoming.prepare:
         await incoming.prepare()
@@ -180,14 +202,17 @@ async def _start(
     return replace(incoming, release=replace(release, ready_seconds=took)), before
 
 
-async def _prove(ctx: Context, incoming: Incoming, before: Part | None, part: Part, counted: Counts) -> str:
-    """The new release takes over: the old one is drained as soon as requests come through, then it is observed."""
+async def _come_through(ctx: Context) -> str:
+    """Why no request comes through Caddy; nothing when one does."""
     reason = ""
     for _ in range(BRING_IN_TRIES):
         if not (reason := await through(ctx.host, ctx.place)):
             break
-    if reason:
-        return reason
+    return reason
+
+
+async def _prove(ctx: Context, incoming: Incoming, before: Part | None, part: Part, counted: Counts) -> str:
+    """The new release takes over: the old one is drained as requests come through, and it is observed."""
     ctx.step("serving", release=part.release)
     watching = watch(ctx.host, ctx.place, part.slot, incoming.limits.observe_seconds, counted)
     # Long streams may take their time to end; the new release is looked at meanwhile.
@@ -225,9 +250,13 @@ async def _clear(ctx: Context, slot: Slot) -> None:
     await ctx.fence.must(commands.remove_slot(ctx.place, slot))
 
 
-async def _return(ctx: Context, incoming: Incoming, back: Part, reason: str, began: float) -> Verdict:
-    """The release served and was bad: the one before it comes back, and only then does the bad one leave."""
-    ctx.step("going back", reason=reason, to=back.release)
+async def _return(ctx: Context, incoming: Incoming, back: Part, bad: Part, began: float) -> Verdict:
+    """The release served and was bad: the one before it comes back, and only then does the bad one leave.
+
+    Why is written down before: it may be ready all the same, and a run after a kill would keep it.
+    """
+    await write_state(ctx.fence, State(active=bad, leaving=back))
+    ctx.step("going back", reason=bad.reason, to=back.release)
     release = await read_release(ctx.host, ctx.place, back.release)
     snapshot = await read_snapshot(ctx.host, ctx.place, back.release)
     started = await ctx.fence.run(commands.start(ctx.place.slot_containers(back.slot)))
@@ -238,10 +267,9 @@ async def _return(ctx: Context, incoming: Incoming, back: Part, reason: str, beg
         await wait_ready(ctx.host, ctx.place, back.slot, patience)
     ctx.step("ready again", release=back.release)
     await _as_before(ctx, incoming.release, back, snapshot)
-    bad = Part(incoming.release.number, other(back.slot), reason)
     await write_state(ctx.fence, State(active=back, leaving=bad))
     ctx.step("committed", release=back.release)
-    verdict = await _judge(ctx, _bad(incoming, reason, began), back)
+    verdict = await _judge(ctx, _bad(incoming, bad.reason, began), back)
     await empty(ctx, bad.slot)
     await write_state(ctx.fence, State(active=back))
     ctx.step("back", serving=back.release)
@@ -251,27 +279,20 @@ async def _return(ctx: Context, incoming: Incoming, back: Part, reason: str, beg
 async def _as_before(ctx: Context, failed: Release, back: Part, snapshot: Snapshot) -> None:
     """Undo what a failed release changed beside its slot: services and Caddy are as the serving one defines them."""
     serving = await read_release(ctx.host, ctx.place, back.release)
-    await write_environment(ctx, serving, snapshot, back.slot)
-    if not _same_around(serving, failed):
-        await services(ctx, serving.number)
-        await configure(ctx, snapshot)
+    if serving.same_around(failed):
+        await write_environment(ctx, serving, snapshot, back.slot)
+        return
+    await services(ctx, back)
+    await configure(ctx, snapshot)
 
 
-def _same_around(one: Release, other: Release) -> bool:
-    """Whether what stands around the slots is the same: PostgreSQL, Caddy and others take settings of `.env`, too."""
-    return (one.config_hash, one.env_hash) == (other.config_hash, other.env_hash)
-
-
-async def _judge(ctx: Context, judged: Release, serving: Part | None) -> Verdict:
-    """Record what became of the release that came in. A bad one is quarantined and an incident is opened.
-
-    `serving` is the one before it where that serves now.
-    """
-    await record(ctx.fence, judged)
+async def _judge(ctx: Context, judged: Release, serving: Part | None, left: Part | None = None) -> Verdict:
+    """Settle what became of the release that came in. The one before it is `serving` where that serves now, and `left`
+    where it does so no more."""
+    await settle(ctx, judged, serving, left.release if left else None)
     now = judged if judged.verdict == Judgement.GOOD else None
-    if judged.verdict == Judgement.BAD:
-        await condemn(ctx, judged, judged.reason, serving)
-        now = await read_release(ctx.host, ctx.place, serving.release) if serving else None
+    if judged.verdict == Judgement.BAD and serving:
+        now = await read_release(ctx.host, ctx.place, serving.release)
     ctx.step("judged", verdict=str(judged.verdict), reason=judged.reason)
     number, platform = (now.number, now.platform) if now else (None, "")
     return Verdict(str(judged.verdict), judged.number, number, platform, judged.reason, judged.seconds)
@@ -281,18 +302,29 @@ def _bad(incoming: Incoming, reason: str, began: float) -> Release:
     return incoming.release.judged(Judgement.BAD, reason, round(time.monotonic() - began, 3))
 
 
-async def condemn(ctx: Context, release: Release, reason: str, serving: Part | None) -> None:
-    """Quarantine a release that failed and open an incident. One whose content serves now is not at fault itself."""
+async def settle(ctx: Context, judged: Release, serving: Part | None, left: int | None = None) -> None:
+    """Record a verdict. A bad release is quarantined and opens an incident, a good one ends those of earlier bad ones.
+    One that the operator went back to, from release `left`, brings its files with it.
+
+    The record comes last: after a kill the next run settles what has none, and all of this may be done twice.
+    """
+    if judged.verdict == Judgement.BAD:
+        await _condemn(ctx, judged, serving)
+    elif judged.verdict == Judgement.GOOD:
+        if judged.trigger == ROLLBACK and left:
+            await settle_rollback(ctx, left, judged.number)
+        end_failures(ctx.journal, where(ctx), judged)
+    await record(ctx.fence, judged)
+
+
+async def _condemn(ctx: Context, bad: Release, serving: Part | None) -> None:
+    """Quarantine a release that failed and open an incident. One whose content serves now is not at fault itself.
+
+    The quarantine comes first: by it the next run knows that the verdict was bad.
+    """
     now = await read_release(ctx.host, ctx.place, serving.release) if serving else None
-    if now is None or not now.same_content(release):
-        await quarantine.add(ctx.fence, release, reason)
-    facts = {
-        "key": f"release-{release.number}",
-        "release": release.number,
-        "platform": release.platform,
-        "reason": reason,
-        "serving": serving.release if serving else None,
-        "impact": "none: the release before it kept serving" if serving else "nothing serves",
-    }
-    severity = "SEV3" if serving else "SEV1"
-    open_incident(ctx.journal, f"Release {release.number} failed: {reason}"[:200], severity, "wopr deploy", facts)
+    if now is None or not now.same_content(bad):
+        await quarantine.add(ctx.fence, bad, bad.reason)
+    leaving = (await read_state(ctx.host, ctx.place)).leaving  # it is named there only where it had come in
+    served = leaving is not None and leaving.release == bad.number
+    tell_failure(ctx.journal, where(ctx), bad, serving, served=served)

@@ -4,6 +4,7 @@ What it remembers stands in `deliver.json` beside the state, whole or absent; a 
 the recorded releases. `deliver.alive` is written at each look, by which a successor shows that it works.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,9 @@ from wopr.delivery.context import Tell
 from wopr.delivery.cutover import Limits
 from wopr.delivery.deliver_handover import ALIVE_FILE, Handover, sign_of_life
 from wopr.delivery.deploy import CONTAINER_RUNTIMES, Request, deploy
+from wopr.delivery.glance import glance
 from wopr.delivery.hosts import Host
+from wopr.delivery.observing import observe_installation
 from wopr.delivery.place import Place
 from wopr.delivery.registry import Registry
 from wopr.delivery.registry_reference import Reference, parse_reference
@@ -27,6 +30,7 @@ from wopr.ops.journal import Journal
 MEMORY_FILE = "deliver.json"
 TRIGGER = "deliver"
 TAKE_IN_SECONDS = 60.0
+INCIDENT_AFTER_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Wish:
     registry_password: str = field(default="", repr=False)
     plain_http: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
+    incident_after_seconds: float = INCIDENT_AFTER_SECONDS
 
     def watched(self) -> dict[str, Reference]:
         """Kind → tag. An image that is pinned by digest never changes and is not watched."""
@@ -65,6 +70,7 @@ def wish_of(settings: Mapping[str, str], defaults: Mapping[str, str], limits: Li
         registry_password=value("REGISTRY_PASSWORD"),
         plain_http=frozenset(one.strip() for one in value("REGISTRY_PLAIN_HTTP").split(",") if one.strip()),
         limits=limits,
+        incident_after_seconds=float(value("INCIDENT_AFTER_SECONDS") or INCIDENT_AFTER_SECONDS),
     )
 
 
@@ -117,6 +123,8 @@ class RealWorld:
         if self.monotonic() - self._took_in_at >= TAKE_IN_SECONDS:
             self._took_in_at = self.monotonic()
             await take_in(self.host, self.place, self.journal)
+            seen = await glance(self.host, self.place)
+            await asyncio.to_thread(observe_installation, self.journal, seen, self.wish.incident_after_seconds)
 
     async def settled(self) -> None:
         """Nothing is left to release: let the own image follow the one that serves."""

@@ -4,10 +4,13 @@ A container can't replace itself: whoever runs `compose up` inside it dies in th
 from the image that runs now and is known to work, starts the successor, waits until that has looked at the registry by
 itself, and brings the old one back when it does not. Killed at any point, the deliverer that runs next sees the
 difference between its image and the one that serves and begins again.
+
+It replaces under the installation's lock, since a release writes `stack.env`, too, and waits for whoever has it.
 """
 
 import asyncio
 import json
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -17,8 +20,9 @@ from typing import Any
 
 from wopr.delivery.deploy import find_compose
 from wopr.delivery.dump_source import expect
-from wopr.delivery.errors import HostFailed
+from wopr.delivery.errors import HostAway, HostFailed, Locked
 from wopr.delivery.hosts import Host
+from wopr.delivery.lock import BRIEF, Fence, hold
 from wopr.delivery.place import Place
 from wopr.delivery.release import read_state
 
@@ -29,6 +33,9 @@ FAILED_FILE = "deliver.failed"
 ALIVE_SECONDS_MAX = 30.0
 ALIVE_LOOK_SECONDS = 0.5
 COMPOSE_SECONDS = 120.0
+WAIT_SECONDS_MAX = 600.0
+WAIT_LOOK_SECONDS = 2.0
+NO_SUCH = re.compile(r"no such (container|object)", re.IGNORECASE)
 SOCKET = "/var/run/docker.sock"
 VARIABLE = "WOPR_DELIVERER_IMAGE"
 
@@ -45,6 +52,10 @@ def signed_by(sign: bytes | None) -> str:
         return str(json.loads(sign)["host"]) if sign else ""
     except (ValueError, KeyError, TypeError):
         return ""
+
+
+class NotTried(HostFailed):
+    """Another deployer had the installation all the while: the image was not tried, and nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,10 @@ class Handover:
         return True
 
     async def finish(self, image: str) -> bool:
-        """What the helper does: replace, wait for a sign of life, else go back. Whether the new one works."""
+        """What the helper does: replace, wait for a sign of life, else go back. Whether the new one works.
+
+        NotTried when the lock can't be had; the deliverer that runs then begins again.
+        """
         running = await self._inspect(SERVICE)
         before = str(running["Config"]["Image"]) if running else ""
         problem = await self._tried(image)
@@ -86,41 +100,64 @@ class Handover:
         """Start the successor and wait for its first look; why it does not work, or nothing."""
         try:
             await self._up(image)
+        except NotTried:
+            raise
         except HostFailed as error:
             return error.message
-        successor = await self._inspect(SERVICE)
-        name = str(successor["Config"]["Hostname"]) if successor else ""
+        away_until = time.monotonic() + WAIT_SECONDS_MAX
         until = time.monotonic() + ALIVE_SECONDS_MAX
         while time.monotonic() < until:
-            if name and signed_by(await self.host.read(join(self.place.dir, ALIVE_FILE))) == name:
-                return ""
-            if ended := await self._ended():
-                return ended
+            try:
+                became = await self._became()
+            except HostAway:  # an engine that restarts says nothing of what it runs
+                until = min(away_until, time.monotonic() + ALIVE_SECONDS_MAX)
+                became = None
+            if became is not None:
+                return became
             await asyncio.sleep(ALIVE_LOOK_SECONDS)
         return f"no look at the registry within {ALIVE_SECONDS_MAX:.0f} s"
 
-    async def _ended(self) -> str:
-        """Whether the successor ended by itself, and how; it is started again and again, so the count tells."""
+    async def _became(self) -> str | None:
+        """What became of the successor: nothing for one that looked, else how it ended; None while neither is so.
+
+        It is started again and again, so the count tells.
+        """
         successor = await self._inspect(SERVICE)
         if successor is None:
             return "its container is gone"
+        if signed_by(await self.host.read(join(self.place.dir, ALIVE_FILE))) == str(successor["Config"]["Hostname"]):
+            return ""
         if successor["RestartCount"] or successor["State"]["Status"] in ("exited", "dead"):
             return f"it ended at its start (exit code {successor['State']['ExitCode']})"
-        return ""
+        return None
 
     async def _up(self, image: str) -> None:
+        """Start the deliverer with this image once nobody else changes the installation, and the engine answers."""
+        until = time.monotonic() + WAIT_SECONDS_MAX
+        while True:
+            try:
+                async with hold(self.host, self.place, BRIEF) as fence:
+                    return await self._started(fence, image)
+            except (Locked, HostAway) as error:
+                if time.monotonic() >= until:
+                    if isinstance(error, Locked):
+                        raise NotTried(error.message, remedy=error.remedy) from error
+                    raise
+                await asyncio.sleep(min(error.retry_after_seconds or WAIT_LOOK_SECONDS, WAIT_LOOK_SECONDS))
+
+    async def _started(self, fence: Fence, image: str) -> None:
         """Start the deliverer with this image, by the compose file of the release that serves."""
         raw = (await self.host.read(self.place.stack_env) or b"").decode()
         kept = [line for line in raw.splitlines() if not line.startswith(f"{VARIABLE}=")]
         text = "\n".join([*kept, f"{VARIABLE}={image}"]) + "\n"
-        await self.host.write(self.place.stack_env, text.encode())
+        await fence.write(self.place.stack_env, text.encode())
         state = await read_state(self.host, self.place)
         if state.active is None:
             raise HostFailed("Nothing serves, so there is no compose file to start a deliverer from.")
         file = self.place.snapshot(state.active.release, "compose.yaml")
         compose = await find_compose(self.host)
         up = compose.call(self.place, file, "up", "-d", "--no-deps", "--force-recreate", SERVICE)
-        await expect(self.host, up, "The deliverer can't be started", timeout=COMPOSE_SECONDS)
+        await expect(fence, up, "The deliverer can't be started", timeout=COMPOSE_SECONDS)
 
     def _helper_command(self, with_image: str, successor: str) -> tuple[str, ...]:
         """A container beside ours, with the same folder and engine, that outlives us and then removes itself."""
@@ -131,9 +168,13 @@ class Handover:
         return ("docker", "run", *options, "--user", "0:0", "-e", f"WOPR_HOME={folder}", *mounts, with_image, *words)
 
     async def _inspect(self, service: str) -> dict[str, Any] | None:
-        done = await self.host.run(("docker", "container", "inspect", self.place.container(service)))
+        """A container's description; None when there is no such one. HostAway when the engine does not say."""
+        name = self.place.container(service)
+        done = await self.host.run(("docker", "container", "inspect", name))
         if not done.ok:
-            return None
+            if NO_SUCH.search(done.complaint):
+                return None
+            raise HostAway(f"Docker does not say whether {name} runs: {done.complaint}", remedy="docker info")
         found: list[dict[str, Any]] = json.loads(done.out)
         return found[0] if found else None
 

@@ -5,7 +5,6 @@ the idle slot → readiness → commit → drain → observation → verdict. A 
 """
 
 import asyncio
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,21 +14,20 @@ from wopr.delivery import commands, images_on_host, quarantine, setup
 from wopr.delivery.api_journal import take_in
 from wopr.delivery.commands import PLUGIN, STANDALONE, Compose
 from wopr.delivery.context import Context, Tell
-from wopr.delivery.cutover import Failed, Incoming, Limits, Verdict, condemn, cut_over, services
+from wopr.delivery.cutover import Failed, Incoming, Limits, Verdict, cut_over, start_services, turn_away
 from wopr.delivery.dump import dump_verified
-from wopr.delivery.dump_source import revision
 from wopr.delivery.env_look import refuse_bad_env
 from wopr.delivery.errors import HostFailed, Refused
-from wopr.delivery.hosts import Host
+from wopr.delivery.hosts import Host, Output
 from wopr.delivery.lock import hold
-from wopr.delivery.migrate import Pending, fatal, guard, pending, run_migrations
+from wopr.delivery.migrate import Pending, fatal, guard, pending, ran, recorded, run_migrations
 from wopr.delivery.place import Place
+from wopr.delivery.plan import Services, Start
 from wopr.delivery.recover import recover
 from wopr.delivery.release import (
     Judgement,
     Release,
     Snapshot,
-    State,
     read_inputs,
     read_release,
     read_releases,
@@ -91,33 +89,33 @@ async def deploy(host: Host, place: Place, journal: Journal, request: Request, t
 
 async def _deploy(ctx: Context, request: Request) -> Verdict:
     ctx.step("locked", token=ctx.fence.token)
-    await recover(ctx)
-    lacking = await setup.look(ctx.host, ctx.place, request.settings or {})
-    if request.settings:  # what is refused shall not be in the file afterwards
-        await refuse_bad_env(ctx.host, ctx.place, lacking.env.encode())
-    await setup.complete(ctx.fence, lacking)
+    recovered, free = await asyncio.gather(recover(ctx), ctx.host.run(commands.free_kilobytes(ctx.place.dir)))
+    again = any(isinstance(action, Services | Start) for action in recovered)
+    await _set_up(ctx, request.settings or {})
     snapshot = await read_inputs(ctx.host, ctx.place)
     ctx = replace(ctx, settings=commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace")))
     ctx.operation.hide(ctx.settings)
-    await _preflight(ctx, snapshot)
+    await _preflight(ctx, snapshot, free)
     state = await read_state(ctx.host, ctx.place)
     serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
     release = await _release(ctx, request, snapshot, serving)
     ctx.operation.outcome.update(_outcome(release, serving, request))
     if serving and serving.same_content(release) and serving.verdict == Judgement.GOOD:
         ctx.operation.outcome.update(verdict="unchanged", release=serving.number)
-        return Verdict("unchanged", serving.number, serving.number, serving.platform)
+        why = "what did not run was started again" if again else ""
+        return Verdict("unchanged", serving.number, serving.number, serving.platform, why)
     await _not_quarantined(ctx, release, request)
     if reason := await images_on_host.unfit(ctx, release.platform):
         return await _turned_away(ctx, release, snapshot, reason)
     ctx.step("image fits")
     async with creating_ahead(ctx, release, snapshot, state) as ahead:
         try:
-            plan = await _judged_migrations(ctx, release, snapshot, state, request)
+            plan = await _judged_migrations(ctx, release, snapshot, serving, request)
         except WoprError as error:
             if ahead:
                 await ahead.undo()
-            if isinstance(error, HostFailed):  # the image itself does not do what every image of ours does
+            # The image itself does not do what every image of ours does, unless nothing answered that could say so.
+            if isinstance(error, HostFailed) and not error.says_nothing:
                 return await _turned_away(ctx, release, snapshot, error.message)
             raise
         incoming = Incoming(release, snapshot, request.limits, ahead=ahead)
@@ -131,7 +129,7 @@ async def _deploy(ctx: Context, request: Request) -> Verdict:
 
 
 async def _come_in(ctx: Context, incoming: Incoming, plan: Pending, request: Request) -> Verdict:
-    release = replace(incoming.release, migration_head=plan.head, migrations=_recorded(plan))
+    release = replace(incoming.release, migration_head=plan.head, migrations=recorded(plan))
 
     async def prepare() -> None:
         await _migrate(ctx, release, plan, request)
@@ -150,10 +148,19 @@ async def find_compose(host: Host) -> Compose:
     )
 
 
-async def _preflight(ctx: Context, snapshot: Snapshot) -> None:
+async def _set_up(ctx: Context, chosen: Mapping[str, str]) -> None:
+    """What the folder lacks, and what the operator chose; told by name, for some are secrets."""
+    lacking = await setup.look(ctx.host, ctx.place, chosen)
+    if chosen:  # what is refused shall not be in the file afterwards
+        await refuse_bad_env(ctx.host, ctx.place, lacking.env.encode())
+    await setup.complete(ctx.fence, lacking)
+    if lacking.written:
+        ctx.step("set up", settings=", ".join(lacking.written))
+
+
+async def _preflight(ctx: Context, snapshot: Snapshot, free: Output) -> None:
     """What must hold before anything is fetched. Refused with the remedy."""
-    looking = refuse_bad_env(ctx.host, ctx.place, snapshot.files["env"])
-    free, _ = await asyncio.gather(ctx.host.run(commands.free_kilobytes(ctx.place.dir)), looking)
+    await refuse_bad_env(ctx.host, ctx.place, snapshot.files["env"])
     if not snapshot.files["compose.yaml"].strip() or not snapshot.files["Caddyfile"].strip():
         raise Refused(
             f"compose.yaml or Caddyfile in {ctx.place.dir} is empty.", remedy="Remove it; wopr writes it anew."
@@ -169,12 +176,13 @@ async def _preflight(ctx: Context, snapshot: Snapshot) -> None:
 
 async def _release(ctx: Context, request: Request, snapshot: Snapshot, serving: Release | None) -> Release:
     """What would be released, with its images fetched and named by digest."""
-    image = request.image or (serving.platform if serving else PLATFORM_IMAGE)
-    platform = await images_on_host.fetch(ctx, image)
+    image = request.image or (serving.platform if serving else first_image(ctx.settings))
+    platform = await images_on_host.fetch(ctx.fence, ctx.settings, image)
     ctx.step("pulled", platform=platform)
     bot = request.bot or ctx.settings.get("BOT_IMAGE", "") or (serving.bot if serving else BOT_IMAGE)
     if request.bot or ctx.settings.get("BOT_RUNTIME") in CONTAINER_RUNTIMES:
         bot = await _bot_image(ctx, bot)
+    await images_on_host.fetch_around(ctx)
     numbers = [one.number for one in await read_releases(ctx.host, ctx.place)]
     return Release(
         number=max(numbers, default=0) + 1,
@@ -189,10 +197,15 @@ async def _release(ctx: Context, request: Request, snapshot: Snapshot, serving: 
     )
 
 
+def first_image(settings: Mapping[str, str]) -> str:
+    """What the first release is of when nobody names an image: that which is watched afterwards."""
+    return settings.get("WOPR_IMAGE", "") or PLATFORM_IMAGE
+
+
 async def _bot_image(ctx: Context, image: str) -> str:
     """The bots' image on the host, by digest. Without one that fits no bot would ever start, so nothing is changed."""
     try:
-        bot = await images_on_host.fetch(ctx, image)
+        bot = await images_on_host.fetch(ctx.fence, ctx.settings, image)
     except HostFailed as error:
         raise HostFailed(
             f"Bots run in containers, and their image is missing: {error.message}",
@@ -219,27 +232,21 @@ async def _not_quarantined(ctx: Context, release: Release, request: Request) -> 
 
 
 async def _turned_away(ctx: Context, release: Release, snapshot: Snapshot, reason: str) -> Verdict:
-    """A release that can't even be started: recorded and quarantined like any bad one."""
-    state = await read_state(ctx.host, ctx.place)
-    bad = release.judged(Judgement.BAD, reason)
-    await record_new(ctx.fence, bad, snapshot)
-    await condemn(ctx, bad, reason, state.active)
     ctx.operation.outcome.update(verdict="bad", reason=reason)
-    serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
-    number, platform = (serving.number, serving.platform) if serving else (None, "")
-    return Verdict(str(Judgement.BAD), release.number, number, platform, reason)
+    return await turn_away(ctx, release, snapshot, reason)
 
 
 async def _judged_migrations(
-    ctx: Context, release: Release, snapshot: Snapshot, state: State, request: Request
+    ctx: Context, release: Release, snapshot: Snapshot, serving: Release | None, request: Request
 ) -> Pending:
     """What the release would do to the database. Refused when it destroys, before anything is changed."""
-    if not state.active:
+    if serving is None:
         await record_new(ctx.fence, release, snapshot)
         await _first_services(ctx, release, snapshot)
-    plan = await pending(ctx.fence, ctx.place, release.platform)
+    expected = serving.migration_head if serving else None
+    plan = await pending(ctx.fence, ctx.place, release.platform, expected)
     if not plan.ahead:
-        guard(plan, allow_destructive=request.allow_destructive, cutover=state.active is not None)
+        guard(plan, allow_destructive=request.allow_destructive, cutover=serving is not None)
     elif not request.allow_destructive:
         _guard_older(plan, await read_releases(ctx.host, ctx.place))
     ctx.step("migrations judged", pending=len(plan.migrations), kind=str(plan.kind))
@@ -262,7 +269,7 @@ def _guard_older(plan: Pending, releases: Sequence[Release]) -> None:
 async def _first_services(ctx: Context, release: Release, snapshot: Snapshot) -> None:
     """The very first release needs its database before it can say what it would do to it."""
     await write_environment(ctx, release, snapshot, "blue")
-    await services(ctx, release.number)
+    await start_services(ctx, release.number, snapshot)
     ctx.step("services up")
     await wait_database(ctx)
 
@@ -283,31 +290,17 @@ async def _migrate(ctx: Context, release: Release, plan: Pending, request: Reque
         if plan.at is not None:
             dump = await dump_verified(ctx.fence, ctx.place)
             ctx.step("dumped", path=dump.path, tables=dump.tables, rows=dump.rows)
+        await record(ctx.fence, release)
         reached = await run_migrations(
             ctx.fence, ctx.place, release.platform, allow_destructive=request.allow_destructive
         )
     except WoprError as error:
-        if isinstance(error, Refused) or (isinstance(error, HostFailed) and error.no_room):
+        if isinstance(error, Refused) or (isinstance(error, HostFailed) and error.says_nothing):
             raise
-        await _record_what_ran(ctx, release, plan)
+        # Those that did not run must not stay in it, or no rollback could pass it.
+        await record(ctx.fence, replace(release, migrations=await ran(ctx.fence, ctx.place, release.migrations)))
         raise Failed(error.message) from error
     ctx.step("migrated", to=reached)
-
-
-async def _record_what_ran(ctx: Context, release: Release, plan: Pending) -> None:
-    """Leave in a release whose migrations failed only those that are in the database, or no rollback could pass it."""
-    with contextlib.suppress(WoprError):  # where the database can't be asked they all count
-        at = await revision(ctx.host, ctx.place)
-        steps = [plan.at, *(migration["revision"] for migration in release.migrations)]
-        if at in steps:
-            await record(ctx.fence, replace(release, migrations=release.migrations[: steps.index(at)]))
-
-
-def _recorded(plan: Pending) -> tuple[Mapping[str, str], ...]:
-    return tuple(
-        {"revision": one.revision, "kind": str(one.kind), "breaks": "yes" if one.breaks else ""}
-        for one in plan.migrations
-    )
 
 
 def _outcome(release: Release, serving: Release | None, request: Request) -> dict[str, object]:

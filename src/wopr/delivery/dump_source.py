@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from wopr.core.errors import Unavailable
-from wopr.delivery.errors import HostFailed
+from wopr.delivery.errors import HostFailed, refuse_away
 from wopr.delivery.hosts import RUN_SECONDS, Output
 from wopr.delivery.place import Place
 
@@ -84,9 +84,10 @@ async def column_types(host: Runner, place: Place) -> dict[tuple[str, str], str]
 
 
 async def expect(host: Runner, argv: Sequence[str], what: str, *, timeout: float = QUERY_SECONDS) -> Output:
-    """Run a command that must succeed; HostFailed says what failed and why."""
+    """Run a command that must succeed; HostFailed says what failed and why, HostAway that the engine is away."""
     done = await host.run(argv, timeout=timeout)
     if not done.ok:
+        refuse_away(done.complaint, "the host")
         raise HostFailed(f"{what}: {done.complaint}")
     return done
 

@@ -71,7 +71,8 @@ async def edge_of(host: Host, place: Place, settings: Settings) -> EdgeSettings:
 def edge_settings(theirs: Mapping[str, str], settings: Settings, installation: str) -> EdgeSettings:
     """What the variables of an installation say, and this process where they are silent."""
     token = settings.cloudflare_api_token
-    roots = theirs.get("ACME_CA_BUNDLE") or str(settings.acme_ca_bundle or "")
+    # Theirs is a file of the host, which may be another one than where we look from.
+    bundles = (theirs.get("ACME_CA_BUNDLE"), str(settings.acme_ca_bundle or ""))
     return EdgeSettings(
         domain=theirs.get("WOPR_DOMAIN", "localhost").lower(),
         public=public(theirs),
@@ -82,7 +83,7 @@ def edge_settings(theirs: Mapping[str, str], settings: Settings, installation: s
         name_servers=tuple(servers(theirs.get("DNS_SERVERS") or settings.dns_servers)),
         tls=theirs.get("WOPR_TLS", ""),
         https_port=int(theirs.get("HTTPS_PORT") or 443),
-        roots=roots if roots and Path(roots).exists() else None,
+        roots=next((file for file in bundles if file and Path(file).exists()), None),
     )
 
 

@@ -4,6 +4,8 @@ import re
 
 from wopr.core.errors import Conflict, UpstreamFailed
 
+# What the docker command says when nothing answers, from 20.10 to 29.
+ENGINE_AWAY = ("cannot connect to the docker daemon", "error during connect", "failed to connect to the docker api")
 NO_ROOM = re.compile(r"no space left|disk quota exceeded|could not extend file", re.IGNORECASE)
 ROOM_REMEDY = "Make room, then run it again: df -h, docker system df, docker image prune. What serves goes on."
 
@@ -30,5 +32,24 @@ class HostFailed(UpstreamFailed):
 
     @property
     def no_room(self) -> bool:
-        """Whether the disk is full: then no release is at fault."""
+        """Whether the disk is full."""
         return NO_ROOM.search(self.message) is not None
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether no release is at fault for it: it is not judged by this, and may be tried again."""
+        return self.no_room
+
+
+class HostAway(HostFailed):
+    """The machine, or the engine on it, does not answer, or not to the end."""
+
+    @property
+    def says_nothing(self) -> bool:
+        return True
+
+
+def refuse_away(complaint: str, machine: str) -> None:
+    """HostAway when the docker command failed because its engine does not answer, as while that restarts."""
+    if any(words in complaint.lower() for words in ENGINE_AWAY):
+        raise HostAway(f"Docker on {machine} does not answer: {complaint}", remedy="docker info")

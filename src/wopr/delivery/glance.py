@@ -104,8 +104,8 @@ async def glance(host: Host, place: Place) -> Glance:
     """Look at everything. HostFailed only when the host itself can't be reached."""
     asked = (
         commands.observe(place),
-        commands.through_caddy(place, API_PORT, "/ready"),
-        commands.through_caddy(place, UI_PORT, "/ready"),
+        commands.through_caddy(place, "/ready", API_PORT),
+        commands.through_caddy(place, "/ready", UI_PORT),
         ask_database(place),
         ask_bots(await installation_name(host, place)),
     )

@@ -16,17 +16,18 @@ from pathlib import Path
 from posixpath import dirname
 from typing import Protocol
 
-from wopr.cloud.ssh import RUN_SECONDS, SSH_PORT, Output, Ssh, SshFailed
+from wopr.cloud.ssh import RUN_SECONDS, SSH_PORT, NotEnded, Output, Ssh, SshFailed
 from wopr.core.errors import Invalid
-from wopr.delivery.errors import HostFailed
+from wopr.delivery.errors import HostAway, HostFailed
 
 __all__ = ["RUN_SECONDS", "Host", "LocalHost", "Output", "SshHost", "host_of", "write_command"]
 
 KILLED_SECONDS = 5.0
-# Whole or absent, and still there after the power was cut: a new file, on the disk, then renamed over the old one.
+# Whole or absent, and still there after the power was cut: a new file, on the disk, then renamed over the old one. Its
+# bytes are counted, as the end of what comes in may only mean that whoever sent it was killed, or that the way broke.
 WRITE_SCRIPT = (
-    'umask 077; mkdir -p "$2" && { cat > "$1.new" && chmod "$3" "$1.new" && sync "$1.new" && mv -f "$1.new" "$1"'
-    ' || { rm -f "$1.new"; exit 1; }; } && sync "$2"'
+    'umask 077; mkdir -p "$2" && { cat > "$1.new" && [ "$(stat -c %s "$1.new")" = "$4" ] && chmod "$3" "$1.new"'
+    ' && sync "$1.new" && mv -f "$1.new" "$1" || { rm -f "$1.new"; exit 1; }; } && sync "$2"'
 )
 PORTS = 65_536
 ADDRESS = re.compile(
@@ -55,9 +56,9 @@ class Host(Protocol):
         """Give back what it holds."""
 
 
-def write_command(path: str, mode: int) -> tuple[str, ...]:
-    """The command that writes its standard input to a file on any host."""
-    return ("sh", "-c", WRITE_SCRIPT, "write", path, dirname(path), f"{mode:o}")
+def write_command(path: str, mode: int, size: int) -> tuple[str, ...]:
+    """The command that writes its standard input, of `size` bytes, to a file on any host. Fewer change nothing."""
+    return ("sh", "-c", WRITE_SCRIPT, "write", path, dirname(path), f"{mode:o}", str(size))
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class LocalHost:
         except OSError as error:
             raise HostFailed(f"{argv[0]} can't be run on {self.name}: {error}", remedy="Is it installed?") from error
         try:
-            out, err = await asyncio.wait_for(process.communicate(input), timeout)
+            async with asyncio.timeout(timeout):
+                out, err = await process.communicate(input)
         except BaseException as error:
             # Shielded: who gives up twice must not leave a process behind that nobody waits for.
             await asyncio.shield(_killed(process))
@@ -118,7 +120,8 @@ async def _killed(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.communicate(), KILLED_SECONDS)
+        async with asyncio.timeout(KILLED_SECONDS):
+            await process.communicate()
 
 
 class SshHost(Ssh):
@@ -128,7 +131,8 @@ class SshHost(Ssh):
         try:
             return await super().run(argv, input=input, timeout=timeout)
         except SshFailed as error:
-            raise HostFailed(error.message, remedy=error.remedy) from error
+            kind = HostFailed if isinstance(error, NotEnded) else HostAway
+            raise kind(error.message, remedy=error.remedy) from error
 
     async def read(self, path: str) -> bytes | None:
         got = await self.run(("sh", "-c", READ_SCRIPT, "read", path))
@@ -154,6 +158,6 @@ def host_of(text: str) -> Host:
 
 
 async def _written(host: Host, path: str, data: bytes, mode: int) -> None:
-    done = await host.run(write_command(path, mode), input=data)
+    done = await host.run(write_command(path, mode, len(data)), input=data)
     if not done.ok:
         raise HostFailed(f"{path} on {host.describe()} can't be written: {done.complaint}")

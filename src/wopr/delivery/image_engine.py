@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from wopr.core.errors import NotConfigured, Unavailable, UpstreamFailed
+from wopr.delivery.errors import ENGINE_AWAY
 
 COMMAND_SECONDS = 1800.0
 TAIL_LINES = 15
-# What the docker command says when nothing answers, from 20.10 to 29.
-AWAY = ("cannot connect to the docker daemon", "error during connect", "failed to connect to the docker api")
 UNREACHABLE = ("connection refused", "no such host", "no route to host", "i/o timeout", "timed out", "unreachable")
 DENIED = ("unauthorized", "authentication required", "denied", "no basic auth credentials", "forbidden")
 
@@ -40,7 +39,7 @@ class DockerCommand:
         done = self._run(arguments)
         if done.returncode == 0:
             return done.stdout.strip()
-        if _says(done.stderr, AWAY):
+        if _says(done.stderr, ENGINE_AWAY):
             _refuse(arguments, done.stderr)
         return None
 
@@ -90,7 +89,7 @@ def _no_docker() -> NoReturn:
 
 def _refuse(arguments: Sequence[str], complaint: str) -> NoReturn:
     """Raise what a failed docker command means."""
-    if _says(complaint, AWAY):
+    if _says(complaint, ENGINE_AWAY):
         raise Unavailable(
             f"The Docker daemon does not answer: {complaint.strip()}",
             remedy="Start it (sudo systemctl start docker), or correct DOCKER_HOST.",

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -18,23 +19,27 @@ from typing import Any
 
 import psutil
 
-from wopr.delivery.errors import HostFailed, Locked
+from wopr.delivery.errors import HostFailed, Locked, refuse_away
 from wopr.delivery.hosts import RUN_SECONDS, Host, Output, write_command
 from wopr.delivery.place import Place
 
 HEARTBEAT_SECONDS = 3.0
 STALE_SECONDS = 15.0
 BUSY_SECONDS = 30
+AGAIN_SECONDS = 0.5
 FENCED_OFF = 75
 CHANGED = 76
 TRIES_MAX = 10
+# The deliverer changes its own image, for some seconds after a release: nobody shall be turned away for that.
+BRIEF, BRIEF_SECONDS_MAX = "deliverer", 60.0
 
 # The lock's content and its age by the clock of the host that keeps it, so that no two clocks are compared.
 LOOK_SCRIPT = '[ -e "$1" ] || exit 0; echo $(( $(date +%s) - $(stat -c %Y "$1") )); cat "$1"'
-# Replace the lock only where it still says what was read.
+# Replace the lock only where it still says what was read, and only by the whole of what was sent.
 SWAP_SCRIPT = (
     'umask 077; now=$(cat "$1" 2>/dev/null); [ "$now" = "$2" ] || exit 76;'
-    ' cat > "$1.new" && sync "$1.new" && mv -f "$1.new" "$1" || { rm -f "$1.new"; exit 77; }'
+    ' cat > "$1.new" && [ "$(stat -c %s "$1.new")" = "$3" ] && sync "$1.new" && mv -f "$1.new" "$1"'
+    ' || { rm -f "$1.new"; exit 77; }'
 )
 # Run a command only while the lock still has our number.
 FENCE_SCRIPT = 'grep -qF "\\"token\\": $1," "$2" || exit 75; shift 2; exec "$@"'
@@ -76,7 +81,7 @@ def look(held: Seen, machine: str, alive: bool | None) -> str:
     known = alive is not None and held.held.machine == machine
     if known and alive is False:
         return "stale"
-    return "stale" if held.age_seconds > STALE_SECONDS else "held"
+    return "stale" if held.age_seconds >= STALE_SECONDS else "held"
 
 
 def fenced(place: Place, token: int, argv: Sequence[str]) -> tuple[str, ...]:
@@ -100,9 +105,10 @@ class Fence:
         return done
 
     async def must(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output:
-        """As `run`, but HostFailed when it does not succeed."""
+        """As `run`, but HostFailed when it does not succeed; HostAway when the engine does not answer."""
         done = await self.run(argv, input=input, timeout=timeout)
         if not done.ok:
+            refuse_away(done.complaint, self.host.describe())
             what = " ".join(argv[:4])
             raise HostFailed(f"`{what} …` failed on {self.host.describe()}: {done.complaint}")
         return done
@@ -111,7 +117,7 @@ class Fence:
         return await self.host.read(path)
 
     async def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
-        done = await self.run(write_command(path, mode), input=data)
+        done = await self.run(write_command(path, mode, len(data)), input=data)
         if not done.ok:
             raise HostFailed(f"{path} on {self.host.describe()} can't be written: {done.complaint}")
 
@@ -153,8 +159,7 @@ async def hold(
         task.uncancel()
         raise Locked("Another deployer took over; this one stopped.", remedy="wopr lock show") from None
     finally:
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
+        await _ended(beating)
         with contextlib.suppress(HostFailed):
             await _let_go(host, place, mine.token)
 
@@ -193,10 +198,7 @@ def parsed(text: str) -> Held:
 async def _acquire(host: Host, place: Place, operation: str) -> Held:
     machine = socket.gethostname()
     for _ in range(TRIES_MAX):
-        seen = await show(host, place)
-        verdict = look(seen, machine, _alive(seen.held) if seen.held else None)
-        if verdict == "held":
-            raise _taken(seen)
+        seen = await _seen_free(host, place, machine)
         mine = Held(
             token=(seen.held.token if seen.held else 0) + 1,
             owner=f"{os.getpid()}@{machine}",
@@ -209,6 +211,18 @@ async def _acquire(host: Host, place: Place, operation: str) -> Held:
         if await _swapped(host, place, seen.text, mine):
             return mine
     raise Locked("The lock changes hands faster than it can be taken.", remedy="wopr lock show")
+
+
+async def _seen_free(host: Host, place: Place, machine: str) -> Seen:
+    """The lock, when it can be taken. Whoever has it for a moment only is waited for; Locked for any other."""
+    until = time.monotonic() + BRIEF_SECONDS_MAX
+    while True:
+        seen = await show(host, place)
+        if look(seen, machine, _alive(seen.held) if seen.held else None) != "held":
+            return seen
+        if seen.held is None or seen.held.operation != BRIEF or time.monotonic() >= until:
+            raise _taken(seen)
+        await asyncio.sleep(AGAIN_SECONDS)
 
 
 def _taken(seen: Seen) -> Locked:
@@ -248,6 +262,15 @@ async def _beat(fence: Fence, mine: Held, period_seconds: float, lost: Callable[
         last = seen.held
 
 
+async def _ended(task: "asyncio.Task[None]") -> None:
+    """Cancel it until it hears: what comes together with the end of what it awaits may be lost (Python before 3.12)."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=AGAIN_SECONDS)
+    if not task.cancelled():
+        task.exception()  # looked at, or it would be told when it is thrown away
+
+
 async def _let_go(host: Host, place: Place, token: int) -> None:
     """Give the lock back. A last beat that was given up may still land in between, and then it is tried again."""
     for _ in range(TRIES_MAX):
@@ -266,8 +289,9 @@ async def _wait_for_the_dead(host: Host, place: Place) -> None:
 
 
 async def _swapped(host: Host, place: Place, expected: str, held: Held) -> bool:
-    script = ("sh", "-c", SWAP_SCRIPT, "swap", place.lock, expected)
-    done = await host.run(("flock", "-x", "-w", "5", place.guard, *script), input=held.text().encode())
+    text = held.text().encode()
+    script = ("sh", "-c", SWAP_SCRIPT, "swap", place.lock, expected, str(len(text)))
+    done = await host.run(("flock", "-x", "-w", "5", place.guard, *script), input=text)
     if done.ok:
         return True
     if done.code in (CHANGED, 1):  # 1: flock waited in vain, as somebody else swaps

@@ -5,20 +5,22 @@ import json
 from typing import Any, cast
 
 from wopr.delivery import commands
-from wopr.delivery.errors import HostFailed
+from wopr.delivery.errors import HostAway, HostFailed
 from wopr.delivery.hosts import Host, Output
 from wopr.delivery.place import ROLES, SLOTS, Place, Slot
 from wopr.delivery.plan import Container, Observed
-from wopr.delivery.release import State, read_releases
+from wopr.delivery.quarantine import read_quarantine
+from wopr.delivery.release import Judgement, State, read_releases
 
 PROBE_SECONDS_MAX = 15.0
+TRY_SECONDS, TRIES_MAX = 0.15, 12
 
 
 async def containers(host: Host, place: Place) -> list[Container]:
-    """Every container of the installation. HostFailed when the engine does not answer."""
+    """Every container of the installation. HostAway when the engine does not answer."""
     got = await host.run(commands.observe(place))
     if not got.ok and not got.out.strip():
-        raise HostFailed(
+        raise HostAway(
             f"Docker on {host.describe()} does not answer: {got.complaint}",
             remedy="Is it installed, and does it run? docker info",
         )
@@ -27,13 +29,18 @@ async def containers(host: Host, place: Place) -> list[Container]:
 
 
 async def observe(host: Host, place: Place, state: State) -> Observed:
-    """Everything that the plan is made from. Slots are asked only where one leaves: else nothing depends on it."""
-    found = await containers(host, place)
+    """Everything that the plan is made from. Slots are asked only where one leaves or what serves has no verdict, the
+    quarantine only where a release has none: else nothing depends on it."""
+    found, releases = await asyncio.gather(containers(host, place), read_releases(host, place))
+    pending = {one.number: one.content() for one in releases if one.verdict == Judgement.PENDING}
     running = {one.service for one in found if one.runs}
-    whole = [slot for slot in SLOTS if state.leaving and {f"{role}-{slot}" for role in ROLES} <= running]
-    asked = asyncio.gather(*(unready(host, place, slot) for slot in whole))
-    answers, releases = await asyncio.gather(asked, read_releases(host, place))
-    return Observed(found, {slot: not answer for slot, answer in zip(whole, answers, strict=True)}, releases)
+    matters = state.leaving or (state.active and state.active.release in pending)
+    whole = [slot for slot in SLOTS if matters and {f"{role}-{slot}" for role in ROLES} <= running]
+    answers = await asyncio.gather(*(unready(host, place, slot) for slot in whole))
+    entries = await read_quarantine(host, place) if pending else []
+    condemned = {one.release: one.reason for one in entries if pending.get(one.release) == one.content}
+    ready = {slot: not answer for slot, answer in zip(whole, answers, strict=True)}
+    return Observed(found, ready, releases, condemned)
 
 
 async def look(host: Host, command: commands.Command) -> Output:
@@ -51,13 +58,13 @@ async def unready(host: Host, place: Place, slot: Slot) -> str:
     return next(filter(None, (_why(place, *one) for one in zip(names, answers, strict=True))), "")
 
 
-async def coming(host: Host, place: Place, slot: Slot) -> str:
-    """Why a slot that was just started is not ready; nothing when it is, or becomes so within the next moment."""
-    for name in place.slot_containers(slot):  # one after the other: looking must not slow down what is starting
-        answer = await look(host, commands.probe_patiently(name, "/ready"))
-        if why := _why(place, name, answer):
-            return why
-    return ""
+async def coming(host: Host, place: Place, slot: Slot, seconds: float) -> str:
+    """Why a slot that was just started is not ready; nothing when it is, or becomes so within the next moment, which
+    ends after `seconds` at the latest."""
+    names = place.slot_containers(slot)
+    tries = max(1, min(TRIES_MAX, int(seconds / TRY_SECONDS)))
+    answers = await asyncio.gather(*(look(host, commands.probe_patiently(name, "/ready", tries)) for name in names))
+    return next(filter(None, (_why(place, *one) for one in zip(names, answers, strict=True))), "")
 
 
 def reasons(body: str) -> str:

@@ -5,16 +5,17 @@ without a database. That is judged statement by statement (`classify`). What onl
 the old release still serves; what would break the old release, or destroys, runs only on an explicit word.
 """
 
+import asyncio
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from wopr.cloud.ssh import complaints
-from wopr.core.errors import UpstreamFailed
-from wopr.delivery.classify import Classifier, Finding, Kind, worst_kind
+from wopr.core.errors import UpstreamFailed, WoprError
+from wopr.delivery.classify_verdict import Finding, Kind, worst_kind
 from wopr.delivery.dump_source import (
     DATABASE,
     PORT,
@@ -26,12 +27,17 @@ from wopr.delivery.dump_source import (
     password_command,
     revision,
 )
-from wopr.delivery.errors import HostFailed, Refused
+from wopr.delivery.errors import HostFailed, Refused, refuse_away
 from wopr.delivery.place import Place
+
+if TYPE_CHECKING:
+    from wopr.delivery.classify import Classifier
 
 SQL_SECONDS = 60.0
 MIGRATE_SECONDS_MAX = 3600.0
 CONTAINER = "migrate"
+UNKNOWN = ""  # where the database stands
+NOT_RUN = 125  # docker's own exit code, which no program in a container decides
 STATEMENTS_NAMED_MAX = 10
 OVERRIDE = "--allow-destructive"
 NOT_ITS_MIGRATIONS = "The image answered something else than its migrations."
@@ -98,13 +104,21 @@ class Pending:
         }
 
 
-async def pending(host: Runner, place: Place, image: str) -> Pending:
+async def pending(host: Runner, place: Place, image: str, expected: str | None = UNKNOWN) -> Pending:
     """What `image` would do to the installation's database, judged with the types that its columns have now.
 
+    `expected` is the migration at which the database is likely to stand (None: before the first). The image, which is
+    slow to answer, is asked for what comes after that while the database is asked, and again where it stands elsewhere.
     HostFailed when the image can't be run or does not answer; Unavailable when the database is away.
     """
-    at = await revision(host, place)
-    document = await _ask(host, place, image, after=at)
+    ahead = asyncio.sleep(0) if expected == UNKNOWN else _ask(host, place, image, after=expected)
+    at, document = await asyncio.gather(revision(host, place), ahead, return_exceptions=True)
+    if isinstance(at, BaseException):
+        raise at
+    if at != expected:
+        document = await _ask(host, place, image, after=at)
+    if isinstance(document, BaseException):
+        raise document
     return judge(document, await column_types(host, place) if document.get("revisions") else {})
 
 
@@ -122,8 +136,28 @@ def fatal(migration: Mapping[str, str]) -> bool:
     return bool(migration.get("breaks")) or migration["kind"] == Kind.DESTROYS
 
 
+def recorded(plan: Pending) -> tuple[Mapping[str, str], ...]:
+    """Its migrations as a release records them."""
+    return tuple(
+        {"revision": one.revision, "kind": str(one.kind), "breaks": "yes" if one.breaks else ""}
+        for one in plan.migrations
+    )
+
+
+async def ran(host: Runner, place: Place, migrations: Sequence[Mapping[str, str]]) -> tuple[Mapping[str, str], ...]:
+    """Those of a release's migrations that are in the database. Where it can't be asked they all count."""
+    try:
+        at = await revision(host, place)
+    except WoprError:
+        return tuple(migrations)
+    known = [migration["revision"] for migration in migrations]
+    return tuple(migrations[: known.index(at) + 1 if at in known else 0])
+
+
 def judge(document: Mapping[str, Any], types: Mapping[tuple[str, str], str]) -> Pending:
     """The verdict on what `wopr migrate --sql --json` wrote. UpstreamFailed when that is not its format."""
+    from wopr.delivery.classify import Classifier  # loads an SQL parser, for which a rollback shall not wait
+
     try:
         at, head, ahead = document["from"], str(document["head"]), bool(document["ahead"])
         classifier = Classifier(types)
@@ -174,6 +208,8 @@ async def run_migrations(host: Runner, place: Place, image: str, *, allow_destru
     argv = ("sh", "-c", 'cat | "$@"', "migrate", *migrate_command(place, image, allow_destructive=allow_destructive))
     done = await host.run(argv, input=environment.encode(), timeout=MIGRATE_SECONDS_MAX)
     if not done.ok:
+        if done.code == NOT_RUN:
+            refuse_away(done.complaint, "the host")
         raise HostFailed(
             f"The migrations failed: {_complaint(done.err or done.out)}",
             remedy="The failed one was rolled back; the old release still runs. Correct it and release again.",
@@ -218,6 +254,8 @@ async def _ask(host: Runner, place: Place, image: str, *, after: str | None) -> 
     argv = sql_command(place, image, after)
     done = await host.run(argv, timeout=SQL_SECONDS)
     if not done.ok:
+        if done.code == NOT_RUN:
+            refuse_away(done.complaint, "the host")
         raise HostFailed(
             f"The image does not say what its migrations do: {_complaint(done.err or done.out)}",
             remedy=f"Try: {shlex.join(argv)}",
@@ -231,7 +269,7 @@ async def _ask(host: Runner, place: Place, image: str, *, after: str | None) -> 
     return document
 
 
-def _judged(classifier: Classifier, entry: Mapping[str, Any]) -> Migration:
+def _judged(classifier: "Classifier", entry: Mapping[str, Any]) -> Migration:
     name, statements = str(entry["revision"]), tuple(str(text) for text in entry["statements"])
     if error := entry.get("error"):
         reason = f"its SQL can't be known before it runs: {error}"

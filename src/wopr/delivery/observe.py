@@ -30,6 +30,7 @@ SAID_CHARACTERS_MAX = 300
 OWN_ROUTES = ("/ready", "/readyz", "/health", "/livez", "/metrics")
 REQUESTS_LINE = re.compile(r"^wopr_http_requests_total\{([^}]*)\} ([0-9.e+]+)$", re.MULTILINE)
 FIXED_REASON = "could not begin"
+UI_AT = 2  # among the ports that are asked through Caddy
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,12 @@ async def wait_ready(host: Host, place: Place, slot: Slot, seconds: float) -> st
     """Wait until a slot is ready; the reason when it will not be: at once for a crash, else after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
-        found = await containers(host, place)
+        left = deadline - time.monotonic()
+        found, reason = await asyncio.gather(containers(host, place), coming(host, place, slot, left))
         if crashed := broken(found, place, slot):
             return await _crash(host, crashed)
         missing = [role for role in ROLES if f"{role}-{slot}" not in {one.service for one in found}]
-        reason = f"no container for {missing[0]}" if missing else await coming(host, place, slot)
+        reason = f"no container for {missing[0]}" if missing else reason
         if not reason:
             return ""
         if FIXED_REASON in reason or time.monotonic() >= deadline:
@@ -111,11 +113,9 @@ async def watch(host: Host, place: Place, slot: Slot, seconds: float, before: Co
 
 async def through(host: Host, place: Place) -> str:
     """Why a request through Caddy to the API or the pages is not answered; nothing when both are."""
-    asked = (look(host, commands.through_caddy(place, port, "/ready")) for port in (API_PORT, UI_PORT))
-    answers = zip(("API", "pages"), await asyncio.gather(*asked), strict=True)
-    return next(
-        (f"no way through Caddy to the {name}: {answer.complaint}" for name, answer in answers if not answer.ok), ""
-    )
+    answer = await look(host, commands.through_caddy(place, "/ready", API_PORT, UI_PORT))
+    name = "pages" if answer.code == UI_AT else "API"
+    return "" if answer.ok else f"no way through Caddy to the {name}: {answer.complaint}"
 
 
 async def counts(host: Host, place: Place, slot: Slot) -> Counts:

@@ -6,7 +6,7 @@ left stays beside the one that serves, stopped, for a rollback. With everything 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from wopr.delivery.place import ROLES, SLOTS, Slot
 from wopr.delivery.release import Judgement, Part, Release, State
@@ -38,11 +38,13 @@ class Container:
 
 @dataclass(frozen=True)
 class Observed:
-    """What is on the host. `ready` says which slots answer their readiness with yes."""
+    """What is on the host. `ready` says which slots answer their readiness with yes; `condemned` why releases without a
+    verdict were quarantined already."""
 
     containers: Sequence[Container] = ()
     ready: Mapping[Slot, bool] | None = None
     releases: Sequence[Release] = ()
+    condemned: Mapping[int, str] = field(default_factory=dict)
 
     def in_slot(self, slot: Slot) -> Sequence[Container]:
         return [one for one in self.containers if one.slot == slot]
@@ -52,6 +54,10 @@ class Observed:
         here = self.in_slot(part.slot)
         runs = {one.service for one in here if one.runs and self._stands_for(one.release, part.release)}
         return runs == {f"{role}-{part.slot}" for role in ROLES}
+
+    def serves(self, part: Part) -> bool:
+        """Whether a release runs in its slot, whole and ready."""
+        return self.whole(part) and bool((self.ready or {}).get(part.slot))
 
     def worth_keeping(self, slot: Slot) -> bool:
         """Whether a slot holds a release, whole, that served well: a rollback then only starts it again."""
@@ -79,9 +85,9 @@ class Observed:
 
 @dataclass(frozen=True)
 class Services:
-    """Start PostgreSQL and Caddy with the definition of a release."""
+    """Start PostgreSQL and Caddy with the definition and the settings of a release."""
 
-    release: int
+    part: Part
 
 
 @dataclass(frozen=True)
@@ -121,11 +127,13 @@ class Become:
 
 @dataclass(frozen=True)
 class Settle:
-    """Record what became of a release; a bad one is quarantined."""
+    """Record what became of a release, and do what follows: a bad one is quarantined and opens an incident, a good one
+    ends those before it, of which `left` is the one that served until it came."""
 
     release: int
     verdict: Judgement
     reason: str
+    left: int | None = None
 
 
 Action = Services | Start | Remove | Retire | Configure | Become | Settle
@@ -151,15 +159,21 @@ def plan(state: State, observed: Observed) -> list[Action]:
 
 def _services(state: State, observed: Observed) -> list[Action]:
     running = {one.service for one in observed.containers if one.runs}
-    return [Services(state.active.release)] if state.active and not {"caddy", "postgres"} <= running else []
+    return [Services(state.active)] if state.active and not {"caddy", "postgres"} <= running else []
 
 
 def _alone(active: Part, observed: Observed) -> list[Action]:
-    """The release that serves runs, and is judged when nobody came to do so: there is none to go back to."""
+    """The release that serves runs, and is judged when nobody came to do so; there is none to go back to.
+
+    One that is not ready may only just be starting, after a boot: a later run judges it.
+    """
     actions: list[Action] = [] if observed.whole(active) else [Start(active)]
-    if observed.verdict(active.release) == Judgement.PENDING:
-        actions.append(Settle(active.release, Judgement.GOOD, KILLED_AFTER))
-    return actions
+    if observed.verdict(active.release) != Judgement.PENDING:
+        return actions
+    if bad := observed.condemned.get(active.release) or active.reason:
+        return [*actions, Settle(active.release, Judgement.BAD, bad)]
+    judged = [Settle(active.release, Judgement.GOOD, KILLED_AFTER)] if observed.serves(active) else []
+    return [*actions, *judged]
 
 
 def _abandoned(state: State, observed: Observed) -> tuple[list[Action], State]:
@@ -167,26 +181,42 @@ def _abandoned(state: State, observed: Observed) -> tuple[list[Action], State]:
     assert state.candidate is not None
     actions = _cleared(state.candidate.slot, observed)
     if state.active:
-        actions.append(Configure(state.active.release))
+        actions += _around(state.active, state.candidate, observed)
     if observed.verdict(state.candidate.release) == Judgement.PENDING:
-        actions.append(Settle(state.candidate.release, Judgement.ABANDONED, KILLED_BEFORE))
+        actions.append(_given_up(state.candidate.release, observed))
     state = replace(state, candidate=None)
     return [*actions, Become(state)], state
 
 
 def _finished(state: State, observed: Observed) -> tuple[list[Action], State]:
-    """A release became active and the other was not yet gone: it stays when it is ready, else the other comes back."""
+    """A release became active and the other was not yet gone: it stays when it is ready, else the other comes back.
+
+    It comes back as well when it was on its way already, for the reason that the active one bears.
+    """
     assert state.active is not None
     assert state.leaving is not None
     pending = observed.verdict(state.active.release) == Judgement.PENDING
-    ready = observed.whole(state.active) and bool((observed.ready or {}).get(state.active.slot))
-    if ready or not pending or state.leaving.reason:
+    # Gone back from: then the active one was observed to the end, and only its own verdict is missing.
+    proven = observed.verdict(state.leaving.release) == Judgement.ROLLED_BACK
+    stays = (observed.serves(state.active) or proven) and not state.active.reason
+    if stays or not pending or state.leaving.reason:
         actions: list[Action] = [] if observed.whole(state.active) else [Start(state.active)]
         if pending and not state.leaving.reason:
-            actions.append(Settle(state.active.release, Judgement.GOOD, KILLED_AFTER))
+            actions += _around(state.active, state.leaving, observed)
+            actions.append(Settle(state.active.release, Judgement.GOOD, KILLED_AFTER, state.leaving.release))
         return _gone(state, observed, actions)
-    back = State(active=replace(state.leaving), leaving=replace(state.active, reason=UNREADY_AFTER))
-    return _gone(back, observed, [Start(state.leaving), Configure(state.leaving.release), Become(back)])
+    back = State(
+        active=replace(state.leaving), leaving=replace(state.active, reason=state.active.reason or UNREADY_AFTER)
+    )
+    around = _around(state.leaving, state.active, observed)
+    return _gone(back, observed, [Start(state.leaving), *around, Become(back)])
+
+
+def _around(serves: Part, goes: Part, observed: Observed) -> list[Action]:
+    """What stands around the slots is as the release that serves has it, wherever the other was stopped."""
+    both = [one for one in observed.releases if one.number in (serves.release, goes.release)]
+    same = len(both) > 1 and both[0].same_around(both[1])
+    return [*([] if same else [Services(serves)]), Configure(serves.release)]
 
 
 def _gone(state: State, observed: Observed, actions: list[Action]) -> tuple[list[Action], State]:
@@ -211,4 +241,11 @@ def _forgotten(state: State, observed: Observed, actions: Sequence[Action]) -> l
     settled = {action.release for action in actions if isinstance(action, Settle)}
     named = {part.release for part in (state.active, state.candidate, state.leaving) if part} | settled
     pending = [one.number for one in observed.releases if one.verdict == Judgement.PENDING and one.number not in named]
-    return [Settle(number, Judgement.ABANDONED, KILLED_BEFORE) for number in pending]
+    return [_given_up(number, observed) for number in pending]
+
+
+def _given_up(number: int, observed: Observed) -> Settle:
+    """What becomes of a release that never served: it is bad where its deployer had come as far as to say so."""
+    if bad := observed.condemned.get(number):
+        return Settle(number, Judgement.BAD, bad)
+    return Settle(number, Judgement.ABANDONED, KILLED_BEFORE)

@@ -1,21 +1,26 @@
 """Finish or undo what a killed deployer left, as the plan says. Every run begins with it."""
 
+import asyncio
+from dataclasses import replace
+
 from wopr.delivery import commands
 from wopr.delivery.context import Context
-from wopr.delivery.cutover import Limits, condemn, configure, services
-from wopr.delivery.errors import HostFailed
+from wopr.delivery.cutover import FIRST_READY_SECONDS, Limits, configure, services, settle
 from wopr.delivery.look import observe
+from wopr.delivery.migrate import CONTAINER as MIGRATOR
+from wopr.delivery.migrate import ran
 from wopr.delivery.observe import wait_ready
-from wopr.delivery.plan import Action, Become, Configure, Remove, Retire, Services, Settle, Start, plan
-from wopr.delivery.release import Judgement, read_release, read_snapshot, read_state, record, write_state
+from wopr.delivery.plan import Action, Become, Configure, Observed, Remove, Retire, Services, Settle, Start, plan
+from wopr.delivery.release import Judgement, State, read_release, read_snapshot, read_state, write_state
 from wopr.delivery.slots import empty, fill, retire
 
 
 async def recover(ctx: Context) -> list[Action]:
     """Bring the host to where one release serves and nothing else runs; what was done."""
     state = await read_state(ctx.host, ctx.place)
-    actions = plan(state, await observe(ctx.host, ctx.place, state))
-    await ctx.fence.run(commands.remove_files(ctx.place.registry_config))
+    left = commands.remove_files(ctx.place.registry_config)
+    seen, _ = await asyncio.gather(_seen(ctx, state), ctx.fence.run(left))
+    actions = plan(state, seen)
     for action in actions:
         await _execute(ctx, action)
         judged = {"release": action.release, "verdict": str(action.verdict)} if isinstance(action, Settle) else {}
@@ -23,10 +28,21 @@ async def recover(ctx: Context) -> list[Action]:
     return actions
 
 
+async def _seen(ctx: Context, state: State) -> Observed:
+    """What is there. Where neither of two releases is ready, the machine may only just have booted: the one that
+    came in is waited for, before it is taken back for that."""
+    seen = await observe(ctx.host, ctx.place, state)
+    active, leaving = state.active, state.leaving
+    if active and leaving and seen.whole(active) and not seen.serves(active) and not seen.serves(leaving):
+        await wait_ready(ctx.host, ctx.place, active.slot, FIRST_READY_SECONDS)
+        seen = await observe(ctx.host, ctx.place, state)
+    return seen
+
+
 async def _execute(ctx: Context, action: Action) -> None:
     match action:
-        case Services(number):
-            await services(ctx, number)
+        case Services(part):
+            await services(ctx, part)
         case Start(part):
             release = await read_release(ctx.host, ctx.place, part.release)
             snapshot = await read_snapshot(ctx.host, ctx.place, part.release)
@@ -41,16 +57,19 @@ async def _execute(ctx: Context, action: Action) -> None:
             await configure(ctx, await read_snapshot(ctx.host, ctx.place, number))
         case Become(state):
             await write_state(ctx.fence, state)
-        case Settle(number, verdict, reason):
-            await _settle(ctx, number, verdict, reason)
+        case Settle():
+            await _settle(ctx, action)
 
 
-async def _settle(ctx: Context, number: int, verdict: Judgement, reason: str) -> None:
-    try:
-        release = await read_release(ctx.host, ctx.place, number)
-    except HostFailed:
+async def _settle(ctx: Context, action: Settle) -> None:
+    number = action.release
+    if await ctx.host.read(ctx.place.release(number)) is None:
         return  # killed between the state and the record of something that never began
-    await record(ctx.fence, release.judged(verdict, reason))
-    if verdict is Judgement.BAD:
-        state = await read_state(ctx.host, ctx.place)
-        await condemn(ctx, release, reason, state.active)
+    release = await read_release(ctx.host, ctx.place, number)
+    if action.verdict == Judgement.ABANDONED and release.migrations:
+        # A container that still migrates is ended: what it had not committed is rolled back.
+        await ctx.fence.run(("docker", "rm", "-f", "-v", ctx.place.container(MIGRATOR)))
+        release = replace(release, migrations=await ran(ctx.fence, ctx.place, release.migrations))
+    active = (await read_state(ctx.host, ctx.place)).active
+    serving = active if active and active.release != number else None
+    await settle(ctx, release.judged(action.verdict, action.reason), serving, action.left)

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from wopr.core.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated, UpstreamFailed
+from wopr.core.retry_after import retry_after_seconds
 from wopr.delivery.registry_reference import (
     DIGEST,
     Challenge,
@@ -25,7 +26,6 @@ from wopr.delivery.registry_reference import (
     base_url,
     may_have_credentials,
     parse_challenge,
-    retry_after_seconds,
     token_of,
 )
 

@@ -39,12 +39,17 @@ async def images(settings: Settings) -> Finding:
     return ok(", ".join(found))
 
 
-async def _digest(settings: Settings, name: str) -> str:
-    image = parse_reference(name)
-    ours = image.server == settings.registry_server and settings.registry_password is not None
+def registry_of(settings: Settings, server: str) -> Registry:
+    """A registry as these settings reach it: with their login where it is theirs, without TLS where told."""
+    ours = server == settings.registry_server and settings.registry_password is not None
     password = settings.registry_password.get_secret_value() if ours and settings.registry_password else ""
     plain = frozenset(one.strip() for one in settings.registry_plain_http.split(",") if one.strip())
-    registry = Registry(image.server, settings.registry_username if ours else "", password, plain)
+    return Registry(server, settings.registry_username if ours else "", password, plain)
+
+
+async def _digest(settings: Settings, name: str) -> str:
+    image = parse_reference(name)
+    registry = registry_of(settings, image.server)
     try:
         return f"{image.name} {(await registry.digest(image))[SHORT]}"
     finally:

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -13,7 +11,6 @@ from wopr.core.errors import BadRequest
 PUBLIC_SERVER = "docker.io"
 PUBLIC_HOST = "registry-1.docker.io"
 TAG_DEFAULT = "latest"
-RETRY_AFTER_SECONDS_MAX = 3600.0
 TOKEN_SECONDS_DEFAULT = 60.0  # what the token specification says of an answer without expires_in
 
 _SERVER = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::\d{1,5})?")
@@ -115,22 +112,6 @@ def parse_challenge(header: str) -> Challenge:
         names = ("realm", "service", "scope")
         return Challenge("bearer", *(_unescaped(parameters.get(name, "")) for name in names))
     return Challenge("basic", _unescaped(parameters.get("realm", "")))
-
-
-def retry_after_seconds(header: str | None, now: datetime) -> float | None:
-    """`Retry-After`, written as seconds or as a date, in seconds from `now`; at most an hour. None: it says nothing."""
-    if not header:
-        return None
-    text = header.strip()
-    if re.fullmatch(r"\d{1,9}", text):
-        seconds = float(text)
-    else:
-        try:
-            at = parsedate_to_datetime(text)
-        except ValueError:
-            return None
-        seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
-    return min(max(seconds, 0.0), RETRY_AFTER_SECONDS_MAX)
 
 
 def token_of(body: Mapping[str, object]) -> tuple[str, float]:

@@ -19,7 +19,7 @@ from wopr.delivery.place import Place, Slot
 
 HASH_CHARACTERS = 16
 SNAPSHOT_FILES = ("env", "compose.yaml", "Caddyfile")
-LIST_SCRIPT = 'for file in "$1"/*.json; do [ -e "$file" ] && cat "$file" && echo; done; true'
+LIST_SCRIPT = 'for file in "$1"/*.json; do [ ! -e "$file" ] || { cat "$file" && echo; } || exit 1; done'
 
 
 class Judgement(StrEnum):
@@ -59,6 +59,10 @@ class Release:
     def same_content(self, other: "Release") -> bool:
         """Whether both run the same images with the same configuration and environment."""
         return self.content() == other.content()
+
+    def same_around(self, other: "Release") -> bool:
+        """Whether what stands around the slots is the same: PostgreSQL and Caddy take settings of `.env`, too."""
+        return (self.config_hash, self.env_hash) == (other.config_hash, other.env_hash)
 
     def content(self) -> tuple[str, str, str, str]:
         return (self.platform, self.bot, self.config_hash, self.env_hash)
@@ -139,6 +143,8 @@ async def read_state(host: Host, place: Place) -> State:
 async def read_releases(host: Host, place: Place) -> list[Release]:
     """Every release, oldest first."""
     got = await host.run(("sh", "-c", LIST_SCRIPT, "list", place.releases))
+    if not got.ok:  # cut off, the list would be believed: the next release would take the number of one that is there
+        raise HostFailed(f"{place.releases} on {host.describe()} can't be read: {got.complaint}")
     try:
         found = [Release(**_typed(json.loads(line))) for line in got.text.splitlines()]
     except (ValueError, TypeError) as error:
@@ -151,7 +157,12 @@ async def read_release(host: Host, place: Place, number: int) -> Release:
     raw = await host.read(place.release(number))
     if raw is None:
         raise HostFailed(f"Release {number} is not recorded in {place.releases}.", remedy="wopr releases")
-    return Release(**_typed(json.loads(raw)))
+    try:
+        return Release(**_typed(json.loads(raw)))
+    except (ValueError, TypeError) as error:
+        raise HostFailed(
+            f"{place.release(number)} can't be read: {error}", remedy="Restore it from a backup."
+        ) from error
 
 
 async def read_inputs(host: Host, place: Place) -> Snapshot:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from wopr.delivery import commands, quarantine
+from wopr.delivery import commands
 from wopr.delivery.api_journal import take_in
 from wopr.delivery.context import Context, Tell
 from wopr.delivery.cutover import Incoming, Limits, Verdict, cut_over
-from wopr.delivery.deploy import find_compose
-from wopr.delivery.errors import HostFailed, Refused
+from wopr.delivery.deploy import CONTAINER_RUNTIMES, find_compose
+from wopr.delivery.errors import HostFailed, Refused, refuse_away
 from wopr.delivery.hosts import Host
 from wopr.delivery.lock import hold
 from wopr.delivery.migrate import fatal
@@ -22,16 +22,14 @@ from wopr.delivery.recover import recover
 from wopr.delivery.release import (
     Judgement,
     Release,
-    Snapshot,
     previous_good,
     read_release,
     read_releases,
     read_snapshot,
     read_state,
-    record,
 )
 from wopr.delivery.sight import record_sight
-from wopr.ops.incidents import open_incident, resolve_incident
+from wopr.delivery.went_back import ROLLBACK
 from wopr.ops.journal import Journal
 
 ROLLBACK_OBSERVE_SECONDS = 0.0
@@ -74,14 +72,15 @@ async def propose(host: Host, place: Place, to: int | None) -> Proposal:
 def database_left(releases: Sequence[Release], target: Release) -> tuple[list[str], list[str]]:
     """The migrations that were run after a release, as lines: those that it can live with, and those that break it.
 
-    Every later release counts, whatever became of it: a migration stays even when its release failed.
+    Every later release counts, whatever became of it: a migration stays even when its release failed. So does what
+    `wopr migrate` ran ahead of the release itself: it is recorded there, and is newer than what its image has.
     """
     stays: list[str] = []
     breaks: list[str] = []
     for release in releases:
-        if release.number <= target.number:
-            continue
-        for migration in release.migrations:
+        for migration in release.migrations if release.number >= target.number else ():
+            if release.number == target.number and migration["revision"] <= target.migration_head:
+                continue
             line = f"{migration['revision']} ({migration['kind']}) of release {release.number}"
             known = breaks if fatal(migration) else stays
             if not any(migration["revision"] in other.split() for other in known):
@@ -96,7 +95,7 @@ async def rollback(host: Host, place: Place, journal: Journal, back: Back, tell:
         with journal.operation("rollback", to=back.to, why=back.reason, by=back.by, host=host.describe()) as operation:
             ctx = Context(fence, compose, operation, tell, {})
             ctx.step("locked", token=fence.token)
-            verdict = await _rollback(ctx, back)
+            verdict = await go_back(ctx, back)
             operation.outcome.update(verdict=verdict.verdict, reason=verdict.reason, seconds=verdict.seconds)
             if not verdict.good:
                 raise HostFailed(
@@ -107,25 +106,26 @@ async def rollback(host: Host, place: Place, journal: Journal, back: Back, tell:
     return verdict
 
 
-async def _rollback(ctx: Context, back: Back) -> Verdict:
+async def go_back(ctx: Context, back: Back) -> Verdict:
+    """As `rollback`, with the lock in hand and an operation begun; a failure is a verdict."""
     await recover(ctx)
     proposal = await propose(ctx.host, ctx.place, back.to)
     current, target = proposal.current, proposal.target
     _guard(proposal, back)
-    await _have_images(ctx, target)
     snapshot = await read_snapshot(ctx.host, ctx.place, target.number)
     settings = commands.parsed_env(snapshot.files["env"].decode("utf-8", "replace"))
     ctx = replace(ctx, settings=settings)
     ctx.operation.hide(settings)
+    await _have_images(ctx, target)
     numbers = [one.number for one in await read_releases(ctx.host, ctx.place)]
     release = replace(
         target,
         number=max(numbers) + 1,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         created_by=back.by,
-        trigger="rollback",
+        trigger=ROLLBACK,
         verdict=Judgement.PENDING,
-        reason="",
+        reason=back.reason,  # until it is judged: why, for whoever comes after a kill
         seconds=0.0,
         restores=target.restores or target.number,
         migrations=(),
@@ -137,49 +137,14 @@ async def _rollback(ctx: Context, back: Back) -> Verdict:
         previous=current.number,
         previous_platform=current.platform,
         restores=target.number,
-        trigger="rollback",
+        trigger=ROLLBACK,
         database_stays=[*proposal.stays, *proposal.breaks],
     )
     ctx.step("checked", restores=target.number, database_stays=list(proposal.stays))
     verdict = await cut_over(ctx, Incoming(release, snapshot, back.limits))
     if verdict.good:
-        await _settle(ctx, back, current, release, snapshot)
         await record_sight(ctx)
     return verdict
-
-
-async def _settle(ctx: Context, back: Back, current: Release, release: Release, snapshot: Snapshot) -> None:
-    """The operator's files are those of the release that serves again; what was gone back from is not tried again."""
-    why = back.reason or f"the operator went back to release {release.restores}"
-    await record(ctx.fence, current.judged(Judgement.ROLLED_BACK, why))
-    if not current.same_content(release):
-        await quarantine.add(ctx.fence, current, why)
-    await _restore_files(ctx, current, snapshot)
-    ctx.step("files restored", from_release=release.restores)
-    facts = {
-        "key": f"release-{current.number}",
-        "release": current.number,
-        "platform": current.platform,
-        "reason": why,
-        "serving": release.number,
-    }
-    title = f"Release {current.number} was rolled back to release {release.restores}: {why}"[:200]
-    incident = open_incident(ctx.journal, title, "SEV3", back.by or "operator", facts)
-    resolve_incident(ctx.journal, incident, f"Release {release.restores} serves again, as release {release.number}.")
-
-
-async def _restore_files(ctx: Context, current: Release, snapshot: Snapshot) -> None:
-    """Write the operator's files as the older release had them. Edits that were never released are put beside them."""
-    place = ctx.place
-    released = await read_snapshot(ctx.host, place, current.number)
-    for name, path in (("env", place.env), ("compose.yaml", place.compose), ("Caddyfile", place.caddyfile)):
-        mode = 0o600 if name == "env" else 0o644
-        there = await ctx.host.read(path)
-        if there and there not in (snapshot.files[name], released.files[name]):
-            await ctx.fence.write(f"{path}.unreleased", there, mode)
-            ctx.step("kept what was never released", file=f"{path}.unreleased")
-        if there != snapshot.files[name]:
-            await ctx.fence.write(path, snapshot.files[name], mode)
 
 
 def _target(releases: Sequence[Release], current: Release, to: int | None) -> Release:
@@ -211,9 +176,12 @@ def _guard(proposal: Proposal, back: Back) -> None:
 
 async def _have_images(ctx: Context, target: Release) -> None:
     """The images are on the host; the registry is asked for nothing."""
-    there = await ctx.host.run(commands.inspect_image(target.platform))
-    if not there.ok:
-        raise Refused(
-            f"{target.platform} of release {target.number} is no longer on {ctx.host.describe()}.",
-            remedy=f"Release it as a new one: wopr deploy {target.platform}",
-        )
+    bots = [(target.bot, "--bot ")] if ctx.settings.get("BOT_RUNTIME") in CONTAINER_RUNTIMES else []
+    for image, word in ((target.platform, ""), *bots):
+        there = await ctx.host.run(commands.inspect_image(image))
+        refuse_away(there.complaint, ctx.host.describe())
+        if not there.ok:
+            raise Refused(
+                f"{image} of release {target.number} is no longer on {ctx.host.describe()}.",
+                remedy=f"Release it as a new one: wopr deploy {word}{image}",
+            )

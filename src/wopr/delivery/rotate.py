@@ -48,7 +48,7 @@ async def rotate(host: Host, place: Place, journal: Journal, name: str, *, drop_
     """
     require_rotatable(name)
     async with hold(host, place, "secrets.rotate") as fence:
-        with journal.operation("secrets.rotate", secret=name, host=host.describe(), drop_old=drop_old) as operation:
+        with journal.operation("secrets.rotate", variable=name, host=host.describe(), drop_old=drop_old) as operation:
             text = (await host.read(place.env) or b"").decode()
             settings = parsed_env(text)
             operation.hide(settings)

@@ -42,10 +42,9 @@ async def fill(ctx: Context, release: Release, snapshot: Snapshot, slot: Slot, *
     `created`: they were just created for it.
     """
     place = ctx.place
-    made = "" if created else await write_environment(ctx, release, snapshot, slot)
+    made, here = ("", list[Container]()) if created else await _prepared(ctx, release, snapshot, slot)
     ctx.step("environment")
     start = commands.start(place.slot_containers(slot))
-    here = [] if created else await _in_slot(ctx, slot)
     if not ((created or _startable(ctx, slot, here, made)) and (await ctx.fence.run(start)).ok):
         await ctx.fence.must(commands.remove_slot(place, slot))
         file = place.snapshot(release.number, "compose.yaml")
@@ -106,13 +105,18 @@ async def creating_ahead(
 async def _create(ctx: Context, release: Release, snapshot: Snapshot, beside: Part) -> None:
     """Create a release's containers by the compose file of the one that serves, which is the same."""
     slot = other(beside.slot)
-    made, here = await asyncio.gather(write_environment(ctx, release, snapshot, slot), _in_slot(ctx, slot))
+    made, here = await _prepared(ctx, release, snapshot, slot)
     if _startable(ctx, slot, here, made):
         return
     if here:
         await ctx.fence.must(commands.remove_slot(ctx.place, slot))
     file = ctx.place.snapshot(beside.release, "compose.yaml")
     await ctx.fence.must(commands.create_slot(ctx.compose, ctx.place, file, slot), timeout=COMPOSE_SECONDS)
+
+
+async def _prepared(ctx: Context, release: Release, snapshot: Snapshot, slot: Slot) -> tuple[str, list[Container]]:
+    """Write a slot's environment: the hash of what its containers are to be made from, and which are there."""
+    return await asyncio.gather(write_environment(ctx, release, snapshot, slot), _in_slot(ctx, slot))
 
 
 async def _in_slot(ctx: Context, slot: Slot) -> list[Container]:

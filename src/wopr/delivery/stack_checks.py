@@ -11,11 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from wopr.core.errors import WoprError
+from wopr.core.settings import Settings
 from wopr.delivery import commands
+from wopr.delivery.admission import admitting, lets_in, private_addresses
 from wopr.delivery.compose_text import Unreadable, read_compose
 from wopr.delivery.env_file import read_env
 from wopr.delivery.glance import Glance, glance
 from wopr.delivery.hosts import Host, Output
+from wopr.delivery.images_on_host import name_of
 from wopr.delivery.lock import STALE_SECONDS
 from wopr.delivery.look import look
 from wopr.delivery.place import ROLES, Place
@@ -47,6 +50,7 @@ class Stack:
     free: Output
     clock_seconds: float | None
     compose: Output
+    addresses: Output
 
 
 Rule = Callable[[Stack], Finding]
@@ -82,12 +86,13 @@ def checks(host: Host, place: Place) -> Sequence[Check]:
         check("stack.disk", "the engine has room for the next release", disk),
         check("stack.clock", "the host's clock is right", clock),
         check("stack.compose", "the host has a compose that works", compose),
+        check("stack.admission", "rented nodes let this host in", admission),
     ]
 
 
 async def look_stack(host: Host, place: Place) -> Stack:
     """Look at everything side by side. HostFailed when the host can't be reached."""
-    (seen, inputs), (inspected, newest, free, found, time) = await asyncio.gather(
+    (seen, inputs), (inspected, newest, free, found, time, addresses) = await asyncio.gather(
         asyncio.gather(glance(host, place), read_inputs(host, place)),
         asyncio.gather(
             look(host, commands.observe(place)),
@@ -95,6 +100,7 @@ async def look_stack(host: Host, place: Place) -> Stack:
             look(host, commands.free_kilobytes(place.dir)),
             look(host, commands.which_compose()),
             look(host, ("sh", "-c", CLOCK_SCRIPT)),
+            look(host, commands.addresses()),
         ),
     )
     now = datetime.now(UTC).timestamp()
@@ -106,6 +112,7 @@ async def look_stack(host: Host, place: Place) -> Stack:
         free=free,
         clock_seconds=float(time.text) - now if time.ok else None,
         compose=found,
+        addresses=addresses,
     )
 
 
@@ -170,7 +177,7 @@ def environment(stack: Stack) -> Finding:
             name
             for one in _slot(stack)
             for name, value in _environment(one).items()
-            if name in wanted and name not in fixed and wanted[name] != value
+            if name in wanted and name not in fixed and not _is_in_effect(name, wanted[name], value)
         }
     )
     if stale:
@@ -242,6 +249,21 @@ def compose(stack: Stack) -> Finding:
     return ok(stack.compose.text)
 
 
+def admission(stack: Stack) -> Finding:
+    """A host that was moved or restored may have another address than its nodes were told of."""
+    wanted = read_env(stack.inputs.files.get("env", b"")).values
+    if not wanted.get("DO_API_TOKEN"):
+        return skipped("DO_API_TOKEN is not set: no node is rented")
+    own = private_addresses(stack.addresses.text)
+    if not own:
+        return skipped("the host has no private address that can be told")
+    admitted = wanted.get("GPU_ADMIT") or str(Settings.model_fields["gpu_admit"].default)
+    if not lets_in(admitted, own):
+        says = f"GPU_ADMIT={admitted} admits none of this host's private addresses ({_few(own)})"
+        return failed(says, f"GPU_ADMIT={admitting(own)} in .env, then wopr deploy; the firewall follows.")
+    return ok(f"{admitted} has {_few(own)}")
+
+
 def _slot(stack: Stack) -> Sequence[Mapping[str, Any]]:
     """The containers of the slot that serves, as the engine describes them."""
     active = stack.seen.state.active
@@ -258,6 +280,11 @@ def _fixed(stack: Stack) -> set[str]:
         return set()
     names = {_name(one) for one in _slot(stack)}
     return {name for service in services if service.name in names for name in service.environment}
+
+
+def _is_in_effect(name: str, wanted: str, value: str) -> bool:
+    """A release names the bots' image by digest, whatever `.env` calls it."""
+    return wanted == value or (name == "BOT_IMAGE" and "@" in value and name_of(wanted) == name_of(value))
 
 
 def _environment(one: Mapping[str, Any]) -> Mapping[str, str]:

@@ -77,7 +77,7 @@ async def survey(host: Host, place: Place) -> Found:
     project, ours = f"{PROJECT_LABEL}={place.name}", f"{INSTALLATION_LABEL}={installation}"
     bots = await _names(host, listing("container", ours))
     containers = [name for name in await _names(host, listing("container", project)) if name not in bots]
-    kept = (await setup.look(host, place, {})).kept
+    _, kept = await setup.stack_files(host, place)
     services = await _names(host, listing("service", ours), may_fail=True)  # only a Swarm has services and secrets
     elsewhere = await _elsewhere(host, place, services)
     written = [path for path in _written(place) if path.rpartition("/")[2] not in kept]

@@ -13,7 +13,7 @@ from wopr.core.errors import Invalid
 
 TAG = "wopr-platform"
 IMAGE = "debian-12-x64"
-REGION, SIZE = "nyc3", "s-2vcpu-4gb"
+REGION, SIZE = "tor1", "s-2vcpu-4gb"
 SSH_PORT = 22
 OPEN_PORTS = ("22", "80", "443")
 EVERYBODY = ("0.0.0.0/0", "::/0")

@@ -342,6 +342,7 @@ async def list_all_bots(
             **bodies.bot_fields(bot),
             tenant_id=bot.tenant_id,
             tenant_name=names.get(bot.tenant_id, GONE),
+            operator_error=bot.operator_error,
             channel=bot.channel,
             image=bot.image,
         )

@@ -69,10 +69,11 @@ class BotList(ApiModel):
 
 
 class AdminBotBody(BotBody):
-    """A bot with its customer."""
+    """A bot with its customer, and why it did not start in the operator's words."""
 
     tenant_id: UUID
     tenant_name: str
+    operator_error: str | None
     channel: Channel
     image: str | None
 

@@ -64,6 +64,7 @@ class BotView:
     reason: str
     restarts: int
     last_error: str | None
+    operator_error: str | None
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None
@@ -143,7 +144,7 @@ async def start(session: AsyncSession, asking: Asking, bot_id: UUID, *, again: b
     await session.execute(
         update(BotObserved)
         .where(BotObserved.bot_id == bot_id)
-        .values(crashes=[], last_error=None)
+        .values(crashes=[], last_error=None, operator_error=None)
         .execution_options(synchronize_session=False)
     )
     await _touch(session, bot, asking.now, generation=again)
@@ -331,6 +332,7 @@ def _view(bot: Bot, observed: BotObserved, settings: Settings) -> BotView:
         reason=observed.reason,
         restarts=observed.restarts,
         last_error=observed.last_error,
+        operator_error=observed.operator_error,
         created_at=bot.created_at,
         updated_at=bot.updated_at,
         started_at=observed.ready_at if state is State.RUNNING else None,

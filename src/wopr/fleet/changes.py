@@ -41,7 +41,8 @@ class Changes:
         """Return when the event is set, or when it is time to look without having been told."""
         patience = LOOK_SECONDS if self._notifier.connected.is_set() else LOOK_SECONDS_UNTOLD
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), min(patience, max(seconds_max, 0.0)))
+            async with asyncio.timeout(min(patience, max(seconds_max, 0.0))):
+                await event.wait()
         event.clear()
 
     def _told(self, payload: str) -> None:

@@ -54,7 +54,8 @@ class Executor:
             instance = await self._runtime.start(spec)
         except RuntimeFailed as error:
             log.error("bot.start_failed", bot_id=str(spec.bot_id), error=error.message)
-            await self._crashed(spec.bot_id, error.message, blamed=error.code in BLAMED)
+            to_operators = f"{error.message} {error.remedy}".strip()
+            await self._crashed(spec.bot_id, error.for_customers, to_operators, blamed=error.code in BLAMED)
             return
         log.info("bot.started", bot_id=str(spec.bot_id), generation=spec.generation, instance_id=str(instance.id))
         # Known from here on, so that its end is missed even when it comes before the first answer.
@@ -97,12 +98,14 @@ class Executor:
             await look.mark_deleted(session, sight.bot_id, self._platform.clock.now())
         log.info("bot.removed", bot_id=str(sight.bot_id))
 
-    async def _crashed(self, bot_id: UUID, reason: str, *, blamed: bool = True) -> None:
+    async def _crashed(
+        self, bot_id: UUID, reason: str, to_operators: str | None = None, *, blamed: bool = True
+    ) -> None:
         """Count a crash. `blamed`: it may be the image's fault, and not that of a machine that is away."""
         now = self._platform.clock.now()
         async with self._platform.db.begin() as session:
             observed = await session.get(BotObserved, bot_id, with_for_update=True)
             if observed is not None:
-                look.add_crash(observed, now, reason)
+                look.add_crash(observed, now, reason, to_operators)
             if blamed:
-                await updates.judge(session, bot_id, reason, now)
+                await updates.judge(session, bot_id, to_operators or reason, now)

@@ -120,11 +120,11 @@ async def record_end(session: AsyncSession, sight: Sight, ended: Ended | None) -
     return known
 
 
-def add_crash(observed: BotObserved, at: datetime, reason: str) -> None:
-    """Remember a crash for the back-off."""
+def add_crash(observed: BotObserved, at: datetime, reason: str, to_operators: str | None = None) -> None:
+    """Remember a crash for the back-off. Customers read the reason; `to_operators` is what they must not."""
     observed.crashes = [*observed.crashes, at][-CRASHES_MAX:]
     observed.restarts += 1
-    observed.last_error = reason
+    observed.last_error, observed.operator_error = reason, to_operators
 
 
 async def record(session: AsyncSession, sight: Sight, step: Plan, now: datetime) -> None:

@@ -77,7 +77,9 @@ class BotObserved(Base):
         ARRAY(DateTime(timezone=True)), server_default=text("'{}'::timestamptz[]")
     )
     restarts: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    # What went wrong last: as its customer reads it, and what operators must know of it beside.
     last_error: Mapped[str | None] = mapped_column(Text)
+    operator_error: Mapped[str | None] = mapped_column(Text)
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=NOW)
 
 

@@ -119,7 +119,8 @@ class Reconciler:
                 if left <= -DRAIN_SECONDS_MAX:
                     break
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), max(left, 0.05))
+                    async with asyncio.timeout(max(left, 0.05)):
+                        await self._woken.wait()
         finally:
             for task in self._tasks.values():
                 task.cancel()

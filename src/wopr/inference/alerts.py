@@ -5,6 +5,7 @@ times and given up, because the mail arrives anyway.
 """
 
 import asyncio
+from dataclasses import dataclass
 
 import httpx
 import structlog
@@ -22,20 +23,33 @@ ANSWER_SECONDS_MAX = 10.0
 log = structlog.get_logger(__name__)
 
 
-async def queue_alert(session: AsyncSession, platform: Platform, subject: str, text: str, key: str) -> None:
-    """Mail it to every administrator when the transaction commits. A second one with the same key is not sent."""
+@dataclass(frozen=True)
+class Alert:
+    """What people are told."""
+
+    subject: str
+    text: str
+
+
+async def queue_alert(session: AsyncSession, platform: Platform, alert: Alert, key: str) -> bool:
+    """Mail it to every administrator when the transaction commits; False when one was mailed under this key before."""
     page = Action("Look at the nodes", f"{platform.settings.ui_url.rstrip('/')}/admin/nodes")
-    written = letter(subject, [text], page, ["You get this because you are an administrator of this installation."])
-    for address in await administrators(session):
-        await mail.queue(session, address, subject, written.text, written.html, f"{key}:{address}")
+    because = "You get this because you are an administrator of this installation."
+    written = letter(alert.subject, [alert.text], page, [because])
+    return all(
+        [
+            await mail.queue(session, address, alert.subject, written.text, written.html, f"{key}:{address}")
+            for address in await administrators(session)
+        ]
+    )
 
 
-async def call_webhook(platform: Platform, subject: str, text: str) -> bool:
+async def call_webhook(platform: Platform, alert: Alert) -> bool:
     """Post it to ALERT_WEBHOOK_URL as JSON: `text` for chats, `subject` and `detail` for programs. Never raises."""
     url = platform.settings.alert_webhook_url
     if url is None:
         return False
-    body = {"text": f"{subject}\n{text}", "subject": subject, "detail": text}
+    body = {"text": f"{alert.subject}\n{alert.text}", "subject": alert.subject, "detail": alert.text}
     for attempt in range(TRIES):
         try:
             answer = await platform.http.post(url.get_secret_value(), json=body, timeout=ANSWER_SECONDS_MAX)

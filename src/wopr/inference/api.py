@@ -14,7 +14,7 @@ from wopr.core.errors import Unauthenticated
 from wopr.core.ids import NodeId
 from wopr.core.platform import Platform
 from wopr.core.routing import PlatformDep
-from wopr.inference import bootstrap, care, ordering, rented
+from wopr.inference import bootstrap, care, errands, ordering, rebooting, rented
 from wopr.inference import nodes as registry
 from wopr.inference.bodies import (
     ModelsBody,
@@ -22,6 +22,7 @@ from wopr.inference.bodies import (
     NewNodes,
     NodeBody,
     NodeDetail,
+    NodeLogsBody,
     NodesBody,
     OpenedBody,
     Reboot,
@@ -37,10 +38,13 @@ from wopr.inference.bodies import (
     size_body,
 )
 from wopr.inference.journaling import journaled
+from wopr.inference.log_sources import LINES, LINES_MAX, Source
 from wopr.inference.offer import offered_models
 from wopr.inference.provision import Stage
+from wopr.inference.rebooting import Desk
 from wopr.inference.repair_state import Rung
 from wopr.inference.watchdog import known_voices
+from wopr.ops.journal import Journal
 
 router = APIRouter(tags=["inference"])
 NodeName = Annotated[str, Path(min_length=1, max_length=registry.NAME_LENGTH_MAX)]
@@ -119,7 +123,9 @@ async def provision(_principal: PlatformAdmin, platform: PlatformDep, body: NewN
     async def order(session: AsyncSession) -> NodesBody:
         about = {"nodes": ", ".join(plan.node_ids), "size": plan.size.slug, "region": plan.region}
         async with journaled(platform, "nodes.provision", **about):
-            await rented.add(session, plan.node_ids, plan.terms, platform.settings.gpu_nodes_max, _now(platform))
+            await rented.add(
+                session, plan.node_ids, plan.terms, platform.settings.gpu_nodes_max, await platform.steady.epoch()
+            )
         made = [await registry.get(session, NodeId(node_id)) for node_id in plan.node_ids]
         return NodesBody(nodes=[node_body(node, platform.clock.now()) for node in made])
 
@@ -144,11 +150,25 @@ async def node(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeNa
     return await _detail(platform, node_id)
 
 
+@router.get("/api/admin/nodes/{node_id}/logs", operation_id="nodes_logs")
+async def logs(
+    _principal: PlatformAdmin,
+    platform: PlatformDep,
+    node_id: NodeName,
+    source: Annotated[Source, Query(description="A service, or how the machine was made a node.")] = Source.MAKING,
+    lines: Annotated[int, Query(ge=1, le=LINES_MAX, description="How many, from the end.")] = LINES,
+) -> NodeLogsBody:
+    """The last lines that a service of a node wrote, or that its making told, read on the machine over SSH."""
+    async with platform.db.begin() as session:
+        node = await registry.get(session, NodeId(node_id))
+    return NodeLogsBody(node=node.id, source=source, lines=list(await errands.logs(platform, node, source, lines)))
+
+
 @router.post("/api/admin/nodes/{node_id}/destroy", operation_id="nodes_destroy", status_code=202)
 async def destroy(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeName) -> NodeDetail:
     """Give a rented node back. Its row goes when the cloud says that the machine is gone."""
     async with journaled(platform, "nodes.destroy", node=node_id), platform.db.begin() as session:
-        await rented.give_back(session, node_id, _now(platform))
+        await rented.give_back(session, node_id, await platform.steady.epoch())
     return await _detail(platform, node_id)
 
 
@@ -156,18 +176,15 @@ async def destroy(_principal: PlatformAdmin, platform: PlatformDep, node_id: Nod
 async def retry(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeName) -> NodeDetail:
     """Make a node again with a new machine; the one before is given back first."""
     async with journaled(platform, "nodes.retry", node=node_id), platform.db.begin() as session:
-        await rented.begin_anew(session, node_id, _now(platform))
+        await rented.begin_anew(session, node_id, await platform.steady.epoch())
     return await _detail(platform, node_id)
 
 
 @router.post("/api/admin/nodes/{node_id}/reboot", operation_id="nodes_reboot", status_code=202)
 async def reboot(_principal: PlatformAdmin, platform: PlatformDep, node_id: NodeName, body: Reboot) -> RebootBody:
-    """Restart a rented machine."""
-    async with platform.db.begin() as session:
-        node = await registry.get(session, NodeId(node_id))
-    async with journaled(platform, "nodes.reboot", node=node_id, hard=str(body.hard).lower()):
-        action = await ordering.reboot(_cloud(platform), node_id, node.making.machine_id, hard=body.hard)
-    return RebootBody(action_id=action)
+    """Restart a rented machine, at once: what it is answering is cut off. It serves again after three good looks."""
+    desk = Desk(platform.db, _cloud(platform), Journal(platform.settings.wopr_home))
+    return RebootBody(action_id=await rebooting.reboot(desk, node_id, await platform.steady.epoch(), hard=body.hard))
 
 
 @router.post("/api/admin/nodes/{node_id}/desired", operation_id="nodes_want")
@@ -198,9 +215,9 @@ async def remove(_principal: PlatformAdmin, platform: PlatformDep, node_id: Node
 
 @router.post("/internal/gpu/bootstrap", operation_id="nodes_bootstrap")
 async def open_(platform: PlatformDep, token: Shown) -> OpenedBody:
-    """What a rented machine needs to become a node, for the token in its user data, once."""
+    """What a rented machine needs to become a node, for the token in its user data, until it first reports."""
     async with platform.db.begin() as session:
-        opened = await rented.open_with(session, token, _now(platform))
+        opened = await rented.open_with(session, token, await platform.steady.epoch())
     return OpenedBody(node_id=opened.node_id, files=bootstrap.files(platform.settings, opened))
 
 
@@ -214,7 +231,7 @@ async def report(
     """How far a machine is, by its node's secret, or by GPU_NODE_SECRET with the id of a node."""
     detail = body.detail if body is not None else ""
     async with platform.db.begin() as session:
-        changed = await rented.report(session, node_id, stage, detail, _now(platform))
+        changed = await rented.report(session, node_id, stage, detail, await platform.steady.epoch())
         node = await registry.get(session, node_id)
     return ReportedBody(node_id=node_id, provision_stage=node.provision_stage, changed=changed)
 
@@ -226,10 +243,6 @@ async def _detail(platform: Platform, node_id: str) -> NodeDetail:
 
 def _cloud(platform: Platform) -> Compute:
     return digitalocean(platform.settings, platform.http)
-
-
-def _now(platform: Platform) -> int:
-    return int(platform.clock.now().timestamp())
 
 
 def _is_shared(platform: Platform, secret: str) -> bool:

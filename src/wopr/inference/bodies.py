@@ -10,6 +10,7 @@ from wopr.cloud.compute import Size
 from wopr.core.money import from_cents, to_usd_string
 from wopr.core.routing import ApiModel
 from wopr.inference import nodes as registry
+from wopr.inference.log_sources import Source
 from wopr.inference.offer import Offered
 from wopr.inference.rented import DETAIL_CHARACTERS_MAX
 from wopr.inference.repair_state import repair_of, told
@@ -92,6 +93,14 @@ class NodeDetail(NodeBody):
     """One node with the course of its making."""
 
     log: list[StageBody]
+
+
+class NodeLogsBody(ApiModel):
+    """The last lines of a node's service or of its making, oldest first."""
+
+    node: str
+    source: Source
+    lines: list[str]
 
 
 class SizeBody(ApiModel):

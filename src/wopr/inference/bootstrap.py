@@ -1,7 +1,7 @@
 """What a rented machine gets for its token: the files that make it a node, secrets among them.
 
-They are fetched, once, instead of standing in the user data: registry login, the services' key, the secret for reports,
-which images and weights. The machine writes them as they are into a folder that only root reads.
+They are fetched before the first report instead of standing in the user data: registry login, the services' key, the
+secret for reports, which images and weights. The machine writes them as they are into a folder that only root reads.
 """
 
 from collections.abc import Mapping

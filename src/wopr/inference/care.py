@@ -1,5 +1,7 @@
 """What people ask of a node: to keep requests away from it, to empty it, to have it back, to repair it now."""
 
+from dataclasses import replace
+
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -7,10 +9,11 @@ from wopr.core.errors import Conflict, Invalid
 from wopr.core.ids import NodeId
 from wopr.core.notify import notify
 from wopr.inference.models import GpuNode
-from wopr.inference.nodes import NODES_CHANNEL, SERVING, Node, get
+from wopr.inference.nodes import GONE, NODES_CHANNEL, SERVING, Node, get
+from wopr.inference.repair_loop import write_repair
 from wopr.inference.repair_state import HARD, Rung, repair_of
 
-CORDONED, DRAINED, GONE = "cordoned", "drained", "gone"
+CORDONED, DRAINED = "cordoned", "drained"
 # What a person may want of a node here; giving one back is another thing.
 WISHES = (SERVING, CORDONED, DRAINED)
 RUNGS = tuple(rung for rung in Rung if rung is not Rung.PERSON)
@@ -42,7 +45,7 @@ async def ask_repair(session: AsyncSession, node_id: NodeId, rung: Rung) -> Node
             f"{node_id} was registered by hand: nobody but you can {rung.replace('_', '-')} it.",
             remedy=f"Restart its services with `wopr nodes repair {node_id}`, or see to the machine yourself.",
         )
-    repair = {**repair_of(node).to_json(), "asked": rung.value}
-    await session.execute(update(GpuNode).where(GpuNode.id == node_id).values(repair=repair))
+    if not await write_repair(session, node, replace(repair_of(node), asked=rung)):
+        raise Conflict(f"Something else is being done to {node_id} at this moment.", remedy="Ask again.")
     await notify(session, NODES_CHANNEL, node_id)
     return await get(session, node_id)

@@ -6,7 +6,8 @@ the file is checked against that. A checksum given by hand takes precedence.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+
+import httpx
 
 from wopr.core.errors import Invalid, NotFound
 
@@ -97,8 +98,15 @@ def find_offer(name: str) -> Offer:
 
 
 def offer_of_address(url: str, sha256: str | None = None) -> Offer:
-    """An offer for the address of a single file; Invalid when it names no model file."""
-    file = unquote(urlsplit(url).path).rpartition("/")[2]
+    """An offer for the address of a single file; Invalid when it is none, or names no model file."""
+    try:
+        address = httpx.URL(url)
+        is_one = address.scheme in ("http", "https") and bool(address.host)
+    except (httpx.InvalidURL, UnicodeError):
+        is_one = False
+    if not is_one:
+        raise Invalid(f"{url} is no address of the web.", remedy="Give it as a browser shows it.")
+    file = address.path.rpartition("/")[2]
     stem, _, suffix = file.rpartition(".")
     if not stem.strip(".") or f".{suffix}" not in SUFFIXES:
         raise Invalid(f"{url} does not name a model file.", remedy=f"Its name must end in {' or '.join(SUFFIXES)}.")

@@ -1,7 +1,7 @@
 """The user data of a rented machine: the template of `deploy/cloud-init`, filled in. Nothing in it stays secret.
 
-What a cloud keeps as user data is readable on the machine for ever, by every process. So there is a token in it that is
-good once, and everything else is fetched with that.
+What a cloud keeps as user data is readable on the machine for ever, by every process. So there is a token in it that
+opens until the first report, and everything else is fetched with that.
 """
 
 import json

@@ -104,9 +104,9 @@ def _continue(file: RemoteFile, part: Path, progress: Progress, client: httpx.Cl
     with client.stream("GET", file.url, headers=headers) as answer:
         version, start = _version_of(answer, file, have)
         _check_space(part, (version.size or 0) - start)
-        _write_version(part, version)
         with part.open("r+b") as out:
             out.truncate(start)
+            _write_version(part, version)  # after it, or a kill leaves the beginning of another version under this name
             out.seek(start)
             done = start
             progress(done, version.size)

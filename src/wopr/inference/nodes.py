@@ -4,6 +4,7 @@ A node is a row; the watchdog keeps its health. Every change that matters to rou
 `wopr_nodes` by a trigger on the table, so that the runbook's SQL is seen as quickly as our own code.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +23,10 @@ NODES_CHANNEL = "wopr_nodes"
 SERVICES: Mapping[str, int] = {"llama": 8080, "chatterbox": 8081, "whisper": 8082, "qwen": 8083}
 # A node in another state is not asked: it is being made, or nothing on it answers.
 SERVING_STATES = ("active", "degraded")
-SERVING = "serving"
+SERVING, GONE = "serving", "gone"
 NODES_MAX = 1000
 NAME_LENGTH_MAX = 128
+LABEL_LENGTH_MAX = 63  # between the dots of a name
 # Names and addresses stand in URLs, logs and terminals. Colons and brackets are for IPv6.
 WORD = re.compile(r"[A-Za-z0-9:\[][A-Za-z0-9._:\[\]-]*")
 PORT_MAX = 65535
@@ -42,7 +44,7 @@ class Backend:
     node_id: NodeId
     service: str
     base_url: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     healthy: bool
     wanted: bool = True
 
@@ -175,8 +177,11 @@ async def healthy_backends(session: AsyncSession) -> list[Backend]:
 
 def backends_of(node: Node) -> Sequence[Backend]:
     """The services of one node; none while it is being provisioned or has no address."""
-    if node.provision_stage != "done" or not node.host:
-        return []
+    return services_of(node) if node.provision_stage == "done" and node.host else []
+
+
+def services_of(node: Node) -> Sequence[Backend]:
+    """The services that one node has or is to have, however far its making came."""
     return [
         Backend(
             node_id=node.id,
@@ -198,6 +203,11 @@ def check(node: Node) -> None:
                 f"{value!r} can't be a node's {what}.",
                 remedy=f"Write the {what} with letters, digits, dots and hyphens, such as gpu-1 or 10.0.0.5.",
             )
+    if not _is_address(node.host):
+        raise Invalid(
+            f"{node.host!r} is neither a name nor an address.",
+            remedy="Write the host alone, such as gpu-1.example.com, 10.0.0.5 or fd00::5; ports are given apart.",
+        )
     unknown = sorted(set(node.ports) - set(SERVICES))
     if unknown or not node.ports:
         raise Invalid(
@@ -222,6 +232,18 @@ def cost_so_far(node: Node, now: int) -> Nanos:
 def base_url(host: str, port: int) -> str:
     """The address of a service; a bare IPv6 address gets its brackets."""
     return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
+
+
+def _is_address(host: str) -> bool:
+    """Whether it is a name, each of whose labels is as long as a label may be, or an address of either version."""
+    if set(host) & set(":[]"):
+        bracketed = host.startswith("[") and host.endswith("]")
+        try:
+            ipaddress.IPv6Address(host[1:-1] if bracketed else host)
+        except ValueError:
+            return False
+        return True
+    return all(0 < len(label) <= LABEL_LENGTH_MAX for label in host.removesuffix(".").split("."))
 
 
 def _unknown(node_id: str) -> NotFound:

@@ -1,10 +1,10 @@
-"""What a person asks of rented nodes, checked before anything is paid for: sizes with prices, orders, reboots."""
+"""What a person asks of rented nodes, checked before anything is paid for: sizes with prices, orders."""
 
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wopr.cloud.compute import Action, Compute, Size
+from wopr.cloud.compute import Compute, Size
 from wopr.core.errors import Conflict, Invalid, NotFound
 from wopr.core.settings import Settings
 from wopr.inference import bootstrap
@@ -12,6 +12,7 @@ from wopr.inference.rented import Terms
 
 COUNT_MAX = 20
 ID_BYTES = 3
+MAKER = "nvidia"  # whose drivers and container runtime deploy/cloud-init/setup installs
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ async def plan(cloud: Compute, settings: Settings, *, region: str = "", size: st
     found = next((one for one in await cloud.sizes() if one.slug == slug), None)
     if found is None:
         raise NotFound(f"The cloud has no size {slug}.", remedy="`wopr nodes sizes` lists those that there are.")
+    if found.gpu and MAKER not in found.gpu_model.lower():
+        raise Invalid(
+            f"{slug} has {found.gpu}, and only NVIDIA's GPUs can be set up.",
+            remedy="`wopr nodes sizes --gpu` lists sizes with a GPU; those with nvidia in its name can be ordered.",
+        )
     if region not in found.regions:
         where = ", ".join(sorted(found.regions)) or "nowhere at present"
         raise Invalid(f"{slug} is not to be had in {region}.", remedy=f"It is in: {where}.")
@@ -53,13 +59,3 @@ async def rentable(cloud: Compute, *, gpu_only: bool = False) -> Sequence[Size]:
     """What can be rented somewhere, the cheapest first."""
     found = [size for size in await cloud.sizes() if size.regions and (size.gpu or not gpu_only)]
     return sorted(found, key=lambda size: (size.hourly_nanos, size.slug))
-
-
-async def reboot(cloud: Compute, node_id: str, machine_id: str | None, *, hard: bool = False) -> str:
-    """Restart a node's machine: asked of its system, or by cutting its power. The id of the cloud's action."""
-    if machine_id is None:
-        raise Conflict(
-            f"{node_id} has no rented machine that could be restarted.",
-            remedy=f"`wopr nodes show {node_id}` tells how far it is.",
-        )
-    return await cloud.act(machine_id, Action.POWER_CYCLE if hard else Action.REBOOT)

@@ -7,6 +7,7 @@ counters twice, and the gateways' running requests are looked at. Only who does 
 import asyncio
 import contextlib
 import json
+import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -151,7 +152,7 @@ def _judge(service: str, reply: Reply, memory: Memory, seconds: float) -> Look:
         return Look(service, check=Check(seconds, memory.size))
     try:
         return Look(service, check=Check(seconds, size_of(service, reply.body, memory)))
-    except Wrong as error:
+    except (Wrong, ArithmeticError, struct.error) as error:  # a number beyond all bounds, a header that was cut off
         return Look(service, Trouble.NONSENSE, f"{error}"[:ERROR_LENGTH_MAX])
 
 
@@ -170,7 +171,7 @@ def _advancing(wish: Wish, seconds: float) -> bool:
 async def _vitals(backend: Backend) -> Vitals | None:
     """Its counters; None when it has none, or does not tell them."""
     for path, read in (("/metrics", read_metrics), ("/slots", read_slots)):
-        with contextlib.suppress(TimeoutError, Unreachable, ValueError, RecursionError):
+        with contextlib.suppress(TimeoutError, Unreachable, ValueError, ArithmeticError, RecursionError):
             async with asyncio.timeout(VITALS_SECONDS_MAX):
                 reply = await ask(Ask(f"{backend.base_url}{path}", headers=headers_of(backend)))
             if reply.status == 200 and (vitals := read(reply.body)) is not None:

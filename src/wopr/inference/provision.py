@@ -16,8 +16,6 @@ MINUTE = 60
 ORDER_SECONDS = 2 * MINUTE
 # A machine is not younger than its order, whatever the two clocks say.
 CLOCK_SECONDS = 10 * MINUTE
-# Longer than an order takes to be known, and than clocks differ: a machine of nobody is then really one.
-ORPHAN_SECONDS = 15 * MINUTE
 # The cloud may not know a machine that it has just made.
 MISSING_SECONDS = 1 * MINUTE
 
@@ -71,7 +69,10 @@ WHY_SLOW: Mapping[Stage, str] = {
     Stage.CREATING: "the cloud gave no machine",
     Stage.WAITING_ACTIVE: "the cloud did not start the machine",
     Stage.WAITING_AGENT: "the machine never reported: it can't reach NODE_API_URL, or cloud-init failed",
-    Stage.REGISTERING: "the machine's services can't be reached from here: look at GPU_ADMIT and the private network",
+    Stage.REGISTERING: (
+        "the machine's services can't be reached from here: is it in the platform's own region (GPU_REGION), since "
+        "private networks end there, and does GPU_ADMIT let the platform in?"
+    ),
 }
 
 
@@ -86,6 +87,7 @@ class Making:
     stage_at: int
     ordered_at: int | None = None
     address: str | None = None
+    complaint: str | None = None  # what its services, which were reached, did wrong when they were last tried
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Renew:
 
 @dataclass(frozen=True)
 class Verify:
-    """Ask the machine's services from here."""
+    """Ask the machine's services from here, for their health and for real work."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def next_step(row: Making, machine: Machine | None, now: int) -> Step:
     if machine.status is MachineStatus.ACTIVE and machine.private_ip and machine.private_ip != row.address:
         return Started(machine.private_ip)
     if late:
-        return Fail(too_slow(row.stage))
+        return Fail(too_slow(row.stage, row.complaint))
     return Verify() if row.stage is Stage.REGISTERING else Wait()
 
 
@@ -178,11 +180,6 @@ def adoptable(row: Making, machines: Sequence[Machine]) -> Machine | None:
     return max(machines, key=lambda machine: (machine.created_at, machine.id), default=None)
 
 
-def orphans(machines: Sequence[Machine], known_ids: frozenset[str], now: int) -> Sequence[Machine]:
-    """Machines with our tag that no row knows, older than an order can take to be known."""
-    return [m for m in machines if m.id not in known_ids and now - m.created_at > ORPHAN_SECONDS]
-
-
 def may_report(present: Stage, reported: Stage) -> bool:
     """Whether a machine's report moves the node on. Late, doubled and impossible ones do not."""
     if reported not in REPORTED or present in (Stage.CREATING, *SETTLED):
@@ -190,10 +187,10 @@ def may_report(present: Stage, reported: Stage) -> bool:
     return STAGES.index(reported) > STAGES.index(present)
 
 
-def too_slow(stage: Stage) -> str:
-    """Why a stage that lasted too long has failed."""
+def too_slow(stage: Stage, complaint: str | None = None) -> str:
+    """Why a stage that lasted too long has failed: what is known, or else what it mostly is."""
     minutes = STAGE_SECONDS_MAX[stage] // MINUTE
-    why = WHY_SLOW.get(stage, "the machine reported nothing more")
+    why = complaint or WHY_SLOW.get(stage, "the machine reported nothing more")
     return f"{stage} took longer than {minutes} minutes: {why}"
 
 

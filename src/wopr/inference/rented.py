@@ -5,11 +5,12 @@ have been quicker.
 """
 
 import hashlib
+import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import CursorResult, cast, delete, func, or_, select, text, update
+from sqlalchemy import ARRAY, CursorResult, Text, cast, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -44,12 +45,22 @@ class Terms:
 
 @dataclass(frozen=True)
 class Opened:
-    """A machine that showed its token: which node it is, and the secret for its reports, known now and never again."""
+    """A machine that showed its token: which node it is, and the secret for its reports, which is not kept."""
 
     node_id: NodeId
     machine_id: str | None
-    api_key: str
+    api_key: str = field(repr=False)
     secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A node whose making came to nothing, `at` which second since 1970. Its machine, where it has one, costs on."""
+
+    node_id: str
+    at: int
+    reason: str
+    machine_id: str | None
 
 
 async def add(session: AsyncSession, node_ids: Sequence[str], terms: Terms, nodes_max: int, now: int) -> None:
@@ -119,7 +130,8 @@ async def begin_anew(session: AsyncSession, node_id: str, now: int, reason: str 
             provision_log=[_entry(Stage.CREATING, now, reason)],
             token_hash=None,
             secret_hash=None,
-            repair={},
+            # A repair that is not over ends when the new machine serves; its key is another, and asking is answered.
+            repair=GpuNode.repair.op("-")(cast(["host_key", "asked"], ARRAY(Text))),
             updated_at=now,
         ),
     )
@@ -141,6 +153,17 @@ async def in_motion(session: AsyncSession) -> Sequence[Making]:
         .execution_options(populate_existing=True)
     )
     return [_making(row) for row in rows]
+
+
+async def failures(session: AsyncSession) -> Sequence[Failure]:
+    """Every rented node that could not be made and that nobody has given back since."""
+    rows = await session.scalars(
+        select(GpuNode)
+        .where(GpuNode.provision_stage == Stage.FAILED, GpuNode.desired != Wanted.GONE, GpuNode.provider.is_not(None))
+        .order_by(GpuNode.id)
+        .execution_options(populate_existing=True)
+    )
+    return [Failure(row.id, row.stage_at or row.created_at, row.provision_error or "", row.droplet_id) for row in rows]
 
 
 async def machine_ids(session: AsyncSession) -> frozenset[str]:
@@ -200,6 +223,13 @@ async def fail(session: AsyncSession, row: Making, reason: str, now: int) -> boo
     return await _changed(session, update(GpuNode).where(_at(row)).values(**values, token_hash=None))
 
 
+async def complain(session: AsyncSession, row: Making, complaint: str) -> None:
+    """Keep what its services did wrong: the reason, should the stage's time end with it."""
+    words = complaint[:REASON_CHARACTERS_MAX]
+    if words != row.complaint:
+        await session.execute(update(GpuNode).where(_at(row)).values(provision_error=words))
+
+
 async def note(session: AsyncSession, row: Making, error: str, now: int) -> None:
     """Keep what went wrong, for who wonders why it takes so long."""
     words = error[:REASON_CHARACTERS_MAX]
@@ -207,9 +237,11 @@ async def note(session: AsyncSession, row: Making, error: str, now: int) -> None
 
 
 async def renew(session: AsyncSession, row: Making, now: int) -> bool:
-    """The machine before is gone: the row knows none, and the next pass orders one."""
+    """The machine before is gone: the row knows none, and the next pass, which this wakes, orders one."""
     values = {"droplet_id": None, "machine_at": None, "ordered_at": None, "host": None, "stage_at": now}
-    return await _changed(session, update(GpuNode).where(_at(row)).values(**values))
+    renewed = await _changed(session, update(GpuNode).where(_at(row)).values(**values))
+    await _tell(session, row.node_id)
+    return renewed
 
 
 async def forget(session: AsyncSession, row: Making) -> bool:
@@ -218,27 +250,34 @@ async def forget(session: AsyncSession, row: Making) -> bool:
 
 
 async def open_with(session: AsyncSession, token: str, now: int) -> Opened:
-    """Use up a token: the node whose machine showed it gets its own secret. Unauthenticated for any other token."""
-    secret = new_secret()
+    """The node whose machine showed its token, with the node's own secret. Unauthenticated for any other token.
+
+    An answer may be lost, so until the first report with that secret the token opens again, to the same.
+    """
     row = await session.scalar(
-        update(GpuNode)
+        select(GpuNode)
         .where(GpuNode.token_hash == hashed(token), GpuNode.token_expires_at > now, GpuNode.desired != Wanted.GONE)
-        .values(token_hash=None, token_expires_at=None, secret_hash=hashed(secret), updated_at=now)
-        .returning(GpuNode)
+        .with_for_update()
         .execution_options(populate_existing=True)
     )
-    if row is None:
+    if row is None or row.api_key is None:
         raise Unauthenticated(
             "This token was used already, is older than an hour, or is none of ours.",
             remedy="Make the node again: wopr nodes retry NODE",
         )
-    return Opened(NodeId(row.id), row.droplet_id, row.api_key or "", secret)
+    # Any process on the machine can read the token in the user data for ever: it takes the node's key as well.
+    secret = hmac.new(row.api_key.encode(), token.encode(), hashlib.sha256).hexdigest()
+    row.secret_hash, row.updated_at = hashed(secret), now
+    return Opened(NodeId(row.id), row.droplet_id, row.api_key, secret)
 
 
 async def node_of_secret(session: AsyncSession, secret: str) -> NodeId | None:
-    """The node whose own secret this is."""
-    found = await session.scalar(select(GpuNode.id).where(GpuNode.secret_hash == hashed(secret)))
-    return None if found is None else NodeId(found)
+    """The node whose own secret this is. Who shows it has what the token opens, which is spent with that."""
+    found = await session.scalar(select(GpuNode).where(GpuNode.secret_hash == hashed(secret)).with_for_update())
+    if found is None:
+        return None
+    found.token_hash = found.token_expires_at = None
+    return NodeId(found.id)
 
 
 async def report(session: AsyncSession, node_id: NodeId, stage: Stage, detail: str, now: int) -> bool:
@@ -260,7 +299,8 @@ async def report(session: AsyncSession, node_id: NodeId, stage: Stage, detail: s
         return True
     making = _making(row)
     if stage is Stage.FAILED:
-        return making.stage not in (*SETTLED, Stage.CREATING) and await fail(session, making, words, now)
+        reason = words[-REASON_CHARACTERS_MAX:]  # the machine's last lines: its last word is why
+        return making.stage not in (*SETTLED, Stage.CREATING) and await fail(session, making, reason, now)
     wanted = Stage.REGISTERING if stage is Stage.DONE else stage
     if not may_report(making.stage, wanted):
         return False
@@ -270,7 +310,7 @@ async def report(session: AsyncSession, node_id: NodeId, stage: Stage, detail: s
 
 
 def hashed(secret: str) -> str:
-    """What is kept of a token or secret, and what it is found by."""
+    """What is kept of a token or secret, and what it is found by: how long that takes says nothing of the secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -326,4 +366,5 @@ def _making(row: GpuNode) -> Making:
         stage_at=row.stage_at or row.created_at,
         ordered_at=row.ordered_at,
         address=row.host,
+        complaint=row.provision_error,
     )

@@ -7,24 +7,34 @@ is never asked.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from wopr.cloud.compute import Action, Machine, MachineStatus
-from wopr.inference.nodes import SERVING, Node
+from wopr.inference.nodes import GONE, SERVING, Node
 from wopr.inference.repair_state import HARD, Phase, Repair, Rung, repair_of
 from wopr.inference.sights import Memory, Trouble, memories_of
 
 MINUTE, HOUR = 60, 3600
 # So many looks in a row must have failed: a container's own restart policy is quicker than we are.
 LOOKS_BEFORE_REPAIR = 3
+# What does not answer at all may be a hiccup of the network, unless the cloud says that its machine is off or gone.
+UNREACHABLE_SECONDS = 9
 # Of a look that made requests twice, fewer.
 DEEP_LOOKS_BEFORE_REPAIR = 2
 # How long a rung is given to help. A boot takes about 40 s, a model longer, but that says that it loads.
 WAIT_SECONDS: Mapping[Rung, int] = {Rung.RESTART: 25, Rung.REBOOT: 100, Rung.POWER_CYCLE: 120, Rung.REPLACE: 120}
 # A restart is given longer while other services of the machine work: a reboot would end these, and some images load
-# their model before they listen.
+# their model before they listen. What loads is a container that runs: the machine is asked whether it does.
 SPARING_SECONDS = 90
+STARTED_SECONDS = 2
+# What loads, or boots, does not look like these: after the looks of this time it is known that the rung did not help.
+SEEN_SECONDS = 6
+HOPELESS: Mapping[Rung, tuple[Trouble, ...]] = {
+    Rung.RESTART: (Trouble.UNREACHABLE, Trouble.NONSENSE),
+    Rung.REBOOT: (Trouble.NONSENSE,),
+    Rung.POWER_CYCLE: (Trouble.NONSENSE,),
+}
 LOADING_SECONDS_MAX = 10 * MINUTE
 # Requests that run on a node's other services may end first.
 QUIET_SECONDS_MAX = 15
@@ -44,6 +54,7 @@ NODES_TOGETHER_MIN = 3
 REPAIRABLE = (
     Trouble.REFUSED, Trouble.UNREACHABLE, Trouble.SILENT, Trouble.HUNG, Trouble.SICK, Trouble.NONSENSE
 )  # fmt: skip
+UNWANTED, NOT_MADE = "it is not to serve", "no new machine could be made for it"
 DEEP_TROUBLES = (Trouble.HUNG, Trouble.NONSENSE, Trouble.SICK)
 
 
@@ -52,7 +63,7 @@ class Do(StrEnum):
 
     BEGIN = "begin"  # store that this rung is meant
     ACT = "act"  # do it
-    ASK = "ask"  # how the cloud's action went
+    ASK = "ask"  # how the cloud's action went, or whether what was started runs
     FINISH = "finish"  # it serves again
     CLEAR = "clear"  # nobody wants it repaired any more, or its history is old
 
@@ -72,10 +83,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Sight:
-    """What is known beside the rows: machines by id (None: the cloud did not answer), requests that run by node."""
+    """What is known beside the rows: machines by id (None: the cloud did not tell), requests that run by node."""
 
     machines: Mapping[str, Machine] | None
     running: Mapping[str, int] = field(default_factory=dict)
+    refused: str = ""  # why the cloud will not tell before somebody does something
+    reached: bool = True  # whether any node is reached: else it may be we who are cut off, whatever the cloud says
 
 
 @dataclass(frozen=True)
@@ -88,9 +101,9 @@ class Plan:
 
 def plan_repair(nodes: Sequence[Node], sight: Sight, now: int) -> Plan:
     """What is to be done now."""
-    ours = cut_off(nodes, sight)
+    ours, sight = cut_off(nodes, sight), replace(sight, reached=not all(map(_unreachable, nodes)))
     repairs = {node.id: repair_of(node) for node in nodes}
-    touched = sum(repair.rung is not None and repair.rung is not Rung.PERSON for repair in repairs.values())
+    touched = sum(_is_touched(node, repairs[node.id]) for node in nodes)
     hard = sum(sum(now - at < HOUR for at in repair.hard) for repair in repairs.values())
     at_once, hard_most = max(1, len(nodes) // AT_ONCE_SHARE), max(HARD_AN_HOUR_LEAST, len(nodes) // HARD_SHARE)
     steps: list[Step] = []
@@ -116,18 +129,40 @@ def next_step(node: Node, repair: Repair, sight: Sight, now: int) -> Step | None
     """The step that this node alone would need."""
     if repair.asked is not None:
         return Step(node, Do.BEGIN, repair.asked, "somebody asked for it", tuple(sorted(node.ports)), quiet=True)
-    if node.desired != SERVING or not node.host or node.provision_stage != "done":
-        return _elsewhere(node, repair)
+    if not _is_wanted(node, repair) or not node.host or node.provision_stage != "done":
+        step = _elsewhere(node, repair, now)
+    else:
+        step = _here(node, repair, sight, now)
+    if step is not None and step.do is Do.BEGIN and node.desired != SERVING:
+        # What a person asked for was done and did not help: by itself nothing is repaired there.
+        return Step(node, Do.CLEAR, why=step.why)
+    return step
+
+
+def _is_wanted(node: Node, repair: Repair) -> bool:
+    """Whether it is repaired: because it is to serve, or because a person asked, though requests are kept from it."""
+    return node.desired == SERVING or (repair.insisted and node.desired != GONE)
+
+
+def _here(node: Node, repair: Repair, sight: Sight, now: int) -> Step | None:
+    """The step for a node that is made and to be repaired."""
     bad = down(node)
     if repair.rung is None:
-        if due := [service for service in bad if _due(node, service)]:
+        if due := [service for service in bad if _due(node, service, sight, now)]:
             return _begin(node, _first(node, repair, sight, now), due, sight)
         return Step(node, Do.CLEAR) if repair.is_old(now, HOUR, REPLACED_AGAIN_SECONDS) else None
     return Step(node, Do.FINISH, repair.rung) if _serves_again(node, repair, now) else _go_on(node, repair, sight, now)
 
 
+def _is_touched(node: Node, repair: Repair) -> bool:
+    """Whether it counts among those that are repaired at once. Making a new machine takes an hour."""
+    if repair.rung is Rung.REPLACE:
+        return node.provision_stage == "done"
+    return repair.rung not in (None, Rung.PERSON)
+
+
 def _serves_again(node: Node, repair: Repair, now: int) -> bool:
-    if not all(node.service_health.get(service) for service in node.ports):
+    if not _is_well(node):
         return False
     match repair.phase:
         case Phase.QUIET | Phase.DUE:
@@ -139,14 +174,34 @@ def _serves_again(node: Node, repair: Repair, now: int) -> bool:
             return repair.phase is Phase.CALLED
 
 
-def _elsewhere(node: Node, repair: Repair) -> Step | None:
+def _is_well(node: Node) -> bool:
+    return all(node.service_health.get(service) for service in node.ports)
+
+
+def _elsewhere(node: Node, repair: Repair, now: int) -> Step | None:
     """The step for a node that is not to serve, or is being made: none, but the ladder must not wait for it."""
     if repair.rung is None:
         return None
-    if repair.rung is Rung.REPLACE and node.desired == SERVING:
-        failed = node.provision_stage == "failed"
-        return Step(node, Do.BEGIN, Rung.PERSON, "no new machine could be made for it") if failed else None
-    return Step(node, Do.CLEAR)
+    failed = node.provision_stage == "failed"
+    match repair.rung, repair.phase:
+        case _ if not _is_wanted(node, repair):
+            return Step(node, Do.CLEAR, why=UNWANTED)
+        case Rung.PERSON, _:
+            lasted = now - max(repair.since, node.making.stage_at or 0)  # a person may have made it again meanwhile
+            again = failed and node.provider is not None and _is_rested(repair, lasted)
+            return Step(node, Do.BEGIN, Rung.REPLACE, NOT_MADE) if again else None
+        case Rung.REPLACE, Phase.WATCH:
+            return Step(node, Do.BEGIN, Rung.PERSON, NOT_MADE) if failed else None
+        case Rung.REPLACE, _ if failed:
+            return Step(node, Do.ACT, repair.rung)
+        case _:
+            return Step(node, Do.CLEAR, why="its machine is made anew")
+
+
+def _is_rested(repair: Repair, lasted: int) -> bool:
+    """Whether it is time to try again after a person was called."""
+    rest: int = min(REST_SECONDS * 2**repair.rests, REST_SECONDS_MAX)
+    return lasted >= rest
 
 
 def _go_on(node: Node, repair: Repair, sight: Sight, now: int) -> Step | None:
@@ -157,16 +212,23 @@ def _go_on(node: Node, repair: Repair, sight: Sight, now: int) -> Step | None:
             quiet = not sight.running.get(node.id) or lasted >= QUIET_SECONDS_MAX
             return _act(node, repair, sight) if quiet else None
         case Phase.DUE:
-            return _act(node, repair, sight)
+            return _act(node, repair, sight) if repair.error is None else _act_again(node, repair, sight, now)
         case Phase.UNDER_WAY:
             if lasted > UNDER_WAY_SECONDS_MAX:
                 return _begin(node, _after(node, repair, sight, now), down(node), sight, "the cloud never said done")
             return Step(node, Do.ASK, repair.rung)
         case Phase.CALLED:
-            rest = min(REST_SECONDS * 2**repair.rests, REST_SECONDS_MAX)
-            return _begin(node, _first(node, repair, sight, now), down(node), sight) if lasted >= rest else None
+            first = _first(node, repair, sight, now)
+            return _begin(node, first, down(node), sight) if _is_rested(repair, lasted) else None
         case _:
-            return _leave(node, repair, sight, now)
+            return _leave(node, repair, sight, now) or _inquire(node, repair, lasted)
+
+
+def _inquire(node: Node, repair: Repair, lasted: int) -> Step | None:
+    """What can't stay up is not waited for: a machine that answers is asked whether what does not serve yet runs."""
+    if repair.rung not in HOPELESS or lasted < STARTED_SECONDS or _mends(node) or _unreachable(node):
+        return None
+    return Step(node, Do.ASK, repair.rung, services=tuple(down(node)))
 
 
 def _leave(node: Node, repair: Repair, sight: Sight, now: int) -> Step | None:
@@ -195,11 +257,21 @@ def _act(node: Node, repair: Repair, sight: Sight) -> Step | None:
     action = None
     if repair.rung in (Rung.REBOOT, Rung.POWER_CYCLE):
         if sight.machines is None:
-            return None  # the cloud does not answer: nothing can be done, and it may be we who are cut off
+            # What does not answer is waited for: nothing can be done, and it may be we who are cut off.
+            return _begin(node, Rung.PERSON, down(node), sight, sight.refused) if sight.refused else None
         action = Action.REBOOT if repair.rung is Rung.REBOOT else Action.POWER_CYCLE
         if machine is not None and machine.status is MachineStatus.OFF:
             action = Action.POWER_ON
     return Step(node, Do.ACT, repair.rung, services=repair.services, action=action)
+
+
+def _act_again(node: Node, repair: Repair, sight: Sight, now: int) -> Step | None:
+    """The step for what the cloud did not take: again after its pause, and after minutes no more."""
+    if now - repair.since <= UNDER_WAY_SECONDS_MAX:
+        return _act(node, repair, sight) if now >= repair.again_at else None
+    if _is_well(node):
+        return Step(node, Do.FINISH, repair.rung)
+    return _begin(node, _after(node, repair, sight, now), down(node) or sorted(node.ports), sight, repair.error or "")
 
 
 def _first(node: Node, repair: Repair, sight: Sight, now: int) -> Rung:
@@ -230,7 +302,10 @@ def _after(node: Node, repair: Repair, sight: Sight, now: int) -> Rung:
         case Rung.REBOOT:
             return Rung.POWER_CYCLE
         case Rung.POWER_CYCLE:
-            return _replace(repair, now)
+            # That the cloud has no time, or refuses, says nothing about the machine, which is not given back for it.
+            # Nor does that nobody reaches it, while nobody else is reached either.
+            in_doubt = repair.untaken or (_unreachable(node) and not sight.reached)
+            return Rung.PERSON if in_doubt else _replace(repair, now)
         case _:
             return Rung.PERSON
 
@@ -270,6 +345,9 @@ def failures_of(node: Node) -> int:
 def _wait_seconds(node: Node, rung: Rung) -> int:
     if _mends(node):
         return LOADING_SECONDS_MAX
+    bad = down(node)
+    if bad and all(_memories(node)[service].trouble in HOPELESS.get(rung, ()) for service in bad):
+        return SEEN_SECONDS
     if rung is Rung.RESTART and any(node.service_health.get(service) for service in node.ports):
         return SPARING_SECONDS
     return WAIT_SECONDS.get(rung, 0)
@@ -281,11 +359,12 @@ def _mends(node: Node) -> bool:
     return any(memory.trouble is Trouble.LOADING for memory in bad) or all(memory.good for memory in bad)
 
 
-def _due(node: Node, service: str) -> bool:
+def _due(node: Node, service: str, sight: Sight, now: int) -> bool:
     memory = _memories(node)[service]
-    if memory.trouble is Trouble.DENIED:
-        return memory.failures >= LOOKS_BEFORE_REPAIR
-    if memory.trouble not in REPAIRABLE:
+    if memory.trouble is Trouble.UNREACHABLE and not _known_off(node, sight):
+        lasts = now - (memory.failing_since or 0) >= UNREACHABLE_SECONDS
+        return lasts and memory.failures >= LOOKS_BEFORE_REPAIR
+    if memory.trouble not in {*REPAIRABLE, Trouble.DENIED}:
         return False
     return memory.failures >= (DEEP_LOOKS_BEFORE_REPAIR if memory.trouble in DEEP_TROUBLES else LOOKS_BEFORE_REPAIR)
 

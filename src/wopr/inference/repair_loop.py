@@ -6,6 +6,7 @@ asked for twice does no more harm than one. Each rung is an operation of the jou
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,47 +15,58 @@ import structlog
 from sqlalchemy import CursorResult, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from wopr.cloud.compute import CloudError, Compute, Machine
+from wopr.cloud.compute import CloudError, Compute
 from wopr.cloud.digitalocean import digitalocean
 from wopr.cloud.ssh import SshFailed
-from wopr.core.errors import NotConfigured
 from wopr.core.ids import NodeId, new_id
 from wopr.core.loops import Loop
 from wopr.core.notify import notify
 from wopr.core.platform import Platform
-from wopr.core.steady import SteadyClock
 from wopr.inference import errands, rented
-from wopr.inference.alerts import call_webhook, queue_alert
-from wopr.inference.identity import ensure_identity
+from wopr.inference.alerts import Alert, queue_alert
+from wopr.inference.cloud_sight import CloudSight
+from wopr.inference.holding import held_alert, occasion
 from wopr.inference.life import HEARD_SECONDS, Life
 from wopr.inference.models import GpuNode
 from wopr.inference.nodes import NODES_CHANNEL, Node, list_nodes
-from wopr.inference.repair import Do, Plan, Sight, Step, down, failures_of, plan_repair
+from wopr.inference.pager import Pager
+from wopr.inference.repair import Do, Sight, Step, down, failures_of, plan_repair
 from wopr.inference.repair_state import HARD, Phase, Repair, Rung, repair_of
 from wopr.ops.incidents import Severity, note_incident, open_incident, open_incidents, resolve_incident
 from wopr.ops.journal import Journal
 
-PERIOD_SECONDS = 2.0
+PERIOD_SECONDS = 1.0
+# Who does not take what is asked and names no pause of its own is given this one.
+CLOUD_AGAIN_SECONDS = 5.0
+ACTION_SECONDS_MAX = 60
+# A step that makes another one due is followed at once: up a rung and on it.
+ROUNDS_MAX = 4
 DRAINED = "drained"
 OPERATIONS: Mapping[Rung, str] = {rung: f"nodes.{rung.value}" for rung in Rung}
 
 log = structlog.get_logger(__name__)
 Cloud = Callable[[], Compute]
 Restart = Callable[[Node, Sequence[str]], Awaitable[errands.Restarted]]
+Ended = Callable[[Node, Sequence[str]], Awaitable[str]]
 
 
-def repair_loop(platform: Platform, life: Life) -> Loop:
+def repair_loop(platform: Platform, life: Life, pager: Pager) -> Loop:
     """The line in the table of loops. It also wakes when the watchdog saw a change."""
 
     async def by_ssh(node: Node, services: Sequence[str]) -> errands.Restarted:
         return await errands.restart(platform, node, services)
 
+    async def ended(node: Node, services: Sequence[str]) -> str:
+        return await errands.ended(platform, node, services)
+
+    repairer = Repairer(platform, life, lambda: digitalocean(platform.settings, platform.http), by_ssh, ended, pager)
     return Loop(
         name="repair_nodes",
         period_seconds=PERIOD_SECONDS,
         why="Restarts services that fail, then their machines, replaces these at last, and calls a person.",
-        run=Repairer(platform, life, lambda: digitalocean(platform.settings, platform.http), by_ssh).run_pass,
+        run=repairer.run_pass,
         wake=(NODES_CHANNEL,),
+        close=pager.close,
     )
 
 
@@ -66,64 +78,78 @@ class Repairer:
     life: Life
     cloud: Cloud
     restart: Restart
-    _steady: SteadyClock = field(init=False)
+    ended: Ended
+    pager: Pager
     _journal: Journal = field(init=False)
+    _sight: CloudSight = field(init=False)
     _held: Mapping[str, str] = field(default_factory=dict)
+    _held_since: float | None = None
+    _held_told: bool = False
 
     def __post_init__(self) -> None:
-        self._steady = SteadyClock(self.platform.clock)
         self._journal = Journal(self.platform.settings.wopr_home)
+        self._sight = CloudSight(self.platform, self.cloud)
 
     async def run_pass(self) -> Mapping[str, int]:
-        """One step for each node that needs one: nodes that need care, steps taken, steps held back."""
+        """The steps that are due for each node: nodes that need care, steps taken, steps held back."""
         self.life.listen()
+        taken = 0
+        for _ in range(ROUNDS_MAX):
+            counts, goes_on = await self._round()
+            taken += counts["steps"]
+            if not goes_on:
+                break
+        return {**counts, "steps": taken}
+
+    async def _round(self) -> tuple[Mapping[str, int], bool]:
+        """One step for each node that needs one; counts, and whether one of them makes another one due."""
         async with self.platform.db.begin() as session:
             if not await session.scalar(select(_ANY_TO_CARE_FOR)):
-                return {"ailing": 0, "steps": 0, "held": 0}
+                self._hold({})
+                return {"ailing": 0, "steps": 0, "held": 0}, False
             nodes = await list_nodes(session)
         await self._drain(nodes)
         nodes = [node for node in nodes if not self._is_looked_after(node)]
         ailing = [node for node in nodes if down(node) or repair_of(node).rung or repair_of(node).asked]
         running: dict[str, int] = {node.id: self.life.running(node.id) for node in ailing}
-        plan = plan_repair(nodes, Sight(await self._machines(ailing), running), self._steady.epoch())
-        self._tell_held(plan)
+        plan = plan_repair(
+            nodes,
+            Sight(await self._sight.machines(ailing), running, self._sight.refused),
+            await self.platform.steady.epoch(),
+        )
+        self._hold(plan.held)
         outcomes = await asyncio.gather(*(self._take(step) for step in plan.steps), return_exceptions=True)
         for outcome in outcomes:  # one node that fails keeps no other waiting
             if isinstance(outcome, BaseException):
                 raise outcome
-        return {"ailing": len(ailing), "steps": len(plan.steps), "held": len(plan.held)}
+        await self._tell_held(nodes)
+        counts = {"ailing": len(ailing), "steps": len(plan.steps), "held": len(plan.held)}
+        return counts, any(outcome is True for outcome in outcomes)
 
     def _is_looked_after(self, node: Node) -> bool:
         """This machine's own services: what started them restarts them (`wopr up`, compose)."""
         own = node.id == self.platform.settings.gpu_node_id and node.provider is None
         return own and repair_of(node).rung is None and repair_of(node).asked is None
 
-    async def _machines(self, ailing: Sequence[Node]) -> Mapping[str, Machine] | None:
-        """The machines that the cloud has for us; None when it is not asked or does not answer."""
-        if not any(node.provider for node in ailing):
-            return None
-        try:
-            async with self.platform.db.begin() as session:
-                identity = await ensure_identity(session, self.platform.settings)
-            return {machine.id: machine for machine in await self.cloud().tagged(identity.tag)}
-        except (CloudError, NotConfigured) as error:
-            log.warning("repair.cloud_away", error=error.message)
-            return None
-
-    async def _take(self, step: Step) -> None:
-        node, now = step.node, self._steady.epoch()
+    async def _take(self, step: Step) -> bool:
+        """Do it; whether it makes another step due."""
+        node, now = step.node, await self.platform.steady.epoch()
         before = repair_of(node)
         match step.do:
             case Do.BEGIN:
                 await self._begin(step, before, now)
+                return True
             case Do.ACT:
-                await self._act(step, before, now)
+                return await self._act(step, before, now)
+            case Do.ASK if before.phase is Phase.WATCH:
+                return await self._ask_machine(step, before)
             case Do.ASK:
                 await self._ask(node, before, now)
             case Do.FINISH:
                 await self._finish(node, before, now)
             case Do.CLEAR:
-                await self._clear(node, before)
+                await self._clear(node, before, step.why)
+        return False
 
     async def _begin(self, step: Step, before: Repair, now: int) -> None:
         """Leave the rung before and mean the next one. A person is called here."""
@@ -139,6 +165,8 @@ class Repairer:
             operation=str(new_id()),
             out=rung in HARD,
             error=None,
+            untaken=False,
+            again_at=0,
             action=None,
             asked=None,
             insisted=before.asked is not None,
@@ -152,22 +180,25 @@ class Repairer:
             return
         await self._end(before, step.why)
         await self._write(after, "begin", {"node": node.id, "services": list(step.services), "why": step.why})
-        if grave:
+        if grave or before.asked is None:
             await asyncio.to_thread(self._incident, node, f"{subject}: {step.why}")
 
-    async def _act(self, step: Step, before: Repair, now: int) -> None:
-        """Do what is meant. It is stored as meant already, so that a kill in here is followed by the same."""
-        node, rung = step.node, before.rung
+    async def _act(self, step: Step, before: Repair, now: int) -> bool:
+        """Do what is meant; True when it can't be done. A kill in here is followed by the same."""
+        node, rung, before = step.node, before.rung, replace(before, error=None, untaken=False, again_at=0)
         if before.phase is Phase.QUIET:
             before = replace(before, phase=Phase.DUE)
             if not await self._store(node, before):
-                return
+                return False
             node = replace(node, repair=before.to_json())
         done = replace(before, phase=Phase.WATCH, since=now, looks=failures_of(node))
         try:
             if rung is Rung.RESTART:
                 met = await self.restart(node, step.services)
-                await self._store(node, replace(done, since=self._steady.epoch(), host_key=met.host_key))
+                after = replace(
+                    done, since=await self.platform.steady.epoch(), looks=await self._looks(node), host_key=met.host_key
+                )
+                await self._store(node, after)
             elif rung is Rung.REPLACE:
                 await self._replace(node, done, now)
             elif step.action is not None and node.making.machine_id is not None:
@@ -175,28 +206,69 @@ class Repairer:
                 hard = (*before.hard, now)
                 await self._store(node, replace(before, phase=Phase.UNDER_WAY, since=now, action=action, hard=hard))
         except SshFailed as error:
-            await self._store(node, replace(done, error=error.message, deaf=not error.answered))
+            return await self._store(node, replace(done, error=error.message, deaf=not error.answered))
         except CloudError as error:
             log.warning("repair.cloud_failed", node=node.id, rung=rung, error=error.message)
-            if not error.retry:
-                await self._store(node, replace(done, error=error.message))
+            self._sight.rest(error)
+            return await self._not_taken(node, before, error)
+        return False
+
+    async def _not_taken(self, node: Node, before: Repair, error: CloudError) -> bool:
+        """The cloud did not do it, or did not say so; True when it never will."""
+        now = await self.platform.steady.epoch()
+        if error.uncertain:
+            # Asked again, it would do it twice: as after a kill, what is seen of the machine decides.
+            after = replace(before, phase=Phase.UNDER_WAY, since=now, hard=(*before.hard, now))
+        elif error.retry:
+            pause = math.ceil(error.retry_after_seconds or CLOUD_AGAIN_SECONDS)
+            after = replace(before, error=error.message, untaken=True, again_at=now + pause)
+        else:
+            self._sight.forget()  # a machine that has gone is refused, too
+            whole = f"{error.message} {error.remedy}".strip()
+            after = replace(before, phase=Phase.WATCH, since=now, error=whole, untaken=True)
+        return await self._store(node, after) and after.phase is Phase.WATCH
 
     async def _replace(self, node: Node, done: Repair, now: int) -> None:
         """From here on the loop that makes nodes does it: the old machine goes first, then a new one is ordered."""
         after = replace(done, replaced_at=now, hard=(*done.hard, now), host_key=None)
         async with self.platform.db.begin() as session:
-            if await _write_repair(session, node, after):
+            if await write_repair(session, node, after):
                 await rented.begin_anew(session, node.id, now, done.why)
                 # What is made anew forgets its repair; this one is not over.
                 await session.execute(update(GpuNode).where(GpuNode.id == node.id).values(repair=after.to_json()))
 
-    async def _ask(self, node: Node, before: Repair, now: int) -> None:
+    async def _ask_machine(self, step: Step, before: Repair) -> bool:
+        """Ask whether what was started runs; True when it does not. What the machine does not tell is waited for."""
         try:
-            went = await self.cloud().acted(node.making.machine_id or "", before.action or "")
+            why = await self.ended(step.node, step.services)
+        except SshFailed as error:
+            log.debug("repair.not_told", node=step.node.id, error=error.message)
+            return False
+        return bool(why) and await self._store(step.node, replace(before, error=why))
+
+    async def _looks(self, node: Node) -> int:
+        """What the watchdog has counted by now: what it saw during a restart says nothing about what came up."""
+        async with self.platform.db.begin() as session:
+            return failures_of(next((one for one in await list_nodes(session) if one.id == node.id), node))
+
+    async def _ask(self, node: Node, before: Repair, now: int) -> None:
+        if before.action is None:
+            # Whoever asked the cloud stores what it said, or was killed: then what is seen of the machine decides.
+            if now - before.since > ACTION_SECONDS_MAX:
+                await self._store(node, replace(before, phase=Phase.WATCH, since=now, looks=failures_of(node)))
+            return
+        if self._sight.rests:
+            return
+        try:
+            went = await self.cloud().acted(node.making.machine_id or "", before.action)
         except CloudError as error:
             if error.retry:
-                return
-            went = False
+                self._sight.rest(error)
+            else:
+                # It took what was asked and will not say how that went: what is seen of the machine decides.
+                log.warning("repair.not_told", node=node.id, rung=before.rung, error=error.message)
+                await self._store(node, replace(before, action=None))
+            return
         if went is None:
             return
         problem = None if went else f"the cloud could not do it: {before.rung}"
@@ -214,32 +286,30 @@ class Repairer:
         else:
             log.warning("repair.not_done", node=node.id, rung=before.rung, error=before.error)
             await self._end(before, before.error)
-        if before.told:
-            await asyncio.to_thread(self._resolve, node, "it serves again")
+        await asyncio.to_thread(self._resolve, node, "it serves again")
 
-    async def _clear(self, node: Node, before: Repair) -> None:
+    async def _clear(self, node: Node, before: Repair, why: str) -> None:
         """Nobody wants it repaired any more; or what happened is so long ago that it means nothing."""
         if before.rung is None:
             await self._store(node, Repair(host_key=before.host_key))
         elif await self._store(node, before.history()):
-            await self._end(before, "given up: it is not to serve")
-            if before.told:
-                await asyncio.to_thread(self._resolve, node, "it is not to serve any more")
+            await self._end(before, f"given up: {why}")
+            await asyncio.to_thread(self._resolve, node, why)
 
-    async def _store(self, node: Node, after: Repair, alert: "Alert | None" = None) -> bool:
+    async def _store(self, node: Node, after: Repair, alert: Alert | None = None) -> bool:
         """Write where the node stands, and what people are told with it; False when somebody else was quicker."""
         async with self.platform.db.begin() as session:
-            stored = await _write_repair(session, node, after)
+            stored = await write_repair(session, node, after)
             if stored and alert is not None:
                 key = f"repair:{node.id}:{after.operation or after.last_at}"
-                await queue_alert(session, self.platform, alert.subject, alert.text, key)
+                await queue_alert(session, self.platform, alert, key)
         if stored and alert is not None:
-            await call_webhook(self.platform, alert.subject, alert.text)
+            self.pager.call(alert)
         return stored
 
     async def _drain(self, nodes: Sequence[Node]) -> None:
         """Write how many requests still run on nodes that are drained."""
-        now = self._steady.epoch()
+        now = await self.platform.steady.epoch()
         for node in nodes:
             before = repair_of(node)
             if node.desired == DRAINED:
@@ -277,20 +347,26 @@ class Repairer:
             if incident.key == _key(node):
                 resolve_incident(self._journal, incident.id, why)
 
-    def _tell_held(self, plan: Plan) -> None:
-        """Say once why nothing is done."""
-        for node, why in plan.held.items():
+    def _hold(self, held: Mapping[str, str]) -> None:
+        """Log once why nothing is done, and remember since when."""
+        for node, why in held.items():
             if self._held.get(node) != why:
                 log.warning("repair.held", node=node, why=why)
-        self._held = plan.held
+        if not held:
+            self._held_since, self._held_told = None, False
+        elif self._held_since is None:
+            self._held_since = self.platform.clock.monotonic()
+        self._held = held
 
-
-@dataclass(frozen=True)
-class Alert:
-    """What people are told."""
-
-    subject: str
-    text: str
+    async def _tell_held(self, nodes: Sequence[Node]) -> None:
+        """Tell people once that steps are held back for long: their nodes' incidents do not say that nobody acts."""
+        if self._held_since is None or self._held_told:
+            return
+        lasted = self.platform.clock.monotonic() - self._held_since
+        if lasted < self.platform.settings.incident_after_seconds:
+            return
+        await self.pager.tell(held_alert(self._held), occasion(nodes, self._held))
+        self._held_told = True
 
 
 _ANY_TO_CARE_FOR = exists().where(
@@ -298,7 +374,7 @@ _ANY_TO_CARE_FOR = exists().where(
 )
 
 
-async def _write_repair(session: AsyncSession, node: Node, after: Repair) -> bool:
+async def write_repair(session: AsyncSession, node: Node, after: Repair) -> bool:
     """Write it unless the row is no longer what was read. Routing hears of it."""
     written = await session.execute(
         update(GpuNode)

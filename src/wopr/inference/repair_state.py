@@ -58,6 +58,8 @@ class Repair:
     why: str = ""
     out: bool = False  # the whole node gets no new requests
     error: str | None = None  # why the rung came to nothing
+    untaken: bool = False  # the cloud did not take it
+    again_at: int = 0  # before that the cloud, which did not take it, is not asked again
     deaf: bool = False  # the machine did not answer SSH
     action: str | None = None  # the cloud's id
     operation: str | None = None  # the journal's

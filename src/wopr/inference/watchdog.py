@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import structlog
 from sqlalchemy import case, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.core.ids import NodeId
 from wopr.core.loops import Loop
 from wopr.core.platform import Platform
-from wopr.core.steady import SteadyClock
 from wopr.inference.life import Life
 from wopr.inference.models import GpuNode
 from wopr.inference.nodes import NODES_CHANNEL, Backend, Node, backends_of, list_nodes
@@ -45,6 +45,7 @@ SEEN_SECONDS = 10
 ENDING = "under_way"
 ACTIVE, DEGRADED, FAILED = "active", "degraded", "failed"
 
+log = structlog.get_logger(__name__)
 Place = tuple[str, str, str]  # node, service, address
 
 
@@ -77,12 +78,8 @@ class Watchdog:
     platform: Platform
     life: Life
     waits_seconds: float = PASS_WAITS_SECONDS
-    _steady: SteadyClock = field(init=False)
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKS_AT_ONCE_MAX))
     _tracks: dict[Place, Track] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._steady = SteadyClock(self.platform.clock)
 
     async def close(self) -> None:
         """Give up the looks that are under way."""
@@ -94,21 +91,28 @@ class Watchdog:
     async def watch(self) -> Mapping[str, int]:
         """One pass: nodes seen, services that work, services that do not, rows that changed."""
         self.life.listen()
-        async with self.platform.db.begin() as session:
-            nodes = [node for node in await list_nodes(session) if backends_of(node)]
-        self._begin(nodes)
+        nodes = await self._nodes()
+        if any(track.look is not None and track.look.done() for track in self._tracks.values()):
+            # It ended since the last pass: judged first, so that this pass looks again and not the next one.
+            await self._conclude(nodes)
+            nodes = await self._nodes()
+        self._begin(nodes, await self.platform.steady.epoch())
         looking = [track.look for track in self._tracks.values() if track.look is not None]
         if looking:
             await asyncio.wait(looking, timeout=self.waits_seconds)
         return await self._conclude(nodes)
 
-    def _begin(self, nodes: Sequence[Node]) -> None:
+    async def _nodes(self) -> Sequence[Node]:
+        async with self.platform.db.begin() as session:
+            return [node for node in await list_nodes(session) if backends_of(node)]
+
+    def _begin(self, nodes: Sequence[Node], epoch: int) -> None:
         """Start a look at every service that is due and is not being looked at."""
         places = {_place(backend): (node, backend) for node in nodes for backend in backends_of(node)}
         for place in self._tracks.keys() - places.keys():
             if (gone := self._tracks.pop(place).look) is not None:
                 gone.cancel()
-        now, epoch = self.platform.clock.monotonic(), self._steady.epoch()
+        now = self.platform.clock.monotonic()
         remembered = {node.id: memories_of(node.probe_state) for node in nodes}
         for place, (node, backend) in places.items():
             memory = remembered[node.id].get(backend.service, Memory())
@@ -142,7 +146,7 @@ class Watchdog:
 
     async def _conclude(self, nodes: Sequence[Node]) -> Mapping[str, int]:
         """Judge the looks that ended, and write what follows."""
-        now = self._steady.epoch()
+        now = await self.platform.steady.epoch()
         ended = {node.id: self._ended(node) for node in nodes}
         serving = _serving(nodes)
         rows, seen = [], []
@@ -176,7 +180,7 @@ class Watchdog:
             task, track.look = track.look, None
             if task.cancelled() or now - track.looked_at > LOOK_SECONDS_OLD:
                 continue
-            found = task.result()
+            found = _found(task, backend)
             if found.check is not None:
                 usual = track.usual_seconds or found.check.seconds
                 track.usual_seconds = 0.75 * usual + 0.25 * found.check.seconds
@@ -186,14 +190,26 @@ class Watchdog:
         return looks
 
 
+def _found(task: "asyncio.Task[Look]", backend: Backend) -> Look:
+    """What the look found; one that broke is trouble of its own service, of the kind that is no verdict by itself."""
+    error = task.exception()
+    if error is None:
+        return task.result()
+    why = f"the look itself failed: {type(error).__name__}: {error}"
+    log.error("watchdog.look_failed", node=backend.node_id, service=backend.service, error=why, exc_info=error)
+    return Look(backend.service, Trouble.UNREACHABLE, why[:ERROR_LENGTH_MAX])
+
+
 def watchdog_loop(platform: Platform, life: Life) -> Loop:
     """The watchdog's line in the table of loops. It also wakes when a node was registered or changed."""
+    watchdog = Watchdog(platform, life)
     return Loop(
         name="watch_nodes",
         period_seconds=platform.settings.watchdog_period_seconds,
         why="Sends requests only to services that work, and shows the operator which do not.",
-        run=Watchdog(platform, life).watch,
+        run=watchdog.watch,
         wake=(NODES_CHANNEL,),
+        close=watchdog.close,
     )
 
 

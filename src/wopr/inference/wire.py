@@ -53,9 +53,9 @@ class Ask:
 
 async def ask(request: Ask) -> Reply:
     """The answer, or Unreachable. How long it may take is the caller's to say: a time-out cuts the connection."""
-    parts = urlsplit(request.url)
     loop = asyncio.get_running_loop()
     try:
+        parts, written = urlsplit(request.url), request.to_bytes()
         async with asyncio.timeout(CONNECT_SECONDS):
             transport, answer = await loop.create_connection(_Answer, parts.hostname or "", parts.port or HTTP_PORT)
     except TimeoutError as error:
@@ -63,8 +63,10 @@ async def ask(request: Ask) -> Reply:
     except OSError as error:
         refused = isinstance(error, ConnectionRefusedError | ConnectionResetError)
         raise Unreachable(error.strerror or str(error) or type(error).__name__, refused=refused) from error
+    except ValueError as error:  # a row may hold anything: brackets that do not close, a name with an empty label
+        raise Unreachable(f"{request.url} can't be asked: {error}", refused=False) from error
     try:
-        transport.write(request.to_bytes())
+        transport.write(written)
         return await answer.whole
     finally:
         transport.abort()

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wopr.core.environment import environment
 from wopr.core.files import OWNER_ONLY
 from wopr.core.ids import new_id
-from wopr.core.settings import environment
 from wopr.ops.entry import JOURNAL_FILE, parse
 from wopr.ops.journal import Journal
 from wopr.ops.logbook.facts import SECRETS as EXPECTED

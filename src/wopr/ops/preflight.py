@@ -4,6 +4,7 @@ import shutil
 import stat
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ from wopr.ops.checks import Check, Finding, failed, ok, skipped, warning
 DISK_BYTES_MIN = 2 * 1024**3
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 SECRET_CHARACTERS_MIN = 32
+# A /24 may be a network of one's own; a region's own private network is larger, and everybody of the account is in it.
+ADMITTED_ADDRESSES_MAX = 256
 Rule = Callable[[Settings], Finding]
 
 # Setting, and what does not work without it.
@@ -42,6 +45,7 @@ def checks(settings: Settings) -> Sequence[Check]:
         _check(settings, "settings.absolute-paths", "no path depends on the folder of the start", absolute_paths),
         _check(settings, "settings.database-url", "the database's address is absolute", database_address),
         _check(settings, "settings.registry", "the registry has a login", registry_login),
+        _check(settings, "settings.gpu-admit", "rented nodes let in the platform and few others", node_admission),
         _check(settings, "settings.missing", "what each missing setting disables is known", missing_settings),
     ]
 
@@ -161,6 +165,18 @@ def registry_login(settings: Settings) -> Finding:
         lacking = "REGISTRY_USERNAME" if not user else "REGISTRY_PASSWORD"
         return failed(f"{lacking} is missing while the other is set", f"Set {lacking}.")
     return ok(f"{user} at {settings.registry_server}")
+
+
+def node_admission(settings: Settings) -> Finding:
+    """Who is in GPU_ADMIT reaches the nodes' SSH and services."""
+    if not _given(settings, "do_api_token"):
+        return skipped("DO_API_TOKEN is not set: no node is rented")
+    admitted = [part.strip() for part in settings.gpu_admit.split(",") if part.strip()]
+    wide = [part for part in admitted if ip_network(part, strict=False).num_addresses > ADMITTED_ADDRESSES_MAX]
+    if wide:
+        evidence = f"GPU_ADMIT lets all of {', '.join(wide)} reach the nodes, SSH included"
+        return warning(evidence, "GPU_ADMIT=<VPS private address>/32; wopr deploy writes it where .env has none.")
+    return ok(settings.gpu_admit)
 
 
 def missing_settings(settings: Settings) -> Finding:

@@ -20,7 +20,10 @@ DOTS = "••••"
 SECRET_NAME = re.compile(
     r"(passw|passphrase|secret|token|authorization|cookie|api_?key|private|credential)", re.IGNORECASE
 )
-_NAMED = rb"[\w.-]*(?:passw(?:or)?d|passphrase|secret|token(?!s)|api[_-]?key|credential)[\w.-]*"
+# A whole word is looked at once and then taken as it is: beginning at each of its letters anew would be quadratic, and
+# data without spaces is a word of any length.
+_NAMED = rb"(?<![\w.-])(?=[\w.-]*?(?:passw(?:or)?d|passphrase|secret|token(?!s)|api[_-]?key|credential))[\w.-]++"
+_OPTION_ENDS = rb"(?<=password)|(?<=passphrase)|(?<=secret)|(?<=token)|(?<=api-key)"
 SHAPES = tuple(
     re.compile(pattern)
     for pattern in (
@@ -35,7 +38,7 @@ SHAPES = tuple(
         rb"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
         rb"(?i)" + _NAMED + rb"\s*=\s*[\"']?([^\s\"'&;,]+)",
         rb"(?i)[\"']" + _NAMED + rb"\\?[\"']\s*:\s*\\?[\"']([^\"']+)",
-        rb"(?i)--[\w-]*(?:password|passphrase|secret|token|api-key)(?:\s+|=)([^\s\"']+)",
+        rb"(?i)(?<![\w-])(?=[\w-]*?--)[\w-]*+(?:" + _OPTION_ENDS + rb")(?:\s+|=)([^\s\"']+)",
         rb"(?i)\bauthorization[\"']?\s*:\s*[\"']?(?:(?:bearer|basic|token)\s+)?([^\s\"']+)",
         rb"(?i)\bbearer\s+([\w.~+/=-]{8,})",
     )

@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
+from wopr.core.environment import environment
 from wopr.core.files import DATABASE_URL_FILE, RUNNING_FILE, SECRETS_FILE
-from wopr.core.settings import environment
 from wopr.ops.redaction import Known, known
 
 # Files under the home folder that hold variables; on a VPS also the operator's own and those of the two slots.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from wopr.client import ApiClient, ApiError
+from wopr.client import ApiClient, ApiError, shared_http
 from wopr.client.conversation import Saying
 
 STEP_SECONDS_MAX = 30.0
@@ -26,11 +26,16 @@ LOOK = "Look where it runs: wopr status, then wopr check."
 
 @dataclass(frozen=True)
 class Target:
-    """The deployment that is tried. `mail_url` is the mail stand-in's page; a `key` skips sign-up and payment."""
+    """The deployment that is tried. `mail_url` is the mail stand-in's page; a `key` skips sign-up and payment.
+
+    `through` is another way there than by this machine's own names and roots. A step may take `seconds_max`.
+    """
 
     url: str
     mail_url: str = ""
     key: str = ""
+    through: httpx.AsyncBaseTransport | None = None
+    seconds_max: float = STEP_SECONDS_MAX
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Walk:
 
     async def pay(self) -> str:
         page = await self.api.billing.checkout("subscription")
-        async with httpx.AsyncClient(follow_redirects=False, timeout=STEP_SECONDS_MAX) as http:
+        async with httpx.AsyncClient(follow_redirects=False, timeout=self.target.seconds_max) as http:
             answer = await http.post(page, data={"email": self.email, **CARD})
         if answer.status_code not in (302, 303):
             raise SmokeFailed(f"the checkout page answered {answer.status_code} instead of leading back")
@@ -86,7 +91,7 @@ class Walk:
             balance = (await self.api.billing.summary()).balance
             return f"${balance.available_usd:.2f} available" if balance.available_usd > 0 else None
 
-        return await _until(look, "the payment's credit")
+        return await self._until(look, "the payment's credit")
 
     async def create_bot(self) -> str:
         bot = await self.api.fleet.create({"name": f"smoke-{secrets.token_hex(3)}"})
@@ -98,7 +103,7 @@ class Walk:
                 raise SmokeFailed(f"the bot failed: {seen.last_error or seen.reason}")
             return seen.name if seen.state == "running" else None
 
-        return await _until(look, "the bot to run")
+        return await self._until(look, "the bot to run")
 
     async def answered(self) -> str:
         turn = await self.api.fleet.say(self.bot_id, Saying(text=QUESTION))
@@ -120,21 +125,30 @@ class Walk:
             receipt = await self.api.fleet.receipt(self.bot_id, self.turn_id)
             return f"${receipt.total_usd:f} in {len(receipt.lines)} requests" if receipt.lines else None
 
-        return await _until(look, "the receipt")
+        return await self._until(look, "the receipt")
 
     async def clean_up(self) -> str:
         await self.api.fleet.delete(self.bot_id)
         return "bot deleted"
 
     async def _mailed_token(self) -> str:
-        async with httpx.AsyncClient(timeout=STEP_SECONDS_MAX) as http:
+        async with httpx.AsyncClient(timeout=self.target.seconds_max) as http:
 
             async def look() -> str | None:
                 answer = await http.get(f"{self.target.mail_url}/_emulator/mails", params={"to": self.email})
                 found = re.search(r"/verify\?token=([\w.~-]+)", answer.text)
                 return found.group(1) if found else None
 
-            return await _until(look, "the verification mail")
+            return await self._until(look, "the verification mail")
+
+    async def _until(self, look: Callable[[], Awaitable[str | None]], what: str) -> str:
+        seconds = self.target.seconds_max - 1
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if (seen := await look()) is not None:
+                return seen
+            await asyncio.sleep(POLL_SECONDS)
+        raise SmokeFailed(f"waited {seconds:.0f} s for {what} in vain")
 
 
 async def walk(target: Target) -> AsyncIterator[Step]:
@@ -143,7 +157,8 @@ async def walk(target: Target) -> AsyncIterator[Step]:
     A bot that was made is not left to a customer who would pay for it.
     """
     email = f"smoke+{secrets.token_hex(5)}@example.com"
-    async with ApiClient(target.url, key=target.key or None) as api:
+    http = shared_http(target.url, target.through)
+    async with http, ApiClient(target.url, key=target.key or None, http=http) as api:
         journey = Walk(api, target, email)
         steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [("healthy and ready", journey.healthy)]
         if not target.key:
@@ -156,33 +171,24 @@ async def walk(target: Target) -> AsyncIterator[Step]:
             (CLEAN_UP, journey.clean_up),
         ]
         for name, action in steps:
-            step = await _walked(name, action)
+            step = await _walked(name, action, target.seconds_max)
             yield step
             if step.error:
                 if journey.bot_id and name != CLEAN_UP:
-                    yield await _walked(CLEAN_UP, journey.clean_up)
+                    yield await _walked(CLEAN_UP, journey.clean_up, target.seconds_max)
                 return
 
 
-async def _walked(name: str, action: Callable[[], Awaitable[str]]) -> Step:
+async def _walked(name: str, action: Callable[[], Awaitable[str]], seconds_max: float) -> Step:
     started = time.monotonic()
     error = remedy = detail = ""
     try:
-        async with asyncio.timeout(STEP_SECONDS_MAX):
+        async with asyncio.timeout(seconds_max):
             detail = await action()
     except ApiError as refused:
         error, remedy = refused.message, refused.remedy
     except (SmokeFailed, httpx.HTTPError) as seen:
         error = str(seen) or type(seen).__name__
     except TimeoutError:
-        error = f"not within {STEP_SECONDS_MAX:.0f} s"
+        error = f"not within {seconds_max:.0f} s"
     return Step(name, time.monotonic() - started, detail, error, remedy or (LOOK if error else ""))
-
-
-async def _until(look: Callable[[], Awaitable[str | None]], what: str) -> str:
-    deadline = time.monotonic() + STEP_SECONDS_MAX - 1
-    while time.monotonic() < deadline:
-        if (seen := await look()) is not None:
-            return seen
-        await asyncio.sleep(POLL_SECONDS)
-    raise SmokeFailed(f"waited {STEP_SECONDS_MAX - 1:.0f} s for {what} in vain")

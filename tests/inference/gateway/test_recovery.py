@@ -69,6 +69,21 @@ async def test_a_line_that_can_not_be_read_stops_neither_the_start_nor_the_other
     assert len(await other.usage(customer)) == 1
 
 
+async def test_a_damaged_line_is_kept_and_the_others_are_settled(stage: Any) -> None:
+    customer = await stage.customer("1")
+    records = [record(stage, customer) for _ in range(3)]
+    path = leave(stage, *(pack_usage(each) for each in records))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(records[1].request_id.hex.encode(), b"0" * 32))
+    damaged = path.read_bytes()
+    assert damaged != content
+    assert await stage.gateway.recover() == 2
+    rows = await stage.usage(customer, 2)
+    assert {row.request_id for row in rows} == {records[0].request_id, records[2].request_id}
+    assert not path.exists()
+    assert path.with_suffix(".bad").read_bytes() == damaged, "what it was of can still be found out"
+
+
 async def test_a_record_that_the_database_refuses_is_set_aside_and_the_others_are_settled(stage: Any) -> None:
     first, second = await stage.customer("1"), await stage.customer("1")
     good = [record(stage, first) for _ in range(5)] + [record(stage, second)]

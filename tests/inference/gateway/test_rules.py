@@ -1,5 +1,6 @@
 """The pure rules of the gateway: routing, limits, credit, audio and the log."""
 
+import errno
 import os
 import struct
 from pathlib import Path
@@ -303,6 +304,33 @@ def test_a_torn_end_is_ignored_and_damage_in_the_middle_skips_one_line(tmp_path:
     damaged = content.replace(b'["t",1]', b'["t",9]')
     assert list(wal.read_lines(damaged)) == [b'["t",0]', b'["t",2]']
     log.close()
+
+
+def test_a_record_that_the_disk_took_half_of_is_cut_off_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows would stand in the same line: acknowledged, and lost with it."""
+    log, really = wal.Wal(tmp_path), os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if len(data) < 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really(descriptor, data[:9])
+
+    log.open()
+    log.append(b'["t",0]')
+    log.set_aside([b'["b",0]'])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for write in (log.append, log.note, lambda line: log.set_aside([line])):
+            with pytest.raises(OSError, match="No space"):
+                write(b'["t",1]')
+    log.append(b'["t",2]')
+    log.set_aside([b'["b",2]'])
+    log.close()
+    [left] = wal.remains(tmp_path)
+    assert (left.lines, left.damaged) == ([b'["t",0]', b'["t",2]'], 0)
+    left.leave()
+    [bad] = tmp_path.glob("*.bad")
+    assert list(wal.read_lines(bad.read_bytes())) == [b'["b",0]', b'["b",2]']
 
 
 def test_a_living_process_keeps_its_files_and_a_dead_ones_are_found(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import socket
+import wave
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,12 +102,13 @@ class FakeService:
 
 
 @contextlib.contextmanager
-def dropping() -> Iterator[int]:
+def dropping(port: int = 0) -> Iterator[int]:
     """A port of which nothing comes back: its queue is full, so that the kernel drops every further connection."""
     with socket.socket() as listener, contextlib.ExitStack() as waiting:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what served there has just ended
+        listener.bind(("127.0.0.1", port))
         listener.listen(0)
-        port: int = listener.getsockname()[1]
+        port = listener.getsockname()[1]
         for _ in range(4):
             one = waiting.enter_context(socket.socket())
             one.setblocking(False)
@@ -145,3 +148,14 @@ async def watchdog(platform: Platform, life: Life) -> AsyncIterator[Watchdog]:
     started = Watchdog(platform, life, waits_seconds=60)
     yield started
     await started.close()
+
+
+def long_recording(times: int) -> bytes:
+    """The word of the checks, many times over."""
+    with wave.open(io.BytesIO(SPOKEN)) as word:
+        params, frames = word.getparams(), word.readframes(word.getnframes())
+    made = io.BytesIO()
+    with wave.open(made, "wb") as recording:
+        recording.setparams(params)
+        recording.writeframes(frames * times)
+    return made.getvalue()

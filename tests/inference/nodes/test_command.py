@@ -33,6 +33,7 @@ def test_a_node_is_registered_listed_and_removed(home: Path) -> None:
     assert wopr("register", "gpu-1", "--host", "10.0.0.5", "--port", "llama=9090").exit_code == 0
     (node,) = listed()
     assert (node["id"], node["ports"]) == ("gpu-1", {"llama": 9090})
+    assert (node["hourly_usd"], node["cost_so_far_usd"]) == ("0.00", "0.00")
     assert "llama:down" in wopr("list").stdout
     assert wopr("remove", "gpu-1", "--yes").exit_code == 0
     assert listed() == []

@@ -2,12 +2,25 @@
 
 from dataclasses import replace
 
+import httpx
 import pytest
 
+from wopr.cloud.digitalocean import DigitalOcean
 from wopr.core.db import Database
 from wopr.core.errors import Invalid, NotFound
 from wopr.core.ids import NodeId
-from wopr.inference.nodes import Node, backends, base_url, healthy_backends, list_nodes, register, remove
+from wopr.inference.nodes import (
+    Backend,
+    Node,
+    backends,
+    base_url,
+    check,
+    healthy_backends,
+    list_nodes,
+    register,
+    remove,
+)
+from wopr.inference.rented import Opened
 
 NODE = Node(NodeId("gpu-1"), "10.0.0.5", region="fra1", size="rtx-4090", ports={"llama": 8080}, api_key="secret")
 
@@ -55,6 +68,11 @@ async def test_a_removed_node_is_gone_and_cannot_be_removed_again(db: Database) 
         {"id": NodeId("..")},
         {"host": "a b"},
         {"host": "http://10.0.0.5"},
+        {"host": "10.0.0.5:8080"},
+        {"host": "gpu..1"},
+        {"host": "[abc"},
+        {"host": "[10.0.0.5]"},
+        {"host": f"{'a' * 64}.example.com"},
         {"ports": {}},
         {"ports": {"gpt": 80}},
         {"ports": {"llama": 0}},
@@ -67,5 +85,23 @@ async def test_what_cannot_be_a_node_is_refused_with_a_remedy(db: Database, wron
     assert raised.value.remedy
 
 
+@pytest.mark.parametrize("host", ["10.0.0.5", "gpu-1.example.com.", "::1", "[fd00::1]", "localhost"])
+def test_names_and_addresses_of_both_versions_can_be_hosts(host: str) -> None:
+    check(replace(NODE, host=host))
+
+
 def test_addresses_of_version_six_get_brackets() -> None:
     assert base_url("::1", 8080) == "http://[::1]:8080"
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        replace(NODE, api_key="hush"),
+        Backend(NODE.id, "llama", "http://10.0.0.5:8080", "hush", healthy=True),
+        Opened(NODE.id, "1", "hush", "hush"),
+        DigitalOcean(httpx.AsyncClient(), "http://cloud", "hush"),
+    ],
+)
+def test_who_holds_a_secret_does_not_print_it(holder: object) -> None:
+    assert "hush" not in repr(holder)

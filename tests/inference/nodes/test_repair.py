@@ -17,7 +17,11 @@ from wopr.inference.repair import (
     LOOKS_BEFORE_REPAIR,
     QUIET_SECONDS_MAX,
     REST_SECONDS,
+    SEEN_SECONDS,
     SPARING_SECONDS,
+    STARTED_SECONDS,
+    UNDER_WAY_SECONDS_MAX,
+    UNREACHABLE_SECONDS,
     WAIT_SECONDS,
     Do,
     Sight,
@@ -73,6 +77,11 @@ def on(rung: Rung, phase: Phase, **more: object) -> Repair:
     return replace(Repair(rung=rung, phase=phase, since=NOW, services=("llama",)), **more)  # type: ignore[arg-type]
 
 
+def asks_only(step: Step | None) -> bool:
+    """Whether nothing is done but asking."""
+    return step is None or step.do is Do.ASK
+
+
 def test_who_serves_is_left_alone() -> None:
     assert step_of(node(trouble=None)) is None
 
@@ -95,6 +104,14 @@ def test_who_is_busy_or_loads_is_left_alone(trouble: Trouble) -> None:
 
 def test_one_bad_look_is_not_enough() -> None:
     assert step_of(node(failures=1)) is None
+
+
+def test_what_does_not_answer_at_all_may_be_a_hiccup_unless_the_cloud_knows_better() -> None:
+    one = dark("gpu-9", since=NOW)
+    for seconds, due in ((UNREACHABLE_SECONDS - 1, False), (UNREACHABLE_SECONDS, True)):
+        assert (step_of(one, now=NOW + seconds) is not None) == due
+    for known in (machines(one, status=MachineStatus.OFF), machines()):
+        assert step_of(one, Sight(known)) is not None
 
 
 def test_a_key_that_is_not_taken_is_for_a_person() -> None:
@@ -123,7 +140,7 @@ def test_the_ladder_goes_up_when_a_rung_had_its_time_and_did_not_help() -> None:
     while rung is not Rung.PERSON:
         wait = WAIT_SECONDS[rung]
         one = replace(node(repair=on(rung, Phase.WATCH, looks=1)), service_health={"llama": False, "qwen": False})
-        assert step_of(one, now=NOW + wait - 1) is None
+        assert asks_only(step_of(one, now=NOW + wait - 1))
         step = step_of(one, now=NOW + wait)
         assert step is not None
         assert (step.do, bool(step.why)) == (Do.BEGIN, True)
@@ -134,13 +151,43 @@ def test_the_ladder_goes_up_when_a_rung_had_its_time_and_did_not_help() -> None:
 
 def test_a_restart_has_longer_while_other_services_of_the_machine_work() -> None:
     one = node(repair=on(Rung.RESTART, Phase.WATCH, looks=1))
-    assert step_of(one, now=NOW + SPARING_SECONDS - 1) is None
-    assert step_of(one, now=NOW + SPARING_SECONDS) is not None
+    assert step_of(one, now=NOW + STARTED_SECONDS - 1) is None
+    assert asks_only(step_of(one, now=NOW + SPARING_SECONDS - 1))
+    assert not asks_only(step_of(one, now=NOW + SPARING_SECONDS))
+
+
+@pytest.mark.parametrize("trouble", [Trouble.UNREACHABLE, Trouble.NONSENSE])
+def test_a_restart_that_shows_what_nothing_shows_that_loads_is_left_after_a_few_looks(trouble: Trouble) -> None:
+    one = node(trouble=trouble, repair=on(Rung.RESTART, Phase.WATCH, looks=1))
+    assert asks_only(step_of(one, now=NOW + SEEN_SECONDS - 1))
+    step = step_of(one, now=NOW + SEEN_SECONDS)
+    assert step is not None
+    assert (step.do, step.rung) == (Do.BEGIN, Rung.REBOOT)
+
+
+@pytest.mark.parametrize("rung", [Rung.REBOOT, Rung.POWER_CYCLE])
+def test_after_a_boot_only_a_wrong_answer_is_left_early_and_a_machine_that_boots_is_not_asked(rung: Rung) -> None:
+    wrong = node(trouble=Trouble.NONSENSE, repair=on(rung, Phase.WATCH, looks=1))
+    step = step_of(wrong, now=NOW + SEEN_SECONDS)
+    assert step is not None
+    assert step.do is Do.BEGIN
+    assert step_of(dark("gpu-1", on(rung, Phase.WATCH, looks=1)), now=NOW + SEEN_SECONDS) is None
+    refused = node(repair=on(rung, Phase.WATCH, looks=1))
+    step = step_of(refused, now=NOW + WAIT_SECONDS[rung] - 1)
+    assert step is not None
+    assert step.do is Do.ASK
+
+
+def test_what_ended_again_after_its_restart_is_not_waited_for() -> None:
+    step = step_of(node(repair=on(Rung.RESTART, Phase.WATCH, looks=LOOKS_BEFORE_REPAIR, error="ended again")))
+    assert step is not None
+    assert (step.do, step.rung) == (Do.BEGIN, Rung.REBOOT)
+    assert "ended again" in step.why
 
 
 def test_nothing_goes_up_while_nobody_looks() -> None:
     one = node(repair=on(Rung.RESTART, Phase.WATCH, looks=LOOKS_BEFORE_REPAIR))
-    assert step_of(one, now=NOW + HOUR) is None
+    assert asks_only(step_of(one, now=NOW + HOUR))
 
 
 def test_a_model_that_loads_is_waited_for() -> None:
@@ -255,6 +302,17 @@ def test_a_single_node_is_not_touched_when_the_cloud_can_not_be_reached_either()
     assert len(plan_repair([dark("gpu-1")], Sight(machines(dark("gpu-1"))), NOW).steps) == 1
 
 
+def test_the_only_node_is_not_given_back_because_nobody_reaches_it() -> None:
+    """The way to it may be ours: nobody else is there to show that it is not."""
+    lost = dark("gpu-1", on(Rung.POWER_CYCLE, Phase.WATCH))
+    later = NOW + UNDER_WAY_SECONDS_MAX + 600
+    for others, rung in (((), Rung.PERSON), ((node("well", None),), Rung.REPLACE)):
+        (step,) = plan_repair([lost, *others], Sight(machines(lost)), later).steps
+        assert (step.do, step.rung) == (Do.BEGIN, rung)
+    (step,) = plan_repair([lost], Sight({}), later).steps
+    assert step.rung is Rung.REPLACE, "the cloud itself says that it is gone"
+
+
 def test_machines_that_the_cloud_says_are_off_are_no_sign_of_being_cut_off() -> None:
     nodes = [dark("gpu-0"), dark("gpu-1")]
     plan = plan_repair(nodes, Sight(machines(*nodes, status=MachineStatus.OFF)), NOW)
@@ -273,6 +331,94 @@ def test_only_a_tenth_of_the_nodes_is_touched_at_once() -> None:
     assert len(plan.held) == 36
     touched = [replace(one, repair=on(Rung.RESTART, Phase.WATCH).to_json()) for one in nodes[:4]]
     assert plan_repair([*touched, *nodes[4:]], Sight(machines(*nodes)), NOW).steps == ()
+
+
+def test_a_machine_that_is_being_made_anew_keeps_no_other_node_waiting() -> None:
+    replaced = node("gpu-1", repair=on(Rung.REPLACE, Phase.WATCH), provision_stage="downloading_models")
+    ill = node("gpu-2")
+    plan = plan_repair([replaced, ill], Sight(machines(replaced, ill)), NOW)
+    assert [(step.node.id, step.rung) for step in plan.steps] == [("gpu-2", Rung.RESTART)]
+    made = replace(replaced, provision_stage="done")
+    assert plan_repair([made, ill], Sight(machines(made, ill)), NOW).held.keys() == {"gpu-2"}
+
+
+def test_a_new_machine_that_could_not_be_made_is_for_a_person_and_tried_again_after_the_rest() -> None:
+    failed = node(repair=on(Rung.REPLACE, Phase.WATCH), provision_stage="failed", host="")
+    step = step_of(failed)
+    assert step is not None
+    assert (step.do, step.rung) == (Do.BEGIN, Rung.PERSON)
+    called = replace(failed, repair=on(Rung.PERSON, Phase.CALLED, rests=1).to_json())
+    assert step_of(called, now=NOW + 2 * REST_SECONDS - 1) is None
+    step = step_of(called, now=NOW + 2 * REST_SECONDS)
+    assert step is not None
+    assert (step.do, step.rung) == (Do.BEGIN, Rung.REPLACE)
+    later = replace(called, making=Making(machine_id="gpu-1", stage_at=NOW + REST_SECONDS))
+    assert step_of(later, now=NOW + 2 * REST_SECONDS) is None, "a person made it again, which failed since"
+    due = replace(failed, repair=on(Rung.REPLACE, Phase.DUE).to_json())
+    step = step_of(due)
+    assert step is not None
+    assert (step.do, step.rung) == (Do.ACT, Rung.REPLACE)
+
+
+def test_a_node_of_ones_own_whose_making_failed_is_left_to_the_person_who_was_called() -> None:
+    own = node(provider=None, repair=on(Rung.PERSON, Phase.CALLED), provision_stage="failed")
+    assert step_of(own, Sight(None), now=NOW + 10 * REST_SECONDS) is None
+
+
+def test_a_person_who_makes_the_node_again_is_waited_for() -> None:
+    called = node(repair=on(Rung.PERSON, Phase.CALLED), provision_stage="creating", host="")
+    assert step_of(called, now=NOW + 10 * REST_SECONDS) is None
+    due = node(repair=on(Rung.REPLACE, Phase.DUE), provision_stage="creating", host="")
+    step = step_of(due)
+    assert step is not None
+    assert step.do is Do.CLEAR
+
+
+def test_what_the_cloud_did_not_take_is_asked_for_again_when_it_may_be_and_not_for_ever() -> None:
+    refused = on(Rung.REBOOT, Phase.DUE, error="too many requests", untaken=True, again_at=NOW + 30)
+    assert step_of(node(repair=refused), now=NOW + 29) is None
+    step = step_of(node(repair=refused), now=NOW + 30)
+    assert step is not None
+    assert step.do is Do.ACT
+    step = step_of(node(repair=refused), now=NOW + UNDER_WAY_SECONDS_MAX + 1)
+    assert step is not None
+    assert (step.do, step.rung) == (Do.BEGIN, Rung.POWER_CYCLE)
+    step = step_of(node(repair=replace(refused, rung=Rung.POWER_CYCLE)), now=NOW + UNDER_WAY_SECONDS_MAX + 1)
+    assert step is not None
+    assert (step.do, step.rung) == (Do.BEGIN, Rung.PERSON), "a cloud that has no time says nothing of the machine"
+
+
+def test_a_machine_that_the_cloud_refuses_to_touch_is_not_given_back() -> None:
+    refused = on(Rung.POWER_CYCLE, Phase.WATCH, error="the token may not", untaken=True)
+    step = step_of(node(repair=refused))
+    assert step is not None
+    assert (step.do, step.rung, "may not" in step.why) == (Do.BEGIN, Rung.PERSON, True)
+    step = step_of(node(repair=refused), Sight({}))
+    assert step is not None
+    assert (step.do, step.rung) == (Do.BEGIN, Rung.REPLACE), "there is nothing to give back"
+    step = step_of(node(repair=on(Rung.POWER_CYCLE, Phase.DUE)), Sight(None, refused="the token may not"))
+    assert step is not None
+    assert (step.do, step.rung, "may not" in step.why) == (Do.BEGIN, Rung.PERSON, True)
+    assert step_of(node(repair=on(Rung.POWER_CYCLE, Phase.DUE)), Sight(None)) is None
+
+
+@pytest.mark.parametrize("desired", ["cordoned", "drained"])
+def test_what_a_person_asks_of_a_node_that_is_kept_from_requests_is_done_and_nothing_more(desired: str) -> None:
+    due = on(Rung.RESTART, Phase.DUE, insisted=True)
+    step = step_of(node(repair=due, desired=desired))
+    assert step is not None
+    assert (step.do, step.rung) == (Do.ACT, Rung.RESTART)
+    step = step_of(node(repair=replace(due, phase=Phase.WATCH, error="no key"), desired=desired))
+    assert step is not None
+    assert (step.do, "no key" in step.why) == (Do.CLEAR, True)
+    step = step_of(node(trouble=None, repair=replace(due, phase=Phase.WATCH), desired=desired))
+    assert step is not None
+    assert step.do is Do.FINISH
+    made = node(repair=on(Rung.REPLACE, Phase.WATCH, insisted=True), desired=desired, provision_stage="creating")
+    assert step_of(made) is None
+    step = step_of(replace(made, desired="gone"))
+    assert step is not None
+    assert step.do is Do.CLEAR
 
 
 def test_only_so_many_machines_are_ended_in_an_hour() -> None:

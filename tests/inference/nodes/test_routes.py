@@ -5,22 +5,19 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi import FastAPI
+from tests.inference.first_boot import api_of
 from tests.inference.nodes.conftest import FakeService
 
 from wopr.accounts import guard
 from wopr.core.platform import Platform
-from wopr.inference.api import router
 from wopr.inference.watchdog import Watchdog
-from wopr.main import install_error_handlers
+
+LOGS = ("GET", "/api/admin/nodes/gpu-1/logs")
 
 
 @pytest.fixture
 def app(platform: Platform) -> FastAPI:
-    app = FastAPI()
-    app.state.platform = platform
-    app.include_router(router)
-    install_error_handlers(app)
-    return app
+    return api_of(platform)
 
 
 @pytest.fixture
@@ -37,7 +34,7 @@ async def admin(app: FastAPI, stranger: httpx.AsyncClient) -> httpx.AsyncClient:
 
 
 async def test_strangers_are_refused_everywhere(stranger: httpx.AsyncClient) -> None:
-    for method, path in (("GET", "/api/models"), ("GET", "/api/admin/nodes"), ("DELETE", "/api/admin/nodes/x")):
+    for method, path in (("GET", "/api/models"), ("GET", "/api/admin/nodes"), ("DELETE", "/api/admin/nodes/x"), LOGS):
         assert (await stranger.request(method, path)).status_code == 401
     assert (await stranger.post("/api/admin/nodes", json={"id": "x", "host": "y"})).status_code == 401
 
@@ -89,3 +86,15 @@ async def test_a_node_is_cordoned_and_repaired_through_the_api(admin: httpx.Asyn
     for path, body in (("desired", {"desired": "gone"}), ("repair", {"rung": "person"})):
         assert (await admin.post(f"/api/admin/nodes/gpu-1/{path}", json=body)).status_code == 422
     assert (await admin.post("/api/admin/nodes/none/desired", json={"desired": "drained"})).status_code == 404
+
+
+async def test_why_a_node_has_no_logs_to_tell_is_said(admin: httpx.AsyncClient) -> None:
+    assert (await admin.request(*LOGS)).status_code == 404
+    await admin.post("/api/admin/nodes", json={"id": "gpu-1", "host": "10.0.0.5"})
+    by_hand = await admin.request(*LOGS)
+    assert (by_hand.status_code, by_hand.json()["error"]["code"]) == (409, "conflict")
+    for wrong in ({"source": "sshd"}, {"lines": 0}, {"lines": 10_001}):
+        assert (await admin.request(*LOGS, params=wrong)).status_code == 422
+    closed = await admin.request(*LOGS, params={"source": "llama"})
+    assert (closed.status_code, closed.json()["error"]["code"]) == (502, "ssh_failed")
+    assert "PLATFORM_SECRET" in closed.json()["error"]["remedy"]

@@ -1,5 +1,7 @@
 """The watchdog: what it sees is in the row, and every status has a way out."""
 
+import asyncio
+import struct
 from dataclasses import replace
 
 import pytest
@@ -14,7 +16,7 @@ from wopr.core.platform import Platform
 from wopr.inference import probes
 from wopr.inference.life import Life
 from wopr.inference.nodes import Node, get, register, remove
-from wopr.inference.sights import DEEP, GOOD_LOOKS, Check, Look, Trouble, memories_of
+from wopr.inference.sights import DEEP, GOOD_LOOKS, Check, Look, Memory, Trouble, memories_of
 from wopr.inference.watchdog import (
     CHECK_SECONDS,
     FAILURES_BEFORE_FAILED,
@@ -25,6 +27,7 @@ from wopr.inference.watchdog import (
     known_voices,
     watchdog_loop,
 )
+from wopr.inference.wire import Reply
 
 ID = NodeId("gpu-1")
 
@@ -41,12 +44,12 @@ async def seen(watchdog: Watchdog) -> Node:
 
 
 async def test_an_answering_service_is_healthy_and_its_models_are_remembered(
-    platform: Platform, watchdog: Watchdog, service: FakeService, clock: ManualClock
+    platform: Platform, watchdog: Watchdog, service: FakeService
 ) -> None:
     await node_with(platform, llama=service.port)
     node = await seen(watchdog)
     assert (node.status, node.service_health) == ("active", {"llama": True})
-    assert node.last_health_at == int(clock.now().timestamp())
+    assert node.last_health_at == await watchdog.platform.steady.epoch()
     assert memories_of(node.probe_state)["llama"].models == ("handbook",)
 
 
@@ -122,6 +125,35 @@ async def test_a_node_removed_during_a_look_stays_removed(
     async with platform.db.begin() as session:
         await remove(session, ID)
     assert await watchdog.watch() == {"nodes": 0, "healthy": 0, "unhealthy": 0, "changed": 0}
+
+
+@pytest.mark.parametrize("host", ["10.0.0.5:8080", "gpu..1", "[abc", "gpu\u20ac"])
+async def test_a_host_that_is_no_address_is_unreachable_and_the_others_are_looked_at(
+    platform: Platform, watchdog: Watchdog, service: FakeService, host: str
+) -> None:
+    await node_with(platform, llama=service.port)
+    async with platform.db.begin() as session:
+        await register(session, Node(NodeId("gpu-9"), "other", ports={"llama": 1}))
+        await session.execute(text("UPDATE gpu_nodes SET host = :host WHERE id = 'gpu-9'"), {"host": host})
+    assert (await seen(watchdog)).service_health == {"llama": True}
+    async with platform.db.begin() as session:
+        unusable = memories_of((await get(session, NodeId("gpu-9"))).probe_state)["llama"]
+    assert (unusable.trouble, host in (unusable.error or "")) == (Trouble.UNREACHABLE, True)
+
+
+async def test_a_look_that_breaks_is_told_of_that_service_alone(
+    platform: Platform, watchdog: Watchdog, service: FakeService
+) -> None:
+    await node_with(platform, llama=service.port, qwen=service.port)
+    async with platform.db.begin() as session:
+        # A service that no request is known for, as a row by plain SQL may have.
+        await session.execute(
+            text("UPDATE gpu_nodes SET ports = ports || :more"), {"more": f'{{"gpt": {service.port}}}'}
+        )
+    for _ in range(2):
+        node = await seen(watchdog)
+    assert (node.service_health["llama"], node.service_health["qwen"]) == (True, True)
+    assert node.last_error == "gpt: the look itself failed: KeyError: 'gpt'"
 
 
 def test_a_silent_service_is_given_a_second_chance_and_a_refusal_is_not() -> None:
@@ -218,6 +250,30 @@ async def test_nonsense_takes_a_service_out_until_it_makes_sense(
     assert memories_of(node.probe_state)[name].trouble is Trouble.NONSENSE
     service.nonsense = False
     assert (await seen(watchdog)).service_health == {name: True}
+
+
+@pytest.mark.parametrize(
+    ("service", "body"),
+    [
+        ("qwen", b'{"data": [{"embedding": [1%s]}]}' % (b"0" * 400)),
+        ("chatterbox", b"RIFF----WAVELIST" + struct.pack("<I", 16) + b"x" * 16 + b"fmt " + struct.pack("<I", 16)),
+    ],
+)
+def test_an_answer_that_can_not_even_be_counted_is_nonsense(service: str, body: bytes) -> None:
+    found = probes._judge(service, Reply(200, body), Memory(), 0.1)
+    assert found.trouble is Trouble.NONSENSE
+    assert found.error
+
+
+async def test_a_gauge_that_is_no_number_tells_nothing(
+    platform: Platform, watchdog: Watchdog, service: FakeService, clock: ManualClock, quick: None
+) -> None:
+    await checked(platform, watchdog, service)
+    service.metrics = "llamacpp:n_decode_total 1\nllamacpp:requests_processing +Inf\n"
+    service.works.clear()
+    clock.advance(CHECK_SECONDS)
+    node = await seen(watchdog)
+    assert memories_of(node.probe_state)["llama"].trouble is Trouble.HUNG
 
 
 async def test_an_embedding_of_another_size_is_nonsense_unless_the_model_is_another(
@@ -346,6 +402,21 @@ async def test_a_look_that_lasts_holds_no_pass_up(
     while (await seen(watchdog)).service_health["qwen"]:
         pass
     assert (await seen(watchdog)).service_health == {"llama": True, "qwen": False}
+    await watchdog.close()
+
+
+async def test_a_look_that_ended_between_two_passes_costs_no_pass(
+    platform: Platform, life: Life, service: FakeService, clock: ManualClock
+) -> None:
+    await node_with(platform, llama=service.port)
+    watchdog = Watchdog(platform, life, waits_seconds=0.0)
+    await watchdog.watch()
+    for looks in (1, 2, 3):
+        while under_way := {task for task in asyncio.all_tasks() if task.get_name().startswith("look ")}:
+            await asyncio.wait(under_way)
+        assert service.asked == looks, "each pass judged one and began the next"
+        clock.advance(CHECK_SECONDS)
+        assert (await seen(watchdog)).service_health == {"llama": True}
     await watchdog.close()
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
-from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import text
+from tests.inference.first_boot import FirstBoot, Here, api_of, first_env
 from tests.inference.nodes.conftest import FakeService
 from tests.serving import served, until
 
@@ -26,11 +25,9 @@ from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
 from wopr.emulators.digitalocean import DigitalOceanSettings, build_digitalocean
-from wopr.emulators.digitalocean.machines import Addresses, Blueprint, Wall
-from wopr.emulators.digitalocean.simulated import Simulated
-from wopr.inference.api import router
+from wopr.emulators.digitalocean.machines import Addresses, Blueprint
+from wopr.inference.pager import Pager
 from wopr.inference.provision_loop import Provisioner
-from wopr.main import install_error_handlers
 
 TOKEN = "dop_v1_test"
 SIZE = "s-4vcpu-8gb"
@@ -46,13 +43,6 @@ ADMINISTRATOR = Principal(
     key_id=None,
     bot_id=None,
 )
-
-
-class Here(Simulated):
-    """Simulated machines whose private address is this machine's, so that a test can play their services."""
-
-    async def create(self, blueprint: Blueprint, wall: Wall) -> Addresses:
-        return replace(await super().create(blueprint, wall), private_ip="127.0.0.1")
 
 
 @dataclass
@@ -81,34 +71,7 @@ class Box:
 
     def first_env(self, number: int = -1) -> dict[str, str]:
         """What a machine was told in its user data."""
-        document = yaml.safe_load(self.booted[number].user_data)
-        written = {file["path"]: file["content"] for file in document["write_files"]}
-        return dict(line.split("=", 1) for line in written["/etc/wopr/first.env"].splitlines())
-
-
-@dataclass
-class Machine:
-    """What runs on a rented machine, played by a test: opens with the token, reports, answers as its services."""
-
-    api: httpx.AsyncClient
-    first: dict[str, str]
-    secret: str = ""
-    files: dict[str, str] = field(default_factory=dict)
-
-    async def open(self) -> httpx.Response:
-        answer = await self.api.post(
-            "/internal/gpu/bootstrap", headers={"authorization": f"Bearer {self.first['TOKEN']}"}
-        )
-        if answer.is_success:
-            self.files = answer.json()["files"]
-            self.secret = self.files["report.header"].strip().removeprefix("authorization: Bearer ")
-        return answer
-
-    async def report(self, stage: str, detail: str = "") -> httpx.Response:
-        headers = {"authorization": f"Bearer {self.secret}"}
-        return await self.api.post(
-            "/internal/gpu/register", params={"stage": stage}, json={"detail": detail}, headers=headers
-        )
+        return first_env(self.booted[number])
 
 
 @dataclass
@@ -120,6 +83,7 @@ class Stage:
     box: Box
     admin: httpx.AsyncClient
     loop: Provisioner
+    pager: Pager
 
     async def order(self, **body: Any) -> list[str]:
         answer = await self.admin.post("/api/admin/nodes/provision", json={"size": SIZE, **body})
@@ -150,10 +114,10 @@ class Stage:
             self.box.settled()
         raise AssertionError(f"{node_id} is still there")
 
-    def machine(self, number: int = -1) -> Machine:
-        return Machine(self.admin, self.box.first_env(number))
+    def machine(self, number: int = -1) -> FirstBoot:
+        return FirstBoot(self.admin, self.box.first_env(number))
 
-    async def play(self, node_id: str, *services: FakeService) -> Machine:
+    async def play(self, node_id: str, *services: FakeService) -> FirstBoot:
         """A machine from its boot to the report that it is ready, with these services behind it."""
         await self.until_stage(node_id, "waiting_agent")
         machine = self.machine()
@@ -164,14 +128,13 @@ class Stage:
                 text("UPDATE gpu_nodes SET ports = CAST(:ports AS jsonb) WHERE id = :id"),
                 {"ports": str(ports).replace("'", '"'), "id": node_id},
             )
-        for stage in ("installing_drivers", "installing_docker", "downloading_models", "starting_services"):
-            assert (await machine.report(stage)).json()["provision_stage"] == stage
+        await machine.report_stages()
         await machine.report("registering")
         return machine
 
     def anew(self) -> Provisioner:
         """The loop as another process would run it: it remembers nothing."""
-        self.loop = Provisioner(self.platform, lambda: self.cloud())
+        self.loop = Provisioner(self.platform, lambda: self.cloud(), self.pager)
         return self.loop
 
     def cloud(self) -> DigitalOcean:
@@ -222,15 +185,23 @@ def settings(db: Database, box: Box, tmp_path: Path) -> Settings:
 async def stage(db: Database, clock: ManualClock, box: Box, settings: Settings) -> AsyncIterator[Stage]:
     async with httpx.AsyncClient(timeout=30) as http:
         platform = Platform(settings, db, clock, http, Notifier(db))
-        app = FastAPI()
-        app.state.platform = platform
-        app.include_router(router)
-        install_error_handlers(app)
+        app = api_of(platform)
         app.dependency_overrides[guard.authenticate] = lambda: ADMINISTRATOR
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as admin:
-            made = Stage(platform, clock, box, admin, Provisioner(platform, lambda: None))  # type: ignore[arg-type]
-            made.anew()
+            pager = Pager(platform)
+            made = Stage(platform, clock, box, admin, Provisioner(platform, lambda: made.cloud(), pager), pager)
+            await platform.steady.epoch()  # from now on it hears of `clock.advance`
             yield made
+            await pager.close()
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[FakeService]:
+    """Another service than `service`."""
+    started = FakeService()
+    await started.start()
+    yield started
+    await started.stop()
 
 
 @pytest.fixture

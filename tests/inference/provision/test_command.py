@@ -21,6 +21,7 @@ from wopr.core.platform import Platform
 from wopr.core.settings import Settings
 from wopr.inference import rented
 from wopr.inference.models import GpuNode
+from wopr.inference.pager import Pager
 from wopr.inference.provision import Stage
 from wopr.inference.provision_loop import Provisioner
 from wopr.ops.journal import Journal
@@ -60,7 +61,7 @@ def loop_beside(box: Box, outcome: str) -> Iterator[None]:
         db = Database(settings.database_url.get_secret_value(), pool_size=4)
         async with httpx.AsyncClient() as http:
             platform = Platform(settings, db, SystemClock(), http, Notifier(db))
-            loop = Provisioner(platform, lambda: digitalocean(settings, http))
+            loop = Provisioner(platform, lambda: digitalocean(settings, http), Pager(platform))
             while not over.is_set():
                 await loop.run_pass()
                 await report(db)
@@ -114,6 +115,9 @@ def test_a_node_is_followed_to_the_end_shown_and_destroyed(home: Path, box: Box)
         assert f"{node_id} registering" in " ".join(made.stderr.split())
         shown = json.loads(wopr("show", node_id, "--json").stdout)
         assert [entry["stage"] for entry in shown["log"]][-1] == "done"
+        assert (node["hourly_usd"], node["cost_so_far_usd"]) == (shown["hourly_usd"], shown["cost_so_far_usd"])
+        assert f"  {node['hourly_usd']}  " in wopr("list").stdout
+        assert float(str(node["hourly_usd"])) > 0
         assert "waiting_agent" in wopr("show", node_id).stdout
         assert wopr("reboot", node_id, "--yes").exit_code == 0
         gone = wopr("destroy", node_id, "--yes")

@@ -11,10 +11,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from tests.serving import until
 
+from wopr.accounts.admin import ensure_administrator
 from wopr.cloud.compute import Compute, Machine, Order
 from wopr.core.db import Database
 from wopr.inference.identity import ensure_identity
-from wopr.inference.provision import ORDER_SECONDS, ORPHAN_SECONDS
+from wopr.inference.journaling import journaled
+from wopr.inference.orphans import ORPHAN_SECONDS
+from wopr.inference.provision import ORDER_SECONDS
 from wopr.inference.provision_loop import Provisioner
 from wopr.ops.incidents import open_incidents
 from wopr.ops.journal import Journal
@@ -82,7 +85,7 @@ class DyingDatabase:
 def dying(stage: Stage, fuse: Fuse) -> Provisioner:
     db: Any = DyingDatabase(stage.platform.db, fuse)
     cloud: Any = DyingCloud(stage.cloud(), fuse)
-    return Provisioner(replace(stage.platform, db=db), lambda: cloud)
+    return Provisioner(replace(stage.platform, db=db), lambda: cloud, stage.pager)
 
 
 async def killed_at(stage: Stage, boundary: int, passes: int) -> bool:
@@ -207,7 +210,8 @@ async def test_a_machine_of_nobody_is_destroyed_when_it_is_ours_and_only_then(st
         identity = await ensure_identity(session, stage.platform.settings)
     cloud = stage.cloud()
     base = Order(identity.machine_name("lost"), "tor1", "s-1vcpu-1gb", "ubuntu-24-04-x64", "", (identity.tag,))
-    await cloud.create(base)
+    async with journaled(stage.platform, "nodes.create", node="lost"):
+        await cloud.create(base)
     await cloud.create(replace(base, name="somebody-elses", tags=("other",)))
     await cloud.create(replace(base, name=identity.machine_name("untagged"), tags=()))
     stage.box.settled()
@@ -222,3 +226,25 @@ async def test_a_machine_of_nobody_is_destroyed_when_it_is_ours_and_only_then(st
     }
     (incident,) = open_incidents(Journal(stage.platform.settings.wopr_home))
     assert identity.machine_name("untagged") in incident.title
+
+
+async def test_after_an_older_database_was_restored_the_nodes_rented_since_are_left_and_told_of(stage: Stage) -> None:
+    async with stage.platform.db.begin() as session:
+        await ensure_administrator(session, "ada@example.com")
+    (node_id,) = await stage.order()
+    await stage.until_stage(node_id, "waiting_agent")
+    machine_id = stage.box.droplets()[0]["id"]
+    async with journaled(stage.platform, "nodes.serve", node=node_id, machine=str(machine_id)):
+        pass
+    async with stage.platform.db.begin() as session:
+        await session.execute(text("DELETE FROM gpu_nodes"))
+    stage.clock.advance(ORPHAN_SECONDS + 60)
+    for _ in range(2):
+        stage.anew()
+        assert (await stage.loop.run_pass())["orphans"] == 0
+    assert [droplet["id"] for droplet in stage.box.droplets()] == [machine_id]
+    (incident,) = open_incidents(Journal(stage.platform.settings.wopr_home))
+    assert "the database does not know it" in incident.title
+    async with stage.platform.db.begin() as session:
+        mails = (await session.execute(text("SELECT subject FROM mails"))).all()
+    assert [subject for (subject,) in mails] == [incident.title]

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from wopr.cloud.compute import Machine, MachineStatus
+from wopr.inference.orphans import ORPHAN_SECONDS, judged, past_of, unknown
 from wopr.inference.provision import (
     CLOCK_SECONDS,
     MISSING_SECONDS,
     ORDER_SECONDS,
-    ORPHAN_SECONDS,
     REPORTED,
     STAGE_SECONDS_MAX,
     STAGES,
@@ -29,8 +29,8 @@ from wopr.inference.provision import (
     adoptable,
     may_report,
     next_step,
-    orphans,
 )
+from wopr.ops.entry import Entry
 
 NOW = 1_800_000_000
 NEW = Making("gpu-1", Wanted.SERVING, Stage.CREATING, None, NOW)
@@ -107,10 +107,41 @@ def test_of_several_machines_the_newest_of_the_last_order_is_meant() -> None:
     assert adoptable(replace(NEW, desired=Wanted.GONE), [old]) == old
 
 
+@pytest.mark.parametrize("minutes", [-5, 5])
+def test_a_clock_that_is_five_minutes_wrong_changes_nothing_of_an_order(minutes: int) -> None:
+    wrong = NOW + 60 * minutes
+    made = replace(STARTING, created_at=NOW + 3)  # by the cloud's clock
+    row = replace(NEW, ordered_at=wrong, stage_at=wrong)
+    assert adoptable(row, [made]) == made
+    assert next_step(row, made, wrong + 3) == Adopt(made)
+    assert unknown([made], frozenset(), wrong + ORDER_SECONDS) == [], "it may be one that is just being made"
+
+
 def test_orphans_are_old_enough_and_known_to_nobody() -> None:
     old = replace(MACHINE, created_at=NOW - ORPHAN_SECONDS - 1)
-    assert orphans([MACHINE, old], frozenset(), NOW) == [old]
-    assert orphans([old], frozenset({"7"}), NOW) == []
+    assert unknown([MACHINE, old], frozenset(), NOW) == [old]
+    assert unknown([old], frozenset({"7"}), NOW) == []
+
+
+def test_only_a_machine_that_was_ordered_here_and_never_served_is_a_leak() -> None:
+    ordered = ("nodes.create", "gpu-1", "")
+    served = ("nodes.serve", "gpu-1", "7")
+    assert fate(ordered) == ([MACHINE], [])
+    assert fate() == ([], [MACHINE])
+    assert fate(("nodes.create", "gpu-2", "")) == ([], [MACHINE])
+    assert fate(ordered, served) == ([], [MACHINE])
+    assert fate(ordered, ("nodes.serve", "gpu-1", "6")) == ([MACHINE], [])
+    assert fate(ordered, served, ("nodes.discard", "gpu-1", "7")) == ([MACHINE], [])
+
+
+def fate(*begun: tuple[str, str, str]) -> tuple[list[Machine], list[Machine]]:
+    """What becomes of MACHINE when the journal has these operations: leaks, and what a person must look at."""
+    entries = [
+        Entry("", f"{number}", name, "begin", "", {"node": node, "machine": machine}, "", "")
+        for number, (name, node, machine) in enumerate(begun)
+    ]
+    found = judged([MACHINE], past_of(entries), "wopr-x-")
+    return list(found.leaked), list(found.doubtful)
 
 
 def test_reports_move_a_node_forward_only() -> None:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from wopr.cli.models import app
-from wopr.core.errors import Conflict, UpstreamFailed
+from wopr.core.errors import Conflict, Invalid, UpstreamFailed
 from wopr.inference import download
 from wopr.inference.catalogue import CATALOGUE, RemoteFile, offer_of_address
 from wopr.inference.download import fetch, new_client
@@ -146,6 +146,28 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(files: FileServer, tmp_pa
     assert fetched.verified == "size"
 
 
+@pytest.mark.parametrize("noted", [False, True], ids=["before its version is noted", "after its version is noted"])
+def test_a_pull_that_is_killed_as_a_changed_file_begins_leaves_nothing_of_the_old_one_in_it(
+    files: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    files.publish, files.break_after = False, [100_000 * n for n in range(1, 6)]
+    with pytest.raises(UpstreamFailed, match="broke off"):
+        get(remote(files), tmp_path)
+    files.content = CONTENT[:24] + CONTENT[:23:-1]
+    really = download._write_version
+
+    def killed(part: Path, version: download._Version) -> None:
+        if noted:
+            really(part, version)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_write_version", killed)
+        with pytest.raises(KeyboardInterrupt):
+            get(remote(files), tmp_path)
+    assert get(remote(files), tmp_path).path.read_bytes() == files.content
+
+
 def test_wrong_bytes_are_thrown_away(files: FileServer, tmp_path: Path) -> None:
     files.content = b"x" + CONTENT[1:]
     with pytest.raises(UpstreamFailed, match="SHA-256"):
@@ -174,6 +196,14 @@ def test_a_pull_that_got_nothing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     with new_client() as client, pytest.raises(UpstreamFailed):
         fetch(RemoteFile("http://127.0.0.1:9/tiny.gguf", "tiny.gguf"), tmp_path, lambda *_: None, client)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["https://example.com:1:2/a.gguf", "https://[::1/a.gguf", "https://xn--a/a.gguf", "file:///a.gguf"]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(Invalid, match="is no address"):
+        offer_of_address(url)
 
 
 def test_every_offer_has_secure_addresses_and_its_deciding_file_last() -> None:

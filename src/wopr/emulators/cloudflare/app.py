@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from wopr.emulators.cloudflare import control, records, zones
 from wopr.emulators.cloudflare.answers import Zone, answer
 from wopr.emulators.cloudflare.errors import CloudflareError, no_zone
-from wopr.emulators.cloudflare.nameserver import NameServer
 from wopr.emulators.cloudflare.settings import CloudflareSettings
 from wopr.emulators.documents import Document, Documents
+from wopr.emulators.nameserver import NameServer
 from wopr.emulators.pages import mount_static
 
 PREFIX = "/client/v4"
@@ -153,7 +153,7 @@ async def _body(request: Request) -> records.Body:
         raise CloudflareError(400, 9207, "Content-type must be application/json.") from None
 
 
-def _answered(store: Documents, query: dns.message.Message) -> dns.message.Message:
+async def _answered(store: Documents, query: dns.message.Message) -> dns.message.Message:
     def zone_of(name: str) -> Zone | None:
         zone = zones.above(store, name)
         if zone is None:

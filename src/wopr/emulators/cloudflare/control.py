@@ -6,8 +6,8 @@ from pydantic import BaseModel, Field
 
 from wopr.emulators.cloudflare import records, zones
 from wopr.emulators.cloudflare.errors import CloudflareError, not_permitted
-from wopr.emulators.cloudflare.nameserver import NameServer
 from wopr.emulators.documents import Document, Documents
+from wopr.emulators.nameserver import NameServer
 from wopr.emulators.pages import page
 
 _REFUSALS = "refusals"

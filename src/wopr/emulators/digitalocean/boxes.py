@@ -12,6 +12,9 @@ from wopr.emulators.digitalocean.machines import Addresses, Blueprint, Opening, 
 LABEL_CLOUD, LABEL_DROPLET, LABEL_PUBLIC, LABEL_PRIVATE = "wopr.cloud", "wopr.droplet", "wopr.public", "wopr.private"
 MACHINE_FOLDER, DAEMON_FOLDER = "/etc/machine", "/etc/docker"
 WALL_FILE = f"{MACHINE_FOLDER}/wall"
+# Where every droplet asks for names; `power-on` leads what is sent there to the resolver of the stand-in.
+NAME_SERVERS = ("67.207.67.2", "67.207.67.3")
+_METADATA_PASSES = "ct original ip daddr 169.254.169.254 accept"  # no firewall of DigitalOcean stands before it
 # A system that restarts or switches off ends its container with the signal that the kernel gives to its first process.
 _EXIT_REBOOT, _EXIT_OFF = 128 + 1, 128 + 2
 # Not `--privileged`, where an engine allows it: it can't be had without SYS_TIME, with which a machine sets the host's
@@ -55,7 +58,6 @@ class Engine:
     image: str
     raises_limits: bool
     """Whether the engine may give SYS_RESOURCE, which an engine in a container may not."""
-    dns: tuple[str, ...] = ()
 
 
 def create(names: Names, blueprint: Blueprint, addresses: Addresses, engine: Engine) -> Sequence[str]:
@@ -68,7 +70,7 @@ def create(names: Names, blueprint: Blueprint, addresses: Addresses, engine: Eng
     options += ["--network", names.public, "--ip", addresses.public_ip]
     # The engine in the machine can't stack its layers on those of the engine around it.
     options += ["--volume", f"{name}:/var/lib/docker", "--memory", f"{blueprint.memory_mib}m"]
-    options += [part for server in engine.dns for part in ("--dns", server)]
+    options += [part for server in NAME_SERVERS for part in ("--dns", server)]
     options += [*_CAPABILITIES, *(() if engine.raises_limits else ("--cap-drop", "SYS_RESOURCE"))]
     options += [part for kind in _UNCONFINED for part in ("--security-opt", kind)]
     return (*options, engine.image)
@@ -97,27 +99,24 @@ def archive(files: Mapping[str, str]) -> bytes:
     return raw.getvalue()
 
 
-def daemon_file(dns: Sequence[str], insecure_registries: Sequence[str]) -> str:
+def daemon_file(insecure_registries: Sequence[str]) -> str:
     """The configuration of the engine in a machine."""
-    chosen = {"dns": list(dns), "insecure-registries": list(insecure_registries)}
+    chosen = {"dns": list(NAME_SERVERS), "insecure-registries": list(insecure_registries)}
     return json.dumps({name: values for name, values in chosen.items() if values})
 
 
 def wall_rules(wall: Wall) -> str:
-    """The wall as a script for nft. It stands before the translation of addresses, so that a port that a container in
-    the machine publishes is closed too. What the machine's own containers send passes."""
+    """The wall as a script for nft. What comes in meets it before addresses are translated, so that a port that a
+    container in the machine publishes is closed too; what goes out, of the machine and its containers, as the last
+    thing, by the address that it was sent to."""
     begin = "table inet wall\ndelete table inet wall\n"
-    if wall.openings is None:
-        return begin
-    rules = [
-        "type filter hook prerouting priority -150; policy accept;",
-        'iifname != { "eth0", "eth1" } accept',
-        "ct state established,related accept",
-        *(_opened(opening) for opening in wall.openings),
-        "drop",
-    ]
-    body = "\n".join(f"    {rule}" for rule in rules)
-    return f"{begin}table inet wall {{\n  chain incoming {{\n{body}\n  }}\n}}\n"
+    chains = ""
+    if wall.inward is not None:
+        chains += _chain("incoming", "prerouting", "iifname", [_let_in(opening) for opening in wall.inward])
+    if wall.outward is not None:
+        rules = [_METADATA_PASSES, *(_let_out(opening) for opening in wall.outward)]
+        chains += _chain("outgoing", "postrouting", "oifname", rules)
+    return f"{begin}table inet wall {{\n{chains}}}\n" if chains else begin
 
 
 def power_of(state: str, status: str) -> Power:
@@ -135,9 +134,34 @@ def mac(address: str) -> str:
     return ":".join((_MAC_PREFIX, *(f"{part:02x}" for part in ipaddress.IPv4Address(address).packed)))
 
 
-def _opened(opening: Opening) -> str:
-    sources = ", ".join(opening.sources)
-    source = "" if "0.0.0.0/0" in opening.sources else f"ip saddr {{ {sources} }} "
+def _chain(name: str, hook: str, device: str, rules: Sequence[str]) -> str:
+    """A chain that drops what comes or goes by the machine's two networks, belongs to nothing that was let pass, and
+    is in no rule."""
+    whole = [
+        f"type filter hook {hook} priority -150; policy accept;",
+        f'{device} != {{ "eth0", "eth1" }} accept',
+        "ct state established,related accept",
+        *rules,
+        "drop",
+    ]
+    body = "\n".join(f"    {rule}" for rule in whole)
+    return f"  chain {name} {{\n{body}\n  }}\n"
+
+
+def _let_in(opening: Opening) -> str:
     if opening.protocol == "icmp":
-        return f"meta nfproto ipv4 {source}ip protocol icmp accept"
-    return f"meta nfproto ipv4 {source}{opening.protocol} dport {opening.first_port}-{opening.last_port} accept"
+        return f"meta nfproto ipv4 {_among('ip saddr', opening)}ip protocol icmp accept"
+    ports = f"{opening.first_port}-{opening.last_port}"
+    return f"meta nfproto ipv4 {_among('ip saddr', opening)}{opening.protocol} dport {ports} accept"
+
+
+def _let_out(opening: Opening) -> str:
+    peers = _among("ct original ip daddr", opening)
+    if opening.protocol == "icmp":
+        return f"meta nfproto ipv4 {peers}ip protocol icmp accept"
+    ports = f"{opening.first_port}-{opening.last_port}"
+    return f"meta nfproto ipv4 {peers}meta l4proto {opening.protocol} ct original proto-dst {ports} accept"
+
+
+def _among(address: str, opening: Opening) -> str:
+    return "" if "0.0.0.0/0" in opening.peers else f"{address} {{ {', '.join(opening.peers)} }} "

@@ -55,6 +55,7 @@ REGION_NAMES = {
 _GPU = "GPU"
 _ADA = ("tor1", "nyc1", "atl1")
 _HOPPER = ("nyc2", "tor1", "atl1", "ams3")
+_INSTINCT = ("nyc2", "tor1", "atl1")
 
 _SIZES = (
     _Size("s-1vcpu-512mb-10gb", 1, 512, 10, 0.5, 4),
@@ -71,6 +72,7 @@ _SIZES = (
     _Size("gpu-6000adax1-48gb", 8, 65536, 500, 10, 1168.08, 1.57, _GPU, _Gpu("nvidia_rtx6000_ada", 1, 48), _ADA),
     _Size("gpu-l40sx1-48gb", 8, 65536, 500, 10, 1168.08, 1.57, _GPU, _Gpu("nvidia_l40s", 1, 48), _ADA),
     _Size("gpu-h100x1-80gb", 20, 245760, 720, 15, 2522.16, 3.39, _GPU, _Gpu("nvidia_h100", 1, 80), _HOPPER),
+    _Size("gpu-mi300x1-192gb", 20, 245760, 720, 15, 1480.56, 1.99, _GPU, _Gpu("amd_mi300x", 1, 192), _INSTINCT),
     _Size("gpu-h100x8-640gb", 160, 1966080, 2046, 60, 17796.48, 23.92, _GPU, _Gpu("nvidia_h100", 8, 640), _HOPPER),
 )
 

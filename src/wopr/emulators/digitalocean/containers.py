@@ -14,9 +14,10 @@ from hashlib import sha256
 from wopr.emulators.digitalocean import boxes
 from wopr.emulators.digitalocean.docker import DockerRefused, docker, ended, started
 from wopr.emulators.digitalocean.errors import ActionFailed
-from wopr.emulators.digitalocean.image import BASE_IMAGE, ensure_image
+from wopr.emulators.digitalocean.image import BASE_IMAGE, Stage, ensure_image
 from wopr.emulators.digitalocean.machines import Addresses, Blueprint, Power, Wall
 from wopr.emulators.digitalocean.metadata import build_metadata
+from wopr.emulators.digitalocean.resolver import Place, Resolver
 from wopr.emulators.digitalocean.world import World
 from wopr.emulators.serving import Beside
 
@@ -27,9 +28,10 @@ _FIRST_HOST = 10
 _RANGES_TRIED_MAX = 64
 _OVERLAPS = "overlaps"
 _SIGNALS = {True: "SIGRTMIN+5", False: "SIGRTMIN+4"}  # systemd reboots and switches off
+_SWEPT_SECONDS_MAX = 120.0
 _ASK_AGAIN_SECONDS = 3.0
 _EVENTS_AGAIN_SECONDS = 1.0
-_METADATA_PORT = "metadata_port"
+_METADATA_PORT, _RESOLVER_PORT = "metadata_port", "resolver_port"
 log = logging.getLogger(__name__)
 
 
@@ -37,13 +39,15 @@ log = logging.getLogger(__name__)
 class ContainerSettings:
     """How machines are made. `boot_delay_seconds` passes before a machine's system begins, as firmware would take.
 
-    `dns` are the servers that a machine and its containers ask, `insecure_registries` those that its engine pulls from
-    without TLS. A system that is asked to end has `stop_seconds_max` to do so.
+    Machines and their containers learn names of the account's domains from `zones`, the Cloudflare stand-in's name
+    server, and others as the host does. `insecure_registries` are those that a machine's engine pulls from without TLS.
+    `stage` tells of the steps in which their image is built. A system that is asked to end has `stop_seconds_max`.
     """
 
     base_image: str = BASE_IMAGE
     boot_delay_seconds: float = 0.0
-    dns: tuple[str, ...] = ()
+    zones: Place | None = None
+    stage: Stage = contextlib.nullcontext
     insecure_registries: tuple[str, ...] = ()
     stop_seconds_max: float = 60.0
 
@@ -58,18 +62,21 @@ class Containers:
         self._one_at_a_time = asyncio.Lock()  # while addresses are given out
         self._engine: boxes.Engine | None = None
         self._metadata: Beside | None = None
+        self._resolver = Resolver(self._settings.zones)
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self, when_changed: Callable[[], None]) -> None:
-        image = await ensure_image(self._settings.base_image)
+        image = await ensure_image(self._settings.base_image, self._settings.stage)
         raises = await _gives_sys_resource(self._names, image)
-        self._engine = boxes.Engine(image, raises, self._settings.dns)
-        gateway = (await self._public_network()).gateway
-        self._metadata = Beside(
-            build_metadata(self._world), gateway, int(self._world.documents.note(_METADATA_PORT, "0"))
-        )
+        self._engine = boxes.Engine(image, raises)
+        gateway = (await _public_network(self._names)).gateway
+        # At the ports that they had before: machines that run go on asking there.
+        notes = self._world.documents
+        self._metadata = Beside(build_metadata(self._world), gateway, int(notes.note(_METADATA_PORT, "0")))
         await self._metadata.start()
-        self._world.documents.set_note(_METADATA_PORT, str(self._metadata.port))
+        notes.set_note(_METADATA_PORT, str(self._metadata.port))
+        port = await self._resolver.start(gateway, int(notes.note(_RESOLVER_PORT, "0")))
+        notes.set_note(_RESOLVER_PORT, str(port))
         self._watching = asyncio.create_task(self._watch(when_changed))
 
     async def close(self) -> None:
@@ -78,6 +85,7 @@ class Containers:
             await asyncio.gather(self._watching, return_exceptions=True)
         if self._metadata is not None:
             await self._metadata.stop()
+        await self._resolver.close()
         if not await self._all("ps", "--all", "--quiet"):
             await sweep(self._world.settings.installation)
 
@@ -92,7 +100,7 @@ class Containers:
                 await docker(*boxes.create(self._names, blueprint, addresses, self._engine))
         with _already("already exists in network"):
             await docker(*boxes.connect(self._names, blueprint, addresses))
-        daemon = boxes.daemon_file(self._settings.dns, self._settings.insecure_registries)
+        daemon = boxes.daemon_file(self._settings.insecure_registries)
         await self._put(name, boxes.DAEMON_FOLDER, {"daemon.json": daemon})
         identity = {"droplet-id": str(blueprint.droplet_id), "wall": boxes.wall_rules(wall)}
         await self._put(name, boxes.MACHINE_FOLDER, identity)
@@ -101,7 +109,8 @@ class Containers:
     async def start(self, droplet_id: int) -> None:
         assert self._metadata is not None, "open() comes first"
         name = self._names.machine(droplet_id)
-        told = {"metadata": self._metadata.address, "boot-delay": str(self._settings.boot_delay_seconds)}
+        told = {"metadata": self._metadata.address, "resolver": self._resolver.address}
+        told |= {"boot-delay": str(self._settings.boot_delay_seconds)}
         await self._put(name, boxes.MACHINE_FOLDER, told)
         await docker("start", name)
 
@@ -162,30 +171,15 @@ class Containers:
                 await ended(process)
             await asyncio.sleep(_EVENTS_AGAIN_SECONDS)
 
-    async def _public_network(self) -> "_Network":
-        ranges = list(ipaddress.IPv4Network(_PUBLIC_RANGES).subnets(new_prefix=_PUBLIC_PREFIX))
-        first = int(sha256(self._names.installation.encode()).hexdigest(), 16) % len(ranges)
-        return await self._network(self._names.public, ranges[first:] + ranges[:first], private=False)
-
     async def _private_network(self, blueprint: Blueprint) -> "_Network":
         """In the range that the account knows; where somebody else on this host has it, in another."""
         wanted = ipaddress.IPv4Network(blueprint.vpc_range)
         others = ipaddress.IPv4Network(_PRIVATE_RANGES).subnets(new_prefix=max(wanted.prefixlen, 20))
-        return await self._network(self._names.private(blueprint.vpc), [wanted, *others], private=True)
-
-    async def _network(self, name: str, ranges: list[ipaddress.IPv4Network], *, private: bool) -> "_Network":
-        known = await _inspected(name)
-        for one in ranges[:_RANGES_TRIED_MAX]:
-            if known is not None:
-                return known
-            with _already(_OVERLAPS, "already exists"):
-                await docker(*boxes.make_network(self._names, name, str(one), private=private))
-            known = await _inspected(name)
-        raise ActionFailed(f"no range is free for the network {name}")
+        return await _network(self._names, self._names.private(blueprint.vpc), [wanted, *others], private=True)
 
     async def _addresses(self, blueprint: Blueprint, private: "_Network") -> Addresses:
         """Those of the machine that is there, else those that it had before, else the first free ones."""
-        public = await self._public_network()
+        public = await _public_network(self._names)
         given = await self._given()
         mine = given.pop(blueprint.droplet_id, None) or blueprint.addresses or ("", "")
         taken = {address for pair in given.values() for address in pair} | self._reserved(blueprint.droplet_id)
@@ -224,11 +218,37 @@ class _Network:
         return found
 
 
+async def public_gateway(installation: str) -> str:
+    """This host's address in the public network of an installation's machines, which is made when there is none yet."""
+    return (await _public_network(boxes.Names(installation))).gateway
+
+
+async def _public_network(names: boxes.Names) -> "_Network":
+    ranges = list(ipaddress.IPv4Network(_PUBLIC_RANGES).subnets(new_prefix=_PUBLIC_PREFIX))
+    first = int(sha256(names.installation.encode()).hexdigest(), 16) % len(ranges)
+    return await _network(names, names.public, ranges[first:] + ranges[:first], private=False)
+
+
+async def _network(names: boxes.Names, name: str, ranges: list[ipaddress.IPv4Network], *, private: bool) -> "_Network":
+    known = await _inspected(name)
+    for one in ranges[:_RANGES_TRIED_MAX]:
+        if known is not None:
+            return known
+        with _already(_OVERLAPS, "already exists"):
+            await docker(*boxes.make_network(names, name, str(one), private=private))
+        known = await _inspected(name)
+    raise ActionFailed(f"no range is free for the network {name}")
+
+
 async def sweep(installation: str) -> None:
     """Remove everything of an installation from the engine: machines, their disks, networks."""
     chosen = ("--filter", f"label={boxes.Names(installation).label}", "--quiet")
-    if found := (await docker("ps", "--all", *chosen)).split():
-        await docker("rm", "--force", "--volumes", *found)
+    deadline = asyncio.get_running_loop().time() + _SWEPT_SECONDS_MAX
+    while found := (await docker("ps", "--all", *chosen)).split():
+        if asyncio.get_running_loop().time() > deadline:
+            raise DockerRefused(f"{len(found)} containers of {installation} can't be removed: docker ps --all")
+        with _already("is already in progress", "No such container"):  # one that ends by itself, just now
+            await docker("rm", "--force", "--volumes", *found)
     for kind in ("volume", "network"):
         for name in (await docker(kind, "ls", *chosen)).split():
             await docker(kind, "rm", name)

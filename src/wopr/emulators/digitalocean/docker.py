@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
 
 from wopr.emulators.digitalocean.errors import ActionFailed
 
@@ -16,12 +17,14 @@ class DockerRefused(ActionFailed):
     """The docker command ended with an error; the text is what it wrote."""
 
 
-async def docker(*arguments: str, stdin: bytes = b"", seconds: float = CALL_SECONDS_MAX) -> str:
-    """What the command writes; DockerRefused when it fails or takes too long."""
+async def docker(
+    *arguments: str, stdin: bytes = b"", seconds: float = CALL_SECONDS_MAX, tell: Callable[[str], None] | None = None
+) -> str:
+    """What the command writes; DockerRefused when it fails or takes too long. `tell` hears each line as it comes."""
     process = await started(*arguments)
     try:
         async with asyncio.timeout(seconds):
-            out, err = await process.communicate(stdin)
+            out, err = await (_heard(process, tell) if tell else process.communicate(stdin))
     except TimeoutError:
         raise DockerRefused(f"docker {arguments[0]} did not end within {seconds:.0f} s") from None
     finally:
@@ -48,3 +51,17 @@ async def ended(process: Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+
+
+async def _heard(process: Process, tell: Callable[[str], None]) -> tuple[bytes, bytes]:
+    async def read(stream: asyncio.StreamReader | None) -> bytes:
+        assert stream is not None, "it was started with pipes"
+        lines = []
+        async for line in stream:
+            lines.append(line)
+            tell(line.decode(errors="replace").rstrip())
+        return b"".join(lines)
+
+    out, err = await asyncio.gather(read(process.stdout), read(process.stderr))
+    await process.wait()
+    return out, err

@@ -1,12 +1,13 @@
-"""Firewalls: what reaches the droplets that they are put on, by number or by tag.
+"""Firewalls: what reaches and what leaves the droplets that they are put on, by number or by tag.
 
-A droplet with no firewall is reached by everything; with several, by what any of them lets in. What leaves a droplet is
-kept and shown as it was sent, and not filtered.
+A droplet with no firewall is reached by everything and reaches everything; with several, what any of them allows
+passes, and nothing else does: a firewall without outbound rules lets nothing out but answers.
 """
 
 import ipaddress
 import re
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from wopr.emulators.digitalocean.errors import conflict, invalid
@@ -67,12 +68,20 @@ def change_rules(world: World, firewall: Document, body: Document, *, add: bool)
 
 
 def wall_of(world: World, droplet: Document) -> Wall:
-    """What reaches a droplet, from all firewalls that it is behind."""
+    """What reaches and leaves a droplet, from all firewalls that it is behind."""
     above = [firewall for firewall in world.every("firewall") if _covers(firewall, droplet)]
     if not above:
         return Wall()
-    rules = [rule for firewall in above for rule in firewall["inbound_rules"]]
-    return Wall(tuple(opening for rule in rules if (opening := _opening(world, rule)).sources))
+    inward, outward = (
+        tuple(
+            opening
+            for firewall in above
+            for rule in firewall[name]
+            if (opening := _opening(world, rule, rule[target])).peers
+        )
+        for name, target in _RULES.items()
+    )
+    return Wall(inward, outward)
 
 
 def shown(world: World, firewall: Document) -> Document:
@@ -88,9 +97,9 @@ def shown(world: World, firewall: Document) -> Document:
 
 def wall_mark(wall: Wall) -> str:
     """What tells one wall from another."""
-    if wall.openings is None:
+    if wall.inward is None and wall.outward is None:
         return "open"
-    return "; ".join(sorted(f"{o.protocol} {o.first_port}-{o.last_port} {','.join(o.sources)}" for o in wall.openings))
+    return f"in: {_marked(wall.inward)}; out: {_marked(wall.outward)}"
 
 
 def forget_droplet(world: World, number: int) -> None:
@@ -151,14 +160,19 @@ def _ports(ports: str) -> tuple[int, int]:
     return bounds
 
 
-def _opening(world: World, rule: Document) -> Opening:
-    places = rule["sources"]
+def _marked(openings: Sequence[Opening] | None) -> str:
+    if openings is None:
+        return "all"
+    return "; ".join(sorted(f"{o.protocol} {o.first_port}-{o.last_port} {','.join(o.peers)}" for o in openings))
+
+
+def _opening(world: World, rule: Document, places: Document) -> Opening:
     numbers = {str(number) for number in places.get("droplet_ids", [])}
     named = set(places.get("tags", []))
-    from_droplets = [d for d in world.every("droplet") if d["id"] in numbers or named & set(d["tags"])]
-    addresses = [network["ip_address"] for d in from_droplets for network in d["networks"] or []]
+    these = [d for d in world.every("droplet") if d["id"] in numbers or named & set(d["tags"])]
+    addresses = [network["ip_address"] for d in these for network in d["networks"] or []]
     ranges = [*places.get("addresses", []), *addresses]
-    # The machines have no IPv6, so a source of that family opens nothing.
+    # The machines have no IPv6, so a peer of that family opens nothing.
     fourth = sorted({str(found) for text in ranges if (found := _range(text)).version == 4})
     return Opening(rule["protocol"], *_ports(rule["ports"]), tuple(fourth))
 

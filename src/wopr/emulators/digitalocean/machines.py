@@ -51,20 +51,21 @@ class Power(StrEnum):
 
 @dataclass(frozen=True)
 class Opening:
-    """One thing that a firewall lets in: a protocol (tcp, udp or icmp), ports from and to, and from where."""
+    """One thing that a firewall lets pass: a protocol (tcp, udp or icmp), ports from and to, and with whom."""
 
     protocol: str
     first_port: int
     last_port: int
-    sources: tuple[str, ...]
-    """Addresses or ranges."""
+    peers: tuple[str, ...]
+    """Addresses or ranges: sources of what comes in, destinations of what goes out."""
 
 
 @dataclass(frozen=True)
 class Wall:
-    """What reaches a machine at all: None stands for everything, an empty list for nothing."""
+    """What comes into a machine and goes out of it: None stands for everything, an empty list for nothing."""
 
-    openings: tuple[Opening, ...] | None = None
+    inward: tuple[Opening, ...] | None = None
+    outward: tuple[Opening, ...] | None = None
 
 
 class Machines(Protocol):
@@ -92,7 +93,7 @@ class Machines(Protocol):
         """Remove machine and disk; nothing to do for one that is gone."""
 
     async def shield(self, droplet_id: int, wall: Wall) -> None:
-        """Let in what the wall lets in and nothing else, now and after each start."""
+        """Let pass what the wall lets pass and nothing else, now and after each start."""
 
     async def power(self) -> Mapping[int, Power]:
         """Every machine that there is."""

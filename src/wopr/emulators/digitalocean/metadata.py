@@ -1,30 +1,31 @@
 """The metadata service: each machine asks 169.254.169.254 and is told what it is, by the address that it asks from."""
 
+import json
+
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from wopr.emulators.digitalocean.boxes import mac
+from wopr.emulators.digitalocean.boxes import NAME_SERVERS, mac
 from wopr.emulators.digitalocean.world import World
 from wopr.emulators.documents import Document
-
-_NAMESERVERS = ["67.207.67.2", "67.207.67.3"]
 
 
 def build_metadata(world: World) -> FastAPI:
     """The application; it answers machines only."""
     app = FastAPI(title="Metadata", openapi_url=None, docs_url=None, redoc_url=None)
+    roots = world.settings.trusted_roots
 
     @app.get("/metadata/v1.json")
     async def whole(request: Request) -> Response:
         droplet = _asking(world, request)
-        return JSONResponse(described(droplet)) if droplet else _nobody()
+        return JSONResponse(described(droplet, roots)) if droplet else _nobody()
 
     @app.get("/metadata/v1/{name:path}")
     async def part(request: Request, name: str) -> Response:
         droplet = _asking(world, request)
         if droplet is None:
             return _nobody()
-        known: object = described(droplet)
+        known: object = described(droplet, roots)
         for step in name.strip("/").split("/"):
             known = _step(known, "droplet_id" if step == "id" else step.replace("-", "_"))
         if known is None or isinstance(known, dict):
@@ -34,7 +35,7 @@ def build_metadata(world: World) -> FastAPI:
     return app
 
 
-def described(droplet: Document) -> Document:
+def described(droplet: Document, trusted_roots: str = "") -> Document:
     """What a machine is told of itself. cloud-init gives up when any of these is missing."""
     interfaces = {
         network["type"]: [
@@ -50,14 +51,21 @@ def described(droplet: Document) -> Document:
         "droplet_id": int(droplet["id"]),
         "hostname": droplet["name"],
         "user_data": droplet["user_data"],
-        "vendor_data": "",
+        "vendor_data": _vendor_data(trusted_roots),
         "public_keys": droplet["keys"],
         "region": droplet["region"],
         "interfaces": interfaces,
         "floating_ip": {"ipv4": {"active": False}},
-        "dns": {"nameservers": _NAMESERVERS},
+        "dns": {"nameservers": list(NAME_SERVERS)},
         "tags": droplet["tags"],
     }
+
+
+def _vendor_data(trusted_roots: str) -> str:
+    """What the cloud itself has cloud-init do, beside the user's wishes."""
+    if not trusted_roots:
+        return ""
+    return f"#cloud-config\n{json.dumps({'ca_certs': {'trusted': [trusted_roots]}})}\n"
 
 
 def _asking(world: World, request: Request) -> Document | None:

@@ -46,7 +46,8 @@ class Operator:
                 self._something.clear()
                 self._attend(await self._machines.power())
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._something.wait(), _LOOK_SECONDS)
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self._something.wait()
         finally:
             for task in self._tasks.values():
                 task.cancel()

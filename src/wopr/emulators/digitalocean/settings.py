@@ -13,7 +13,8 @@ class DigitalOceanSettings:
     `token` None accepts every token. `action_seconds` is what an action takes at least, beyond what its machine takes;
     zero makes everything as quick as it can be. `gpus_by_tag` False reads the documentation strictly: lists show GPU
     droplets only when asked for `type=gpus`, which can't be combined with a tag. `key_delay_seconds` is how long a new
-    SSH key is unknown to the creation of droplets, as happens at DigitalOcean.
+    SSH key is unknown to the creation of droplets, as happens at DigitalOcean. `trusted_roots` are certificates (PEM)
+    that machines are told to trust besides the usual ones, for an authority of the local cloud's own.
     """
 
     state: Path | None = None
@@ -26,3 +27,4 @@ class DigitalOceanSettings:
     action_seconds: float = 0.0
     key_delay_seconds: float = 0.0
     gpus_by_tag: bool = False
+    trusted_roots: str = ""

@@ -33,7 +33,10 @@ class Courier:
     async def run(self) -> None:
         """Deliver for ever."""
         timeout = self._world.settings.delivery_timeout_seconds
-        async with httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client:
+        through = self._world.settings.webhook_transport
+        async with httpx.AsyncClient(
+            timeout=timeout, follow_redirects=False, trust_env=False, transport=through
+        ) as client:
             while True:
                 self._wanted.clear()
                 pending = self._pending()
@@ -45,7 +48,8 @@ class Courier:
     async def _sleep(self, pending: list[Document]) -> None:
         pause = min((d["due_at"] for d in pending), default=time.time() + 60) - time.time()
         try:
-            await asyncio.wait_for(self._wanted.wait(), max(0.01, pause))
+            async with asyncio.timeout(max(0.01, pause)):
+                await self._wanted.wait()
         except TimeoutError:
             return
 

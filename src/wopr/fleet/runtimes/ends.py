@@ -53,7 +53,8 @@ class Ends:
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen(), name="engine events")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._connected.wait(), RECONNECT_SECONDS_FIRST)
+            async with asyncio.timeout(RECONNECT_SECONDS_FIRST):
+                await self._connected.wait()
 
     def expect(self, container: str, reason: str = "") -> None:
         """This container's coming end is our own doing: not reported, or with this reason."""

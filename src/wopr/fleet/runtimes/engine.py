@@ -31,6 +31,7 @@ class EngineAway(RuntimeFailed):
     """The engine can't be reached. Bots may well be running."""
 
     default_code = "engine_away"
+    for_customers = "The bot's machine does not answer now. It is tried again by itself, and the operator was told."
 
 
 class EngineRefused(RuntimeFailed):

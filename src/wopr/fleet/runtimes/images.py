@@ -38,6 +38,7 @@ class PullFailed(RuntimeFailed):
     """The image is not here and could not be fetched; what runs goes on."""
 
     default_code = "pull_failed"
+    for_customers = "The bot's program is not available now. It is tried again by itself, and the operator was told."
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,14 @@ class NodeAway(RuntimeFailed):
     """The machine that has the bot's memory can't run it now; the bot waits for it and is started nowhere else."""
 
     default_code = "node_away"
+    for_customers = "The machine with the bot's memory is away. The bot waits for it, and the operator was told."
 
 
 class NoRoom(RuntimeFailed):
     """No machine has the memory that the bot needs."""
 
     default_code = "no_room"
+    for_customers = "There is no room for the bot now. It is tried again by itself, and the operator was told."
 
 
 @dataclass(frozen=True)
@@ -103,20 +105,24 @@ def choose(nodes: Iterable[Node], promised: Mapping[str, int], memory_bytes: int
 
 
 def why_away(node: Node | None) -> str:
-    """Why bots whose memory is on this machine can't run now, as a sentence for them; empty when they can."""
+    """Why bots whose memory is on this machine can't run now, for their customers; empty when they can.
+
+    Machines' names are not for them. Operators read them in the incident, in `docker node ls` and in the logs.
+    """
     if node is None:
         return "The machine that has its memory was removed from the Swarm. Its operator must bring it back."
     if node.state != READY:
-        return (
-            f"Its machine {node.name} is lost. Its memory is there: it waits and runs again when {node.name} is back."
-        )
+        return "The machine that has its memory is lost. It waits, and runs again when that machine is back."
     if node.availability == DRAIN:
-        return f"Its machine {node.name} is drained. Its memory is there: it waits until {node.name} is active again."
+        return "The machine that has its memory is drained. It waits until that machine is active again."
     return ""
 
 
 def require_works(node: Node | None) -> Node:
     """The machine, if bots on it can run. Raises `NodeAway`."""
     if node is None or not node.works:
-        raise NodeAway(why_away(node), remedy="See docker node ls; docker node update --availability active NODE.")
+        where = f"{node.name}: " if node else ""
+        raise NodeAway(
+            f"{where}{why_away(node)}", remedy="See docker node ls; docker node update --availability active NODE."
+        )
     return node

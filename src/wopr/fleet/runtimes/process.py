@@ -149,12 +149,13 @@ class ProcessRuntime:
 
     def _delete(self, bot_id: BotId) -> None:
         folder = self._folder(bot_id)
+        # Renamed first, so that a crash in the middle leaves nothing that looks like a bot.
+        gone = folder.with_name(f"{folder.name}.deleted")
+        if gone.exists():
+            shutil.rmtree(gone)
         if not folder.exists():
             return
         end(targets_in([folder]))
-        # Renamed first, so that a crash in the middle leaves nothing that looks like a bot.
-        gone = folder.with_name(f"{folder.name}.deleted")
-        shutil.rmtree(gone, ignore_errors=True)
         folder.rename(gone)
         shutil.rmtree(gone)
 

@@ -83,10 +83,18 @@ class LogLine:
 
 
 class RuntimeFailed(WoprError):
-    """The machine refused to run the bot; the reconciler tries again later."""
+    """The machine refused to run the bot; the reconciler tries again later.
+
+    The message is for operators: it may name registries, users, containers and paths. Customers read `for_customers`.
+    """
 
     status = 503
     default_code = "runtime_failed"
+    for_customers = "The bot could not be started. It is tried again by itself, and the operator was told."
+
+    def body(self) -> dict[str, Mapping[str, str]]:
+        """The answer to a request, as JSON: nobody but customers asks for a bot directly."""
+        return {"error": {"code": self.code, "message": self.for_customers, "remedy": "Try again in a few minutes."}}
 
 
 class Copies(Protocol):

@@ -1,8 +1,8 @@
 """Settles what dead processes left in their logs, and sets aside what can't be settled at all.
 
-Nothing that one record or one file has wrong may stop the others: a line that this program can't read and a record
-that PostgreSQL refuses stay on the disk in a file that ends in `.bad`, with an error in the log. Renamed back to
-`.wal` such a file is settled again; usage is keyed by the request's id, so nothing is charged twice.
+Nothing that one record or one file has wrong may stop the others: a line that is damaged, one that this program can't
+read and a record that PostgreSQL refuses stay on the disk in a file that ends in `.bad`, with an error in the log.
+Renamed back to `.wal` such a file is settled again; usage is keyed by the request's id, so nothing is charged twice.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ async def recover(platform: Platform, folder: Path) -> int:
     count = 0
     for left in wal.remains(folder):
         try:
-            bad = await _settle_lines(platform, left.lines)
+            bad = left.damaged + await _settle_lines(platform, left.lines)
         except (*DATABASE_ERRORS, WoprError) as error:
             left.leave()
             log.warning("gateway.wal.waits", file=left.path.name, error=f"{type(error).__name__}: {error}")

@@ -146,7 +146,8 @@ class Settler:
         while True:
             timeout = credit.SETTLE_SECONDS if self._purses else None
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
             self._wake.clear()
             now = self._now()
             plans = [(purse, plan) for purse in self._purses.values() if (plan := credit.plan_roll(purse, now))]

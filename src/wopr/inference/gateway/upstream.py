@@ -234,7 +234,8 @@ class Upstreams:
         while True:
             unknown = any(not target.models for target in self.catalog.targets)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), REFRESH_SECONDS_UNKNOWN if unknown else REFRESH_SECONDS)
+                async with asyncio.timeout(REFRESH_SECONDS_UNKNOWN if unknown else REFRESH_SECONDS):
+                    await self._changed.wait()
             self._changed.clear()
             await self.refresh()
 

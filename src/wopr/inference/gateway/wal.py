@@ -89,7 +89,7 @@ class Wal:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             for line in lines:
-                _write(Segment(path, descriptor), line)
+                _write(Segment(path, descriptor, os.fstat(descriptor).st_size), line)
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
@@ -148,11 +148,12 @@ class Wal:
 
 @dataclass(frozen=True)
 class Remains:
-    """A dead process' file, locked by us while we settle it."""
+    """A dead process' file, locked by us while we settle it. `damaged` counts the lines whose checksum is wrong."""
 
     path: Path
     descriptor: int
     lines: list[bytes]
+    damaged: int
 
     def remove(self) -> None:
         """It is settled."""
@@ -172,7 +173,7 @@ class Remains:
 
 
 def remains(folder: Path) -> Iterator[Remains]:
-    """Files whose writers are dead. Each must be given to `remove` or `leave`."""
+    """Files whose writers are dead. Each must be given to `remove`, `set_aside` or `leave`."""
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -181,8 +182,9 @@ def remains(folder: Path) -> Iterator[Remains]:
         if not _lock(descriptor) or os.fstat(descriptor).st_nlink == 0:
             os.close(descriptor)
             continue
-        with path.open("rb") as file:
-            yield Remains(path, descriptor, list(read_lines(file.read(), path.name)))
+        content = path.read_bytes()
+        lines = list(read_lines(content, path.name))
+        yield Remains(path, descriptor, lines, content.count(b"\n") - len(lines))
 
 
 def read_lines(content: bytes, name: str = "") -> Iterator[bytes]:
@@ -219,9 +221,14 @@ def _plain(value: object) -> str:
 
 def _write(segment: Segment, line: bytes) -> None:
     data = b"%08x %b\n" % (zlib.crc32(line), line)
-    written = os.write(segment.descriptor, data)
-    while written < len(data):
-        written += os.write(segment.descriptor, data[written:])
+    try:
+        written = os.write(segment.descriptor, data)
+        while written < len(data):
+            written += os.write(segment.descriptor, data[written:])
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(segment.descriptor, segment.size)  # or the next record would end a torn line and be lost
+        raise
     segment.size += len(data)
 
 

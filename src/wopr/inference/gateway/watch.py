@@ -96,11 +96,13 @@ class Watch:
     async def stop(self, drain_seconds: float, cut_seconds: float) -> None:
         """Let what runs end by itself for a while, then end it."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._none.wait(), drain_seconds)
+            async with asyncio.timeout(drain_seconds):
+                await self._none.wait()
         for each in list(self.running):
             each.end(SHUTDOWN)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._none.wait(), cut_seconds)
+            async with asyncio.timeout(cut_seconds):
+                await self._none.wait()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -79,6 +79,8 @@ GOTCHAS = (
     ("chatterbox needs its `:gpu` tag, and llama.cpp moved to `ghcr.io/ggml-org`", "config.images"),
     ("`--flash-attn` needs a value: `on`, `off` or `auto`", "config.flash-attn"),
     ("`:latest` and `:staging` say nothing of what runs: releases are digests", "config.tags"),
+    ("A key that is not set turns off its own feature and no other: without `DO_API_TOKEN` nodes are watched as ever, "
+     "and none is rented", "settings.missing"),
     ("A migration that drops something is refused without `--allow-destructive`, and a verified dump precedes each "
      "(WOP-990)", "database.migrated"),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wopr.core.settings import environment
+from wopr.core.environment import environment
 from wopr.ops.entry import JOURNAL_FILE, Damage, Entry, lines_of, parse, read_entries
 from wopr.ops.logbook.operations import ORIGIN, operations
 from wopr.ops.logbook.pages import render
@@ -204,7 +204,7 @@ def _commit(place: Path, entries: Sequence[Entry], news: Sequence[Entry]) -> str
                 lock.unlink()
     if not (place / ".git" / "objects" / "info").exists():  # what git makes last, so one that was killed is made anew
         _git(place, "-c", "init.defaultBranch=main", "init", "-q", "--template=")
-    _git(place, "add", "-A", "--", ".")
+    _git(place, "add", "-A", "--", "*.md")  # what somebody put beside the pages may be a secret
     try:
         at = entries[-1].at if entries else ""
         told = _git(place, "commit", "--no-verify", "-m", _message(entries, news), date=at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Form
@@ -16,6 +17,9 @@ from wopr.web.visit import Administrator, Visit
 
 router = APIRouter()
 COUNT_MAX = 20
+LOG_LINES = 100
+# The page of a node before anybody asks for what was written there: a machine that is away must not keep it waiting.
+NOTHING_READ: Mapping[str, object] = {"tab": "nodes", "source": "", "lines": (), "away": None}
 Field = Annotated[str, Form()]
 
 
@@ -34,13 +38,30 @@ async def node_list(visit: Administrator) -> Response:
 @router.get("/admin/nodes/{node_id}")
 async def node(visit: Administrator, node_id: str) -> Response:
     """One node with the course of its making."""
-    return visit.page("pages/admin_node.html", {"node": await visit.api.inference.node(node_id), "tab": "nodes"})
+    return visit.page("pages/admin_node.html", {"node": await visit.api.inference.node(node_id), **NOTHING_READ})
 
 
 @router.get("/admin/nodes/{node_id}/stages")
 async def stages(visit: Administrator, node_id: str) -> Response:
     """The stages alone, renewed while it is made."""
     return visit.page("parts/node_stages.html", {"node": await visit.api.inference.node(node_id)})
+
+
+@router.get("/admin/nodes/{node_id}/logs")
+async def logs(visit: Administrator, node_id: str, source: str = "") -> Response:
+    """What was written on a node: a part of its page for scripts, the whole one without them.
+
+    Why a machine does not tell it stands in the place of the lines.
+    """
+    values = {"node": await visit.api.inference.node(node_id), **NOTHING_READ, "source": source}
+    try:
+        values["lines"] = await visit.api.inference.node_logs(node_id, source, LOG_LINES)
+    except ApiError as error:
+        if error.status == 401:
+            raise
+        values["away"] = error
+    part = bool(visit.request.headers.get("hx-request"))
+    return visit.page("parts/node_logs.html" if part else "pages/admin_node.html", values)
 
 
 @router.post("/admin/nodes")

@@ -1,16 +1,16 @@
-"""A real name server: UDP and TCP on one port, one question at a time, answered by a function."""
+"""A real name server: UDP and TCP on one port, whose questions a function answers."""
 
 import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import dns.exception
+import dns.flags
 import dns.message
-import dns.rcode
 
-Answer = Callable[[dns.message.Message], dns.message.Message]
+Answer = Callable[[dns.message.Message], Awaitable[dns.message.Message]]
 
 QUESTION_SECONDS_MAX = 10.0
 PLAIN_UDP_BYTES = 512
@@ -50,12 +50,19 @@ class _Datagrams(asyncio.DatagramProtocol):
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._transport: asyncio.DatagramTransport | None = None
+        self._answering: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        if self._transport is not None and (wire := _answered(self._answer, data, udp=True)):
+        task = asyncio.create_task(self._reply(data, addr))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _reply(self, data: bytes, addr: tuple[str, int]) -> None:
+        wire = await _answered(self._answer, data, udp=True)
+        if wire and self._transport is not None:
             self._transport.sendto(wire, addr)
 
 
@@ -66,7 +73,7 @@ async def _converse(answer: Answer, reader: asyncio.StreamReader, writer: asynci
             while True:
                 async with asyncio.timeout(QUESTION_SECONDS_MAX):
                     (length,) = struct.unpack("!H", await reader.readexactly(2))
-                    wire = _answered(answer, await reader.readexactly(length), udp=False)
+                    wire = await _answered(answer, await reader.readexactly(length), udp=False)
                     if not wire:
                         return
                     writer.write(struct.pack("!H", len(wire)) + wire)
@@ -75,7 +82,7 @@ async def _converse(answer: Answer, reader: asyncio.StreamReader, writer: asynci
         writer.close()
 
 
-def _answered(answer: Answer, wire: bytes, *, udp: bool) -> bytes:
+async def _answered(answer: Answer, wire: bytes, *, udp: bool) -> bytes:
     """The answer as it goes out; nothing for what is no question."""
     try:
         query = dns.message.from_wire(wire)
@@ -83,7 +90,7 @@ def _answered(answer: Answer, wire: bytes, *, udp: bool) -> bytes:
         return b""
     if query.flags & dns.flags.QR:
         return b""
-    response = answer(query)
+    response = await answer(query)
     if not udp:
         return response.to_wire()
     room = min(query.payload, UDP_BYTES_MAX) if query.edns >= 0 else PLAIN_UDP_BYTES
