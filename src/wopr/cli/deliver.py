@@ -37,6 +37,9 @@ class How:
     hand_over: Annotated[
         str, typer.Option("--hand-over", hidden=True, help="Replace the deliverer by this image; the helper's part.")
     ] = ""
+    hand_back: Annotated[
+        str, typer.Option("--hand-back", hidden=True, help="The image to go back to when that one does not work.")
+    ] = ""
 
     def limits(self) -> "Limits":
         from wopr.delivery.cutover import Limits
@@ -58,7 +61,7 @@ def deliver(
     It looks every DELIVER_PERIOD_SECONDS, and at once when a registry or GitHub tells of a push.
     """
     if how.hand_over:
-        raise typer.Exit(asyncio.run(_hand_over(where, how.hand_over)))
+        raise typer.Exit(asyncio.run(_hand_over(how, where)))
     if dry_run:
         found = asyncio.run(_show(how, where))
         _tell_found(found, as_json=as_json)
@@ -185,15 +188,25 @@ def _tell_found(found: list[dict[str, object]], *, as_json: bool) -> None:
         output.result(f"{one['image']} is {one['digest']}: {word}")
 
 
-async def _hand_over(where: Where, image: str) -> int:
-    from wopr.delivery.deliver_handover import Handover
+async def _hand_over(how: How, where: Where) -> int:
+    from wopr.delivery.deliver_handover import Handover, NotTried
+    from wopr.delivery.failures import end_old_deliverer, tell_old_deliverer
 
     host = where.machine()
+    handover = Handover(host, await where.place(host))
     try:
-        works = await Handover(host, await where.place(host)).finish(image)
-    finally:
-        await host.close()
-    return 0 if works else output.FAILED
+        problem = await handover.finish(how.hand_over, how.hand_back)
+        if problem:
+            tell_old_deliverer(where.journal(), handover.place.dir, how.hand_over, problem)
+        elif await handover.runs(how.hand_over):
+            end_old_deliverer(where.journal(), handover.place.dir, how.hand_over)
+    except NotTried as error:
+        problem = error.message
+    await handover.leave()  # last, for it is the end of this process where that is the helper
+    await host.close()
+    if problem:
+        output.say(problem)
+    return output.FAILED if problem else 0
 
 
 def _report(event: "Event", *, as_json: bool) -> None:

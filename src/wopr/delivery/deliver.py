@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from posixpath import join
 
+from wopr.delivery import commands
 from wopr.delivery.api_journal import take_in
 from wopr.delivery.context import Tell
 from wopr.delivery.cutover import Limits
@@ -86,6 +87,7 @@ class RealWorld:
     step: Tell
     by: str
     _took_in_at: float = float("-inf")
+    _engine_answered: bool = False
     _registries: dict[str, Registry] = field(default_factory=dict)
 
     async def digest(self, image: Reference) -> str:
@@ -116,8 +118,12 @@ class RealWorld:
         memory[kind] = {"digest": digest, "verdict": verdict, "at": at}
         await self.host.write(join(self.place.dir, MEMORY_FILE), (json.dumps(memory, indent=1) + "\n").encode())
 
-    async def alive(self) -> None:
-        await self.host.write(join(self.place.dir, ALIVE_FILE), sign_of_life())
+    async def alive(self, trouble: str) -> None:
+        if not trouble and not self._engine_answered:  # once: what goes wrong later is no fault of this image
+            asked = await self.host.run(commands.architecture())
+            self._engine_answered = asked.ok
+            trouble = "" if asked.ok else f"Docker does not answer: {asked.complaint}"
+        await self.host.write(join(self.place.dir, ALIVE_FILE), sign_of_life(trouble))
 
     async def catch_up(self) -> None:
         if self.monotonic() - self._took_in_at >= TAKE_IN_SECONDS:

@@ -1,4 +1,5 @@
-"""The incident that a bad release opens, and that the next good one ends: by then customers have what was meant."""
+"""The incidents of releases: a bad one's, which the next good one ends, for by then customers have what was meant; and
+that of a release which serves and whose image does not work as a deliverer."""
 
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from wopr.ops.journal import Journal
 
 # Who resolves them. One journal may know several installations, each with releases from 1 on.
 WATCH = "releases"
+DELIVERER_WATCH = "deliverer"
 
 
 def where(ctx: Context) -> str:
@@ -60,3 +62,24 @@ def end_failures(journal: Journal, place: str, good: Release) -> None:
 def key(place: str, number: int) -> str:
     """What the incidents of one release are about."""
     return f"release-{number} {place}"
+
+
+def tell_old_deliverer(journal: Journal, place: str, image: str, problem: str) -> None:
+    """Open an incident for an image that serves and does not work as a deliverer: the one before delivers on."""
+    facts = {
+        "key": f"deliverer {place}",
+        "watch": DELIVERER_WATCH,
+        "installation": place,
+        "platform": image,
+        "reason": problem,
+        "impact": "none: the deliverer of the release before goes on",
+    }
+    title = f"The deliverer stays with its older image: {problem}"[:200]
+    open_incident(journal, title, "SEV4", "wopr deliver", facts)
+
+
+def end_old_deliverer(journal: Journal, place: str, image: str) -> None:
+    """Resolve what `tell_old_deliverer` opened: the deliverer runs with the image that serves."""
+    for incident in open_incidents(journal):
+        if incident.watch == DELIVERER_WATCH and incident.facts.get("installation") == place:
+            resolve_incident(journal, incident.id, f"The deliverer runs with {image}.")

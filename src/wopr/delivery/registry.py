@@ -169,7 +169,7 @@ class Registry:
     async def _send(self, method: str, url: str, authorization: str) -> httpx.Response:
         """One request; again with growing, random pauses when the server fails or can't be reached."""
         headers = {"accept": ACCEPT, **({"authorization": authorization} if authorization else {})}
-        failure = ""
+        failure, wait = "", None
         for number in range(TRIES_MAX):
             if number:
                 pause = BACK_OFF_SECONDS * 2**number
@@ -182,8 +182,13 @@ class Registry:
             if answer.status_code < 500:
                 return answer
             failure = f"HTTP {answer.status_code}"
+            wait = retry_after_seconds(answer.headers.get("retry-after"), datetime.now(UTC))
+            if wait is not None:
+                break  # it says itself when it is back
         raise UpstreamFailed(
-            f"The registry {self.server} does not answer: {failure}", remedy="What runs goes on; it is asked again."
+            f"The registry {self.server} does not answer: {failure}",
+            remedy="What runs goes on; it is asked again.",
+            retry_after_seconds=wait,
         )
 
     async def _fetched(self, method: str, url: str, headers: Mapping[str, str]) -> httpx.Response:

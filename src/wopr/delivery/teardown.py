@@ -14,7 +14,7 @@ from wopr.delivery import commands, setup
 from wopr.delivery.api_journal import take_in
 from wopr.delivery.commands import PROJECT_LABEL, Command
 from wopr.delivery.context import Tell
-from wopr.delivery.deliver_handover import ALIVE_FILE, FAILED_FILE
+from wopr.delivery.deliver_handover import ALIVE_FILE, FAILED_FILE, HELPER, SERVICE
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.glance import installation_name
 from wopr.delivery.hosts import Host
@@ -28,7 +28,7 @@ INSTALLATION_LABEL = "wopr.installation"
 LEAVE_SECONDS = 30
 STOP_SECONDS = 180.0
 # In this order: nobody starts what was stopped, nobody asks what is gone, and the database is last.
-ORDER = (("deliverer", "certificates"), ("api-blue", "api-green"), ("ui-blue", "ui-green", "caddy"))
+ORDER = ((HELPER, SERVICE, "certificates"), ("api-blue", "api-green"), ("ui-blue", "ui-green", "caddy"))
 LIST_FORM = "{{.Names}}"
 NAME_FORM = "{{.Name}}"
 NODE_FORM = "{{.ID}} {{.Self}} {{.Hostname}} {{.Status}}"
@@ -76,7 +76,8 @@ async def survey(host: Host, place: Place) -> Found:
     installation = await installation_name(host, place)
     project, ours = f"{PROJECT_LABEL}={place.name}", f"{INSTALLATION_LABEL}={installation}"
     bots = await _names(host, listing("container", ours))
-    containers = [name for name in await _names(host, listing("container", project)) if name not in bots]
+    beside = await _names(host, listing("container", f"wopr.name={place.name}"))  # what compose knows nothing of
+    containers = [name for name in (*await _names(host, listing("container", project)), *beside) if name not in bots]
     _, kept = await setup.stack_files(host, place)
     services = await _names(host, listing("service", ours), may_fail=True)  # only a Swarm has services and secrets
     elsewhere = await _elsewhere(host, place, services)

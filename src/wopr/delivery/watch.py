@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from wopr.core.errors import NotFound, TooManyRequests, WoprError
+from wopr.core.errors import NotFound, WoprError
 from wopr.delivery.errors import Locked, Refused
 from wopr.delivery.registry_reference import Reference
 from wopr.delivery.release import Judgement, Release
@@ -25,6 +25,7 @@ LAG_STEP_SECONDS_MAX = 2.0
 RETRY_SECONDS = 2.0
 RETRY_SECONDS_MAX = 300.0
 LOCKED_SECONDS = 5.0
+CATCH_UP_SECONDS_MAX = 60.0
 PLATFORM, BOT = "platform", "bot"
 # A release in one of these came to its end; another one was interrupted and is tried again.
 SETTLED = (Judgement.GOOD, Judgement.BAD, Judgement.ROLLED_BACK)
@@ -64,7 +65,8 @@ class World(Protocol):
 
     async def handled(self) -> Mapping[str, str]: ...
 
-    async def alive(self) -> None: ...
+    async def alive(self, trouble: str) -> None:
+        """Leave a sign of life; `trouble` is what kept the last look from asking for a tag."""
 
     async def catch_up(self) -> None:
         """After a look: what no release need wait for."""
@@ -129,18 +131,22 @@ class Deliverer:
                 self._complaints.pop("host", None)
             except WoprError as error:  # the host does not answer: what runs there goes on without us
                 self._complain_once("host", "host does not answer", error)
-            woken = await self._wait(self.next_look_seconds(), sleep)
+            # However long the registry wishes to be left alone: the platform's services are looked at meanwhile.
+            woken = await self._wait(min(self.next_look_seconds(), CATCH_UP_SECONDS_MAX), sleep)
             if woken and len(self.watched) > 1:
                 await sleep(SETTLE_SECONDS)
 
     async def look(self) -> Ended | None:
         """One pass; how its release ended, when there was something to release."""
         self._wake.clear()
-        self.failure = None
-        if self._ask_again > self.world.monotonic():
-            return None  # not even a notification makes us ask sooner
-        found = {kind: digest for kind, image in self.watched.items() if (digest := await self._asked(kind, image))}
-        await self.world.alive()
+        waits = self._ask_again > self.world.monotonic()  # then not even a notification makes us ask sooner
+        if not waits:
+            self.failure = None
+            asked = [(kind, await self._asked(kind, image)) for kind, image in self.watched.items()]
+            found = {kind: digest for kind, digest in asked if digest}
+        await self.world.alive(self.failure.message if self.failure else "")
+        if waits:
+            return None
         wanted = await self._wanted(found)
         if not wanted:
             if len(found) == len(self.watched):
@@ -181,11 +187,9 @@ class Deliverer:
         """What the tag means now; empty when that can't be told. An outage is told once, and its end once."""
         try:
             digest = await self.world.digest(image)
-        except TooManyRequests as error:
-            self._ask_again = self.world.monotonic() + (error.retry_after_seconds or self.period_seconds)
-            self._complain(kind, image, error)
-            return ""
         except WoprError as error:
+            if error.retry_after_seconds is not None:
+                self._ask_again = self.world.monotonic() + error.retry_after_seconds
             self._complain(kind, image, error)
             return ""
         if self._complaints.pop(kind, ""):
