@@ -309,6 +309,16 @@ async def test_too_many_requests_says_when_to_come_again(front: Front, asked: tu
     assert asked[1].slept == []
 
 
+async def test_a_server_that_says_when_it_is_back_is_not_asked_before(
+    front: Front, asked: tuple[Registry, Time]
+) -> None:
+    front.answers.append(lambda: web.Response(status=503, headers={"retry-after": "90"}))
+    with pytest.raises(UpstreamFailed, match="503") as told:
+        await asked[0].digest(parse_reference(f"{front.server}/bot"))
+    assert told.value.retry_after_seconds == 90
+    assert asked[1].slept == []
+
+
 async def test_a_failing_server_is_asked_again_with_growing_pauses_and_not_for_ever(
     front: Front, asked: tuple[Registry, Time]
 ) -> None:

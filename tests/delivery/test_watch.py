@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,7 @@ class Simulated:
     told: list[Event] = field(default_factory=list)
     tidied: int = 0
     looked: int = 0
+    signs: list[str] = field(default_factory=list)
     caught_up: int = 0
     during: Callable[[], None] | None = None
     concurrent: int = 0
@@ -83,8 +85,9 @@ class Simulated:
     async def handled(self) -> Mapping[str, str]:
         return self.memory
 
-    async def alive(self) -> None:
+    async def alive(self, trouble: str) -> None:
         self.looked += 1
+        self.signs.append(trouble)
 
     async def catch_up(self) -> None:
         self.caught_up += 1
@@ -257,6 +260,41 @@ async def test_the_registry_s_wish_to_wait_is_honoured_even_when_notified() -> N
     world.now += 121
     world.tags[PLATFORM] = 2
     assert await step(deliverer, world) is not None
+
+
+async def test_its_sign_of_life_says_what_it_could_not_ask() -> None:
+    world = Simulated()
+    deliverer = serving(world)
+    world.registry_troubles = [UpstreamFailed("away"), None, TooManyRequests("slower", retry_after_seconds=20)]
+    for _ in range(4):
+        await step(deliverer, world)
+    assert world.signs == ["away", "slower", "", ""]
+
+
+@pytest.mark.parametrize("trouble", [TooManyRequests, UpstreamFailed])
+async def test_a_registry_that_wants_to_be_left_alone_keeps_nobody_from_looking_at_the_services(
+    trouble: type[WoprError],
+) -> None:
+    world = Simulated()
+    deliverer = serving(world)
+    world.registry_troubles = [trouble("later", retry_after_seconds=600)]
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        world.now += seconds
+        await asyncio.sleep(0)
+
+    running = asyncio.ensure_future(deliverer.run(sleep))
+    async with asyncio.timeout(30):
+        while world.now < 600:  # noqa: ASYNC110 - the loop itself is what is waited for
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert world.caught_up >= 10
+    assert max(slept) == 60
+    assert len(world.asked) <= 4, "once before the trouble, and once when it is over"
+    assert set(world.signs[:10]) == {"later"}
 
 
 async def test_after_a_notification_a_tag_that_lags_behind_is_asked_for_soon_and_not_for_ever() -> None:

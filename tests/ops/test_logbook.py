@@ -219,12 +219,19 @@ def test_changed_missing_and_foreign_pages_are_found(home: Path) -> None:
     (home / "logbook" / "RUNBOOK.md").write_text("all is well\n", encoding="utf-8")
     (home / "logbook" / "GPU.md").unlink()
     (home / "logbook" / "nodes" / "evil.md").write_text("x", encoding="utf-8")
+    (home / "logbook" / "nodes" / "dump.sql").write_text("x", encoding="utf-8")
+    (home / "logbook" / "elsewhere").symlink_to("/")
     assert {damage.reason for damage in damages(Journal(home))} == {
         "page RUNBOOK.md differs from the journal",
         "page GPU.md differs from the journal",
         "page nodes/evil.md was not rendered",
+        "nodes/dump.sql is no page: nobody rendered it, and no commit has it",
+        "elsewhere is no page: nobody rendered it, and no commit has it",
     }
     keep(home)
+    assert len(damages(Journal(home))) == 2, "what is somebody's own is not thrown away"
+    (home / "logbook" / "nodes" / "dump.sql").unlink()
+    (home / "logbook" / "elsewhere").unlink()
     assert damages(Journal(home)) == []
 
 

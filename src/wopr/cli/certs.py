@@ -109,6 +109,7 @@ async def _fetch_there(where: Where, reason: str) -> None:
     from wopr.delivery.certificates import CertificateFailed
     from wopr.delivery.commands import parsed_env
     from wopr.delivery.errors import Refused
+    from wopr.delivery.setup import settings_there
 
     host = where.machine()
     try:
@@ -121,7 +122,8 @@ async def _fetch_there(where: Where, reason: str) -> None:
         command = commands.certificates(place, image, "fetch", "--reason", reason)
         with contextlib.ExitStack() as stack:
             if where.host:  # there the container journals it; here nobody would know
-                stack.enter_context(where.journal().operation("certs.renew", host=where.host, reason=reason))
+                knowing = where.journal().knowing(await settings_there(host, place))
+                stack.enter_context(knowing.operation("certs.renew", host=where.host, reason=reason))
             done = await host.run(command, timeout=FETCH_SECONDS)
             if not done.ok:
                 said = [line.strip() for line in done.err.decode(errors="replace").splitlines() if line.strip()]

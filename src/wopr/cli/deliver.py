@@ -107,12 +107,12 @@ async def _until_told(deliverer: "Deliverer") -> None:
 
 
 async def _world(how: How, where: Where, settings: "Settings", *, as_json: bool) -> "RealWorld":
-    from wopr.delivery.commands import parsed_env
     from wopr.delivery.deliver import RealWorld, wish_of
+    from wopr.delivery.setup import settings_there
 
     host = where.machine()
     place = await where.place(host)
-    theirs = parsed_env((await host.read(place.env) or b"").decode("utf-8", "replace"))
+    theirs = await settings_there(host, place)
     wish = wish_of(theirs, _defaults(settings), how.limits())
 
     step = Teller(output.progress(how.progress, host.describe(), as_json=as_json), host.describe())
@@ -142,11 +142,11 @@ def _defaults(settings: "Settings") -> Mapping[str, str]:
 
 async def _listen(deliverer: "Deliverer", world: "RealWorld", settings: "Settings") -> "Hooks":
     """The listener for notifications; one without a secret listens to nobody and is not started."""
-    from wopr.delivery.commands import parsed_env
     from wopr.delivery.hooks import Hooks
+    from wopr.delivery.setup import settings_there
     from wopr.delivery.watch import Event
 
-    theirs = parsed_env((await world.host.read(world.place.env) or b"").decode("utf-8", "replace"))
+    theirs = await settings_there(world.host, world.place)
 
     def secret(name: str) -> str:
         value = getattr(settings, name.lower())

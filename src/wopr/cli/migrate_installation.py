@@ -9,7 +9,6 @@ from typing import Any
 from wopr.cli.installation import Where
 from wopr.cli.progress import Progress
 from wopr.core.errors import WoprError
-from wopr.delivery.commands import parsed_env
 from wopr.delivery.dump import dump_verified
 from wopr.delivery.dump_source import revision
 from wopr.delivery.errors import Refused
@@ -19,6 +18,7 @@ from wopr.delivery.lock import Fence, hold
 from wopr.delivery.migrate import Pending, guard, pending, ran, recorded, run_migrations
 from wopr.delivery.place import Place
 from wopr.delivery.release import read_release, read_state, record
+from wopr.delivery.setup import settings_there
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ async def _dump(where: Where, stages: Progress, *, dry_run: bool) -> dict[str, A
             return {"path": "", "revision": await revision(host, place)}
         async with hold(host, place, "dump") as fence:
             with (
-                where.journal().operation("dump") as operation,
+                where.journal().knowing(await settings_there(host, place)).operation("dump") as operation,
                 stages.stage(host.describe(), "dump the database and restore the dump", keep=False),
             ):
                 dump = await dump_verified(fence, place)
@@ -81,7 +81,8 @@ async def _apply(host: Host, wish: Wish, where: Where, stages: Progress, expecte
     async with hold(host, place, "migrate") as fence:
         plan = await pending(fence, place, image, expected)  # again: it may have been somebody else's turn in between
         guard(plan, allow_destructive=wish.allow_destructive)
-        with where.journal().operation("migrate", database_at=plan.at, code_at=plan.head, image=image) as operation:
+        knowing = where.journal().knowing(await settings_there(host, place))
+        with knowing.operation("migrate", database_at=plan.at, code_at=plan.head, image=image) as operation:
             with stages.stage(name, "dump the database and restore the dump", keep=False):
                 dump = await dump_verified(fence, place)
             operation.step("dumped", path=dump.path, tables=dump.tables, rows=dump.rows)
@@ -96,7 +97,7 @@ async def _apply(host: Host, wish: Wish, where: Where, stages: Progress, expecte
 async def _fetched(host: Host, place: Place, image: str, stages: Progress) -> str:
     """An image that was named, on the host: only there it can say what its migrations do."""
     async with hold(host, place, "migrate") as fence:
-        settings = parsed_env((await host.read(place.env) or b"").decode("utf-8", "replace"))
+        settings = await settings_there(host, place)
         with stages.stage(host.describe(), "fetch the image", keep=False):
             return await fetch(fence, settings, image)
 

@@ -75,8 +75,12 @@ async def deploy(host: Host, place: Place, journal: Journal, request: Request, t
     compose = await find_compose(host)
     async with hold(host, place, "deploy") as fence:
         data = {"image": request.image, "trigger": request.trigger, "by": request.by, "host": host.describe()}
+        known = {
+            **await setup.settings_there(host, place),
+            **(request.settings or {}),
+        }  # what is told to us may be a secret
         try:
-            with journal.operation("deploy", **data) as operation:
+            with journal.knowing(known).operation("deploy", **data) as operation:
                 ctx = Context(fence, compose, operation, tell, {})
                 verdict = await _deploy(ctx, request)
                 if not verdict.good:

@@ -18,10 +18,10 @@ from wopr.cloud.dns import Dns
 from wopr.cloud.lookup import Server, servers
 from wopr.core.errors import NotConfigured
 from wopr.core.settings import Settings
-from wopr.delivery.commands import parsed_env
 from wopr.delivery.env_rules import public
 from wopr.delivery.hosts import Host
 from wopr.delivery.place import Place
+from wopr.delivery.setup import settings_there
 
 # Nothing is sent there: the question is only which of our addresses would be taken.
 SOMEWHERE = ("192.0.2.1", 9)
@@ -64,7 +64,7 @@ class EdgeSettings:
 
 async def edge_of(host: Host, place: Place, settings: Settings) -> EdgeSettings:
     """What holds for an installation."""
-    theirs = parsed_env((await host.read(place.env) or b"").decode("utf-8", "replace"))
+    theirs = await settings_there(host, place)
     return edge_settings(theirs, settings, place.name)
 
 

@@ -20,6 +20,7 @@ from wopr.delivery.lock import Seen
 from wopr.delivery.lock import show as look_at_lock
 from wopr.delivery.place import ROLES, SLOTS, Place
 from wopr.delivery.release import Release, State, read_releases, read_state
+from wopr.delivery.setup import settings_there
 
 ASK_SECONDS = 8.0
 DIGEST_CHARACTERS = 12
@@ -96,7 +97,7 @@ def ask_bots(installation: str) -> Command:
 
 async def installation_name(host: Host, place: Place) -> str:
     """The name that marks the bots' containers and volumes of an installation."""
-    settings = commands.parsed_env((await host.read(place.env) or b"").decode("utf-8", "replace"))
+    settings = await settings_there(host, place)
     return settings.get("WOPR_INSTALLATION") or place.name
 
 

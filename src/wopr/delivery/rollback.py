@@ -28,6 +28,7 @@ from wopr.delivery.release import (
     read_snapshot,
     read_state,
 )
+from wopr.delivery.setup import settings_there
 from wopr.delivery.sight import record_sight
 from wopr.delivery.went_back import ROLLBACK
 from wopr.ops.journal import Journal
@@ -92,7 +93,8 @@ async def rollback(host: Host, place: Place, journal: Journal, back: Back, tell:
     """Go back. Refused when there is nothing to go back to, or the database would not let it run: nothing changed."""
     compose = await find_compose(host)
     async with hold(host, place, "rollback") as fence:
-        with journal.operation("rollback", to=back.to, why=back.reason, by=back.by, host=host.describe()) as operation:
+        knowing = journal.knowing(await settings_there(host, place))  # the reason is somebody's words
+        with knowing.operation("rollback", to=back.to, why=back.reason, by=back.by, host=host.describe()) as operation:
             ctx = Context(fence, compose, operation, tell, {})
             ctx.step("locked", token=fence.token)
             verdict = await go_back(ctx, back)

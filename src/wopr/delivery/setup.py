@@ -25,6 +25,11 @@ SHIPPED_RECORD = "shipped"
 CHECKOUT = Path(__file__).parents[3] / "deploy"
 
 
+async def settings_there(host: Host, place: Place) -> dict[str, str]:
+    """The operator's settings of an installation; empty where there are none yet."""
+    return parsed_env((await host.read(place.env) or b"").decode("utf-8", "replace"))
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a folder lacks. `env` is its `.env` as it would be; `written` names the settings that are new in it or other

@@ -179,7 +179,7 @@ def _written(place: Place) -> list[str]:
 
 async def _elsewhere(host: Host, place: Place, services: Sequence[str]) -> list[str]:
     """The other machines of the Swarm on which bots may have left what they know; those that left it by their id."""
-    settings = commands.parsed_env((await host.read(place.env) or b"").decode("utf-8", "replace"))
+    settings = await setup.settings_there(host, place)
     if not services and settings.get("BOT_RUNTIME") != "swarm":
         return []
     nodes = await host.run(("docker", "node", "ls", "--format", NODE_FORM))

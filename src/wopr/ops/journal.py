@@ -66,8 +66,7 @@ class Operation:
 
     def hide(self, variables: Mapping[str, str]) -> None:
         """From now on black out the secrets among these variables too: those of a host whose files are not here."""
-        more = secret_variables(variables).values()
-        self.journal = replace(self.journal, more_secrets=(*self.journal.more_secrets, *more))
+        self.journal = self.journal.knowing(variables)
 
 
 @dataclass
@@ -134,6 +133,11 @@ class Journal:
     @property
     def path(self) -> Path:
         return self.home / JOURNAL_FILE
+
+    def knowing(self, variables: Mapping[str, str]) -> "Journal":
+        """The same journal, which blacks out the secrets among these variables too: those of another host's `.env`."""
+        more = secret_variables(variables).values()
+        return replace(self, more_secrets=(*self.more_secrets, *more))
 
     @contextlib.contextmanager
     def operation(self, name: str, /, **data: Any) -> Iterator[Operation]:  # whatever json can write

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from wopr.ops.entry import Damage, lines_of
 from wopr.ops.journal import Journal
-from wopr.ops.logbook.history import anchor_damages, history_damages, page_damages, page_files
+from wopr.ops.logbook.history import anchor_damages, foreign_files, history_damages, page_damages, page_files
 from wopr.ops.redaction import holds_secret
 from wopr.ops.secrets import known_secrets
 
@@ -21,6 +21,7 @@ def damages(journal: Journal, folder: Path | None = None) -> Sequence[Damage]:
         *anchor_damages(journal.home, folder),
         *(history_damages(journal.home) if folder is None else ()),
         *page_damages(journal.home, folder),
+        *(foreign_files(journal.home) if folder is None else ()),
         *_leaks(journal, folder),
     ]
 

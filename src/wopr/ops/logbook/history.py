@@ -111,6 +111,18 @@ def page_damages(home: Path, folder: Path | None = None) -> Sequence[Damage]:
     return damages + [Damage(0, f"page {name} was not rendered") for name in sorted(_there(place) - set(pages))]
 
 
+def foreign_files(home: Path) -> Sequence[Damage]:
+    """Whatever lies beside the pages in the logbook's own folder: nobody rendered it, and no commit has it."""
+    place = home / LOGBOOK_FOLDER
+    found = [path.relative_to(place) for path in place.rglob("*") if path.is_symlink() or not path.is_dir()]
+    foreign = [
+        path
+        for path in found
+        if path.parts[0] != ".git" and path.suffix != ".md" and not (path.name[0] == "." and path.suffix == ".new")
+    ]
+    return [Damage(0, f"{path} is no page: nobody rendered it, and no commit has it") for path in sorted(foreign)]
+
+
 def anchor_damages(home: Path, folder: Path | None = None) -> Sequence[Damage]:
     """Every commit whose anchor the journal contradicts. Says nothing where there is no repository or no git."""
     place = folder or home / LOGBOOK_FOLDER
