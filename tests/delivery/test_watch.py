@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wopr.core.errors import NotFound, TooManyRequests, UpstreamFailed, WoprError
+from wopr.delivery.deliver import Wish
 from wopr.delivery.errors import HostFailed, Locked, Refused
 from wopr.delivery.registry_reference import Reference, parse_reference
 from wopr.delivery.release import Judgement, Release
@@ -536,3 +537,9 @@ async def test_whatever_happens_the_newest_of_each_tag_is_released_in_the_end_an
     assert world.stored[-1].bot == IMAGES[BOT].pinned(digest(world.tags[BOT]))
     pairs = [(release.platform, release.bot) for release in world.stored]
     assert all(before != after for before, after in itertools.pairwise(pairs))
+
+
+def test_an_image_that_never_changes_is_not_watched() -> None:
+    pinned = f"registry.example/bot@{digest(1)}"
+    assert Wish(platform=digest(2), bot=pinned).watched() == {}
+    assert set(Wish(platform="registry.example/platform:latest", bot=pinned).watched()) == {PLATFORM}

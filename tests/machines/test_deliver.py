@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import os
 import secrets
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from tests.machines.installation import Installation, installed
 from tests.machines.registry import Registry
 
 from wopr.core.postgres import free_port
+from wopr.ops.incidents import open_incidents
+from wopr.ops.journal import Journal
 
 CRASHES = 'ENTRYPOINT ["/bin/sh", "-c", "case $0 in api) exit 3;; esac; exec wopr \\"$0\\" \\"$@\\""]'
 NO_DELIVERER = 'ENTRYPOINT ["/bin/sh", "-c", "case $0 in deliver) exit 3;; esac; exec wopr \\"$0\\" \\"$@\\""]'
@@ -302,40 +305,65 @@ def test_wrong_credentials_are_told_with_what_mends_them_and_what_runs_goes_on(
 def test_the_deliverer_s_own_container_follows_the_release_and_a_bad_one_goes_back(
     site: Installation, engine: Engine
 ) -> None:
-    """In its container it does not reach a registry on the host's loopback; it looks, says so, and that is its life."""
+    """In its container it does not reach a registry on the host's loopback, so it watches no tag here."""
+
+    def container() -> dict[str, Any]:
+        return site.containers().get("deliverer", {})
+
+    def runs(image: str) -> bool:
+        """Whether it is at rest with this image: the helper came to its end."""
+        found = container()
+        return bool(found) and found["Config"]["Image"] == image and found["State"]["Running"] and not helper()
+
+    def helper() -> str:
+        """What the helper's process is for the kernel; nothing where there is no helper."""
+        form = "{{.State.Pid}}"
+        return engine.docker("inspect", "--format", form, f"{site.name}-deliverer-helper", check=False).stdout.strip()
+
+    def kill_helper() -> bool:
+        pid = helper()
+        if pid in ("", "0"):
+            return False
+        os.kill(int(pid), signal.SIGKILL)  # as a crash does it: nobody told the engine to end it
+        return True
+
+    before = serving(site)
+    site.set_env("WOPR_IMAGE", before)
+    first = site.derive()
+    assert hand(site, "begin", first) == "False", "nothing to hand over where no deliverer runs as a container"
+    assert hand(site, "finish", first) == ""
+    wait_for(lambda: runs(before), "the one of the release that serves", DELIVERED_SECONDS)
+
+    second = site.release(site.derive())["platform"]
+    wait_for(kill_helper, "the helper", DELIVERED_SECONDS)
+    wait_for(lambda: runs(second), "the successor, by a helper that was started again", DELIVERED_SECONDS)
+
+    broken = site.release(site.derive(NO_DELIVERER))["platform"]
+    wait_for(lambda: (site.folder / "deliver.failed").exists(), "the verdict", DELIVERED_SECONDS)
+    wait_for(lambda: runs(second), "the one before", DELIVERED_SECONDS)
+    failed = json.loads((site.folder / "deliver.failed").read_text())
+    assert failed["image"] == broken
+    assert "it ended at its start" in failed["why"], "it is not waited for"
+    assert serving(site) == broken, "it serves well"
+    (told,) = open_incidents(Journal(site.folder))
+    assert told.title.startswith("The deliverer stays with its older image")
+    assert hand(site, "begin", broken) == "False", "what failed as a deliverer is not tried again"
+
+    third = site.release(site.derive())["platform"]
+    wait_for(lambda: runs(third), "the next one that works", DELIVERED_SECONDS)
+    assert open_incidents(Journal(site.folder)) == []
+    engine.remove(f"{site.name}-deliverer")
+
+
+def hand(site: Installation, what: str, image: str) -> str:
+    """What a deliverer, or its helper, does; beside the containers."""
     handover = (
         "import asyncio, sys; from wopr.delivery.hosts import LocalHost; from wopr.delivery.place import Place; "
         "from wopr.delivery.deliver_handover import Handover; "
         "h = Handover(LocalHost(), Place(sys.argv[1], sys.argv[2])); "
         "print(asyncio.run(getattr(h, sys.argv[3])(*sys.argv[4:])))"
     )
-
-    def hand(what: str, image: str) -> str:
-        command = [site.command[0], "-c", handover, str(site.folder), site.name, what, image]
-        done = subprocess.run(command, capture_output=True, text=True, env=site.variables(), timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def image() -> str:
-        return str(site.containers()["deliverer"]["Config"]["Image"])
-
-    def helper_gone() -> bool:
-        return engine.docker("inspect", f"{site.name}-deliverer-helper", check=False).returncode != 0
-
-    first, second, broken = site.derive(), site.derive(), site.derive(NO_DELIVERER)
-    assert hand("begin", first) == "False", "nothing to hand over where no deliverer runs as a container"
-    assert hand("finish", first) == "True"
-    assert image() == first
-    assert hand("begin", second) == "True"
-    wait_for(lambda: helper_gone() and image() == second, "the successor", DELIVERED_SECONDS)
-    assert site.containers()["deliverer"]["State"]["Running"]
-    assert hand("begin", second) == "False"
-    assert hand("begin", broken) == "True"
-    wait_for(helper_gone, "the helper's end", DELIVERED_SECONDS)
-    assert image() == second
-    assert site.containers()["deliverer"]["State"]["Running"]
-    failed = json.loads((site.folder / "deliver.failed").read_text())
-    assert failed["image"] == broken
-    assert "it ended at its start" in failed["why"], "it is not waited for"
-    assert hand("begin", broken) == "False", "what failed as a deliverer is not tried again"
-    engine.remove(f"{site.name}-deliverer")
+    command = [site.command[0], "-c", handover, str(site.folder), site.name, what, image]
+    done = subprocess.run(command, capture_output=True, text=True, env=site.variables(), timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from wopr.cli.rehearse_steps import STEPS
 from wopr.inference.engines.minilm import ensure_minilm
 from wopr.ops.proof import damages
 
+RUNBOOK = Path(__file__).parent.parent / "runbook" / "runbook.md"
 pytestmark = pytest.mark.xdist_group("rehearse")
 PLAYED_SECONDS = 1_500.0
 ENDED_SECONDS = 120.0
@@ -141,6 +143,8 @@ def test_from_nothing_to_live_and_back(rehearsal: Rehearsal) -> None:
     assert all(step["evidence"] for step in told["steps"])
     assert any(command.startswith("wopr deploy ") for command in steps["release"]["commands"])
     assert "signed by CN=Pebble" in steps["certificate"]["evidence"]
+    for url, answer in health_checks().items():
+        assert f"{url} {answer}" in steps["certificate"]["evidence"]
     assert "as release 3" in steps["rollback"]["evidence"]
     proof = rehearsal.stage.folder
     assert not damages_of(proof)
@@ -181,6 +185,14 @@ def test_what_a_killed_one_left_is_ended_by_a_word(rehearsal: Rehearsal) -> None
     assert json.loads(rehearsal.run("--down").stdout)["ended"]
     assert rehearsal.left() == []
     assert rehearsal.run("--down", "--exit-code").returncode == 4
+
+
+def health_checks() -> dict[str, str]:
+    """What the runbook lists under "Health Check URLs (when live)": an address, and how its answer begins."""
+    text = RUNBOOK.read_text(encoding="utf-8").partition("## Health Check URLs (when live)")[2].partition("\n---")[0]
+    lines = dict(re.findall(r"^- \w+: `(https://[^`]+)` → (.+)$", text, re.MULTILINE))
+    assert set(lines.values()) == {'`{"status":"ok"}`', "200 with valid TLS"}, "each is asked for here"
+    return {url: '200 {"status":"ok"}' if "status" in says else "200" for url, says in lines.items()}
 
 
 def damages_of(folder: Path) -> list[str]:

@@ -262,6 +262,35 @@ async def test_the_logs_of_a_node_come_in_their_place_from_their_end_and_the_foc
     assert stage.complaints == []
 
 
+async def test_machines_are_rented_and_replaced_only_after_their_price_was_answered(stage: Stage) -> None:
+    page = await stage.page("/admin/nodes", viewport={"width": 390, "height": 800})
+    await page.select_option("#f-size", "s-4vcpu-8gb")
+    await page.select_option("#f-rent-region", "tor1")
+    await page.select_option("#f-count", "3")
+    await page.get_by_role("button", name="Rent…").click()
+    await page.get_by_role("heading", name="Rent 3 nodes?").wait_for()
+    over = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert over <= 0
+    await page.get_by_role("link", name="Cancel").click()
+    assert stage.store.rented == []
+    await page.go_back()
+    await page.get_by_role("button", name="Rent for $0.21429 an hour").click()
+    await page.wait_for_url("**/admin/nodes?done=nodes-ordered")
+    assert stage.store.rented == [{"size": "s-4vcpu-8gb", "region": "tor1", "count": 3}]
+    for what in ("Power-cycle", "Replace"):
+        await page.goto(stage.url + "/admin/nodes")
+        await page.click('[data-opens="care-gpu-fra-2"]')
+        await page.locator("#care-gpu-fra-2").get_by_role("button", name=what).click()
+        asked = page.locator(f"#{what.lower()}-gpu-fra-2")
+        await asked.get_by_role("heading", name=f"{what} gpu-fra-2?").wait_for()
+        assert not [path for _, path, _ in stage.store.seen if path.endswith("/repair")]
+        await asked.get_by_role("button", name=f"{what} the machine").click()
+        await page.wait_for_url("**/admin/nodes?done=node-repair")
+        assert [path for _, path, _ in stage.store.seen if path.endswith("/repair")]
+        stage.store.seen.clear()
+    assert stage.complaints == []
+
+
 async def test_targets_are_large_enough_for_a_finger(stage: Stage) -> None:
     page = await stage.page("/dashboard", viewport={"width": 390, "height": 800})
     for path in ("/dashboard", "/billing", "/keys"):

@@ -560,10 +560,20 @@ async def test_nodes_are_rented_with_the_price_in_sight(browser: httpx.AsyncClie
     page = (await browser.get("/admin/nodes")).text
     assert "$0.76 an hour, $565.44 a month" in page
     assert '<option value="gpu-4000adax1-20gb" selected>' in page
-    ordered = await browser.post("/admin/nodes/provision", data={"size": "s-4vcpu-8gb", "region": "tor1", "count": "2"})
+    wanted = {"size": "s-4vcpu-8gb", "region": "tor1", "count": "2"}
+    asked = (await browser.get("/admin/rent-nodes", params=wanted)).text
+    assert "Rent 2 nodes?" in asked
+    assert "$0.14286 an hour, $96 a month" in asked
+    for wrong in ({"count": "many"}, {"count": "0"}, {"count": "21"}, {"size": "none"}):
+        assert (await browser.get("/admin/rent-nodes", params=wanted | wrong)).status_code == 422
+    elsewhere = await browser.get("/admin/rent-nodes", params=wanted | {"region": "mars"})
+    assert (elsewhere.status_code, "It is in: fra1, tor1." in elsewhere.text) == (422, True)
+    assert store.rented == [], "it was asked for only"
+    sent = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', asked.partition("<main")[2]))
+    ordered = await browser.post("/admin/nodes/provision", data=sent)
     assert ordered.headers["location"] == "/admin/nodes?done=nodes-ordered"
     assert store.rented == [{"size": "s-4vcpu-8gb", "region": "tor1", "count": 2}]
-    refused = await browser.post("/admin/nodes/provision", data={"size": "s-4vcpu-8gb", "region": "mars", "count": "1"})
+    refused = await browser.post("/admin/nodes/provision", data=wanted | {"region": "mars"})
     assert (refused.status_code, "It is in: tor1." in refused.text) == (422, True)
     assert (await browser.post("/admin/nodes/provision", data={"count": "many"})).status_code == 422
 

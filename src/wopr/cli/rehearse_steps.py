@@ -191,13 +191,15 @@ def look_at_certificate(play: Play) -> Sequence[Command]:
 
 def certified(play: Play, _: Sequence[Ran]) -> str:
     seen = _awaited(play, wopr("certs", "status", *play.host), lambda ran: ran.code == 0, "The certificate").json
-    domain = play.stage.domain
-    for url in (f"https://api.{domain}/health", f"https://{domain}/", f"https://app.{domain}/"):
-        status, _text = asyncio.run(_asked(play.stage, url))
+    domain, answers = play.stage.domain, []
+    for url in (f"https://api.{domain}/health", f"https://{domain}", f"https://app.{domain}"):
+        status, text = asyncio.run(_asked(play.stage, url))
         if status >= 400:
             raise StepFailed(f"{url} answers {status}.", remedy=str(wopr("status", *play.host)))
+        answers.append(f"{url} {status}{f' {text.strip()}' if url.endswith('/health') else ''}")
     shown = seen["served"]["certificate"]
-    return f"{', '.join(shown['names'])} until {shown['until'][:10]}, signed by {shown['issuer']}; HTTPS answers"
+    signed = f"{', '.join(shown['names'])} until {shown['until'][:10]}, signed by {shown['issuer']}"
+    return f"{signed}; {', '.join(answers)}"
 
 
 def make_node(play: Play) -> Sequence[Command]:

@@ -23,7 +23,7 @@ from wopr.delivery.hosts import Host
 from wopr.delivery.observing import observe_installation
 from wopr.delivery.place import Place
 from wopr.delivery.registry import Registry
-from wopr.delivery.registry_reference import Reference, parse_reference
+from wopr.delivery.registry_reference import DIGEST, Reference, parse_reference
 from wopr.delivery.release import Release, read_release, read_releases, read_state
 from wopr.delivery.watch import BOT, PERIOD_SECONDS, PLATFORM, Ended, Event
 from wopr.ops.journal import Journal
@@ -49,9 +49,11 @@ class Wish:
     incident_after_seconds: float = INCIDENT_AFTER_SECONDS
 
     def watched(self) -> dict[str, Reference]:
-        """Kind → tag. An image that is pinned by digest never changes and is not watched."""
+        """Kind → tag. An image that is pinned by digest, or is this engine's own, never changes and is not watched."""
         named = {PLATFORM: self.platform, BOT: self.bot}
-        references = {kind: parse_reference(image) for kind, image in named.items() if image}
+        references = {
+            kind: parse_reference(image) for kind, image in named.items() if image and not DIGEST.fullmatch(image)
+        }
         return {kind: image for kind, image in references.items() if not image.digest}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -74,17 +75,25 @@ async def register(visit: Administrator, id: Field = "", host: Field = "", regio
     return redirect("/admin/nodes", "node-registered")
 
 
+@router.get("/admin/rent-nodes")
+async def rent(visit: Administrator, size: str = "", region: str = "", count: str = "1") -> Response:
+    """Ask whether it is worth its price, in all."""
+    try:
+        question = await _question(visit, size, region, count)
+    except ApiError as error:
+        return await _page(visit, error)
+    return visit.page("pages/admin_rent.html", question)
+
+
 @router.post("/admin/nodes/provision")
 async def provision(
     visit: Administrator, size: Field = "", region: Field = "", count: Field = "1", once: Field = ""
 ) -> Response:
-    """Rent machines; the page has shown what they cost. The form that is sent twice rents once."""
+    """Rent machines; the page has asked before. The form that is sent twice rents once."""
     try:
-        if not count.strip().isdigit():
-            raise ApiError(422, "invalid", "The number of nodes has to be a number.", f"Choose from 1 to {COUNT_MAX}.")
         key = once_key(once, size, region, count)
         wanted = {"region": region.strip(), "size": size.strip()}
-        await visit.api.inference.provision_nodes(**wanted, count=int(count), once=key)
+        await visit.api.inference.provision_nodes(**wanted, count=_number(count), once=key)
     except ApiError as error:
         return await _page(visit, error)
     return redirect("/admin/nodes", "nodes-ordered")
@@ -149,12 +158,31 @@ async def _page(visit: Visit, problem: ApiError | None = None) -> Response:
         "offer": sizes,
         "regions": regions,
         "no_offer": offer if sizes is None else None,
-        "once": new_mark(),
         "counts": range(1, COUNT_MAX + 1),
         "tab": "nodes",
         "problem": problem,
     }
     return visit.page("pages/admin_nodes.html", values, problem.status if problem else 200)
+
+
+async def _question(visit: Visit, slug: str, region: str, count: str) -> Mapping[str, object]:
+    """What is asked before machines are rented; ApiError for what can't be."""
+    number, offer = _number(count), await visit.api.inference.sizes()
+    size = next((one for one in offer.sizes if one.slug == slug), None)
+    if size is None:
+        raise ApiError(422, "invalid", f"There is no size {slug!r}.", "Choose one from the list.")
+    if region not in size.regions:
+        there = ", ".join(size.regions)
+        raise ApiError(422, "invalid", f"{slug} is not to be had in {region}.", f"It is in: {there}.")
+    return {"size": size, "region": region, "count": number, "once": new_mark(), "tab": "nodes"}
+
+
+def _number(count: str) -> int:
+    """How many machines; ApiError for what is no such number."""
+    text = count.strip()
+    if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= COUNT_MAX:
+        raise ApiError(422, "invalid", f"{count!r} nodes can't be rented.", f"Choose from 1 to {COUNT_MAX}.")
+    return int(text)
 
 
 async def _offer(visit: Visit) -> MachineSizes | ApiError:
