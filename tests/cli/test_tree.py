@@ -20,6 +20,8 @@ from wopr.cli.root import app, build
 # Servers run until they are stopped; they have no result to write.
 SERVERS = {"wopr api", "wopr ui", "wopr engine"}
 SERVERS |= {f"wopr emulators {name}" for name in ("stripe", "resend", "digitalocean", "cloudflare", "all")}
+# Runs another command, which has all of that itself.
+THROUGH = {"wopr exec"}
 # Commands that change nothing: no --dry-run, and nothing that could be done already.
 READING = {
     *(f"wopr {noun} list" for noun in ("admin", "bots", "dns", "images", "incident", "models", "nodes", "secrets")),
@@ -39,6 +41,7 @@ QUICK = {
     *("wopr logbook decide", "wopr logbook note", "wopr logbook render"),
     *("wopr incident note", "wopr incident open", "wopr incident resolve", "wopr lock release"),
     *("wopr local seed", "wopr secrets rotate"),
+    *THROUGH,
     *(SERVERS - {"wopr engine"}),  # an engine may load weights for minutes
 }
 # Changing commands that do something each time: there is no "nothing to do", so no --exit-code.
@@ -83,7 +86,7 @@ def in_process(*arguments: str) -> tuple[int, str]:
 
 
 def test_the_tables_name_only_commands_that_exist() -> None:
-    assert set(VISIBLE) >= SERVERS | READING | QUICK | EACH_TIME
+    assert set(VISIBLE) >= SERVERS | READING | QUICK | EACH_TIME | THROUGH
 
 
 def test_the_tree_has_every_group() -> None:
@@ -117,7 +120,7 @@ def test_a_list_of_commands_ends_no_sentence_in_the_middle(group: tuple[str, ...
     assert "..." not in listed
 
 
-@pytest.mark.parametrize("path", [path for path in TREE if path not in SERVERS])
+@pytest.mark.parametrize("path", [path for path in TREE if path not in SERVERS | THROUGH])
 def test_a_command_can_answer_in_json(path: str) -> None:
     assert "--json" in options(path)
 
@@ -137,7 +140,7 @@ def test_a_long_command_tells_how_far_it_is(path: str) -> None:
         assert kind in text
 
 
-@pytest.mark.parametrize("path", [path for path in VISIBLE if path not in SERVERS | READING | EACH_TIME])
+@pytest.mark.parametrize("path", [path for path in VISIBLE if path not in SERVERS | READING | EACH_TIME | THROUGH])
 def test_an_idempotent_command_tells_that_nothing_was_to_do_when_it_is_asked(path: str) -> None:
     assert "--exit-code" in options(path)
 

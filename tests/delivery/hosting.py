@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pty
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,9 @@ class _Server(asyncssh.SSHServer):
 
 async def _run(running: "Running", breaks: str, process: "asyncssh.SSHServerProcess[bytes]") -> None:
     """Give the command to a shell, as sshd does."""
+    if process.get_terminal_type():
+        await _run_in_terminal(process)
+        return
     started = await asyncio.create_subprocess_exec(
         "sh",
         "-c",
@@ -43,6 +47,18 @@ async def _run(running: "Running", breaks: str, process: "asyncssh.SSHServerProc
     process.stdout.write(out)
     process.stderr.write(err)
     process.exit(started.returncode or 0)
+
+
+async def _run_in_terminal(process: "asyncssh.SSHServerProcess[bytes]") -> None:
+    """The same with a terminal of its own, which was asked for."""
+    ours, its = pty.openpty()
+    started = await asyncio.create_subprocess_exec(
+        "sh", "-c", process.command or "", stdin=its, stdout=its, stderr=its, start_new_session=True
+    )
+    os.close(its)
+    await process.redirect(stdin=os.dup(ours), stdout=ours)
+    process.exit(await started.wait())
+    await process.wait_closed()
 
 
 @asynccontextmanager

@@ -65,8 +65,8 @@ class Play:
         return Command(("ssh", "-F", str(self.stage.ssh_config), f"root@{self.found.address}", *words), stdin)
 
     def inside(self, *words: str) -> Command:
-        """One of our commands where the platform and its database are: in the slot of a first release."""
-        return self.ssh("docker", "exec", "wopr-api-blue", "wopr", *words, "--json")
+        """One of our commands where the platform and its database are."""
+        return wopr("exec", *self.host, *words)
 
     def push(self, name: str) -> Command:
         image = f"{self.found.repository}/{name}"

@@ -22,7 +22,7 @@ GROUPS = (
 )  # fmt: skip
 COMMANDS = (
     "up", "api", "ui", "engine", "status", "smoke", "check", "doctor", "deploy", "rollback", "releases", "deliver",
-    "teardown", "rehearse", "completion",
+    "exec", "teardown", "rehearse", "completion",
 )  # fmt: skip
 
 # What a path can be that was given as a folder of ours and is none.
@@ -68,7 +68,8 @@ def build(only: str = "") -> TyperGroup:
         app.add_typer(importlib.import_module(f"wopr.cli.{name}").app, name=name)
     for name in (only,) if only in COMMANDS else () if only else COMMANDS:
         module = importlib.import_module(f"wopr.cli.{name}")
-        app.command(name, epilog=getattr(module, "EXAMPLES", None))(getattr(module, name))
+        examples, context = getattr(module, "EXAMPLES", None), getattr(module, "CONTEXT", None)
+        app.command(name, epilog=examples, context_settings=context)(getattr(module, name))
     tree = typer.main.get_command(app)
     assert isinstance(tree, TyperGroup)
     _tell_whole_sentences(tree)

@@ -6,11 +6,17 @@ for the first time gets from `Ssh.met` and keeps. An unknown or another one is r
 
 import asyncio
 import contextlib
+import os
 import shlex
-from collections.abc import Sequence
+import stat
+import sys
+import termios
+import tty
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
+from wopr.core.environment import environment
 from wopr.core.errors import UpstreamFailed
 
 if TYPE_CHECKING:
@@ -149,6 +155,27 @@ class Ssh:
             with contextlib.suppress(OSError):
                 await connection.wait_closed()
 
+    async def attach(self, argv: Sequence[str]) -> int:
+        """Run a program on our own input and output, in a terminal where they are one; its exit code.
+
+        SshFailed when it can't be begun.
+        """
+        connection = await self._connected()
+        terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        kind = environment().get("TERM", "dumb") if terminal else None
+        size = os.get_terminal_size(sys.stdout.fileno()) if terminal else ()
+        with _raw(sys.stdin.fileno()) if terminal else contextlib.nullcontext():
+            done = await connection.run(
+                shlex.join(argv),
+                stdin=_input(),
+                stdout=sys.stdout,
+                stderr=sys.stderr,
+                encoding=None,
+                term_type=kind,
+                term_size=size,
+            )
+        return _code(done.returncode or 0)
+
     async def _connected(self) -> "asyncssh.SSHClientConnection":
         async with self._connecting:
             if self._connection is None or self._connection.is_closed():
@@ -199,6 +226,26 @@ def _options(trust: Trust) -> dict[str, object]:
     if trust.private_key is not None:
         options |= {"client_keys": [asyncssh.import_private_key(trust.private_key)], "agent_path": None, "config": None}
     return options
+
+
+@contextlib.contextmanager
+def _raw(terminal: int) -> Iterator[None]:
+    """A terminal whose keys all go to the other side, Ctrl-C among them; as it was at the end."""
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setraw(terminal)
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _input() -> "int | TextIO":
+    """Our input where something can come from there; /dev/null and its like can't be waited for."""
+    import asyncssh
+
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    comes = sys.stdin.isatty() or stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+    return sys.stdin if comes else asyncssh.DEVNULL
 
 
 def _code(status: int) -> int:

@@ -379,8 +379,8 @@ def database_url(settings: Settings) -> str:
         return file.read_text(encoding="utf-8").strip()
     raise Unavailable(
         f"There is no database: DATABASE_URL is not set and no embedded one was started under {settings.wopr_home}.",
-        remedy="Start everything with `wopr up`, or set DATABASE_URL. An installation's is asked in the container of"
-        " the slot that `wopr status` says is active: docker exec -it wopr-api-blue wopr …",
+        remedy="Start everything with `wopr up`, or set DATABASE_URL. An installation's is asked where it runs:"
+        " wopr exec --dir … or --host … and then the command",
     )
 
 
