@@ -82,11 +82,15 @@ class Machines:
         """A docker command inside the VPS."""
         return self.engine.docker("exec", "-i", "wopr-vps", "docker", *words, input=input).stdout
 
-    def mark(self) -> str:
-        """The mark of the image that serves, by the API's container of the slot in use."""
+    def mark(self, service: str = "") -> str:
+        """The mark of the image that serves, by the API's container of the slot in use, or of another service.
+
+        Nothing while that is replaced.
+        """
         state = json.loads(self.engine.docker("exec", "wopr-vps", "cat", "/root/wopr-platform/state.json").stdout)
-        form = '{{index .Config.Labels "mark"}}'
-        return self.vps("inspect", "--format", form, f"wopr-vps-api-{state['active']['slot']}").strip()
+        name = f"wopr-vps-{service or 'api-' + state['active']['slot']}"
+        ask = ("exec", "wopr-vps", "docker", "inspect", "--format", '{{index .Config.Labels "mark"}}', name)
+        return self.engine.docker(*ask, check=not service).stdout.strip()
 
     def bring_images(self) -> None:
         """Images that can't be pulled here get into the machines as the runbook pipes its own."""

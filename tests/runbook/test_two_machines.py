@@ -120,6 +120,7 @@ def _what_is_pushed_is_served(machines: Machines) -> None:
     # It is watched for a while, during which nobody else may release.
     judged = ("logs", "wopr-vps-watchtower")
     wait_for(lambda: "is good" in machines.vps(*judged), "the pushed image to be found good", RELEASE_SECONDS)
+    wait_for(lambda: machines.mark("deliverer") == "pushed", "the deliverer's own image to follow", RELEASE_SECONDS)
 
 
 def _rollback(machines: Machines) -> None:
