@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.mortal import mortal
 from tests.ports import port, successive_ports
 
 READY_SECONDS = 240.0
@@ -103,7 +104,7 @@ def start(home: Path, ports: Mapping[str, int] | None = None, settings: Mapping[
     command += ["--engine-port", str(ports["llama"]), "--stand-in-port", str(ports["stripe"])]
     started = time.monotonic()
     process = subprocess.Popen(
-        command,
+        mortal(command),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

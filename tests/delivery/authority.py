@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.live import missing
+from tests.mortal import mortal
 from tests.serving import served
 
 from wopr.cloud import certificate as certificates
@@ -150,7 +151,7 @@ def authority(folder: Path, dns: str, host: str = "127.0.0.1") -> Iterator[Autho
     environment = os.environ | {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
     with (
         (folder / "pebble.log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, env=environment) as one,
+        subprocess.Popen(mortal(command), stdout=log, stderr=log, env=environment) as one,
     ):
         try:
             roots = _roots(f"https://{host}:{management}/roots/0", folder / "cert.pem")

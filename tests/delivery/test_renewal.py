@@ -18,6 +18,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from tests.delivery.authority import Folder, self_signed
 from tests.delivery.edge_load import STREAM_EVENTS, Load
 from tests.live import missing
+from tests.mortal import mortal
 from tests.serving import served
 
 from wopr.cloud import certificate as certificates
@@ -68,7 +69,7 @@ def caddy(folder: Path, upstream: str, *, by_dns: bool = True) -> Iterator[Edge]
     around |= {"XDG_DATA_HOME": str(folder / "data"), "XDG_CONFIG_HOME": str(folder / "config"), "HOME": str(folder)}
     with (folder / "caddy.log").open("wb") as log:
         command = [program, "run", "--config", str(file), "--adapter", "caddyfile"]
-        with subprocess.Popen(command, stdout=log, stderr=log, env=around) as process:
+        with subprocess.Popen(mortal(command), stdout=log, stderr=log, env=around) as process:
             try:
                 _wait(made, process)
                 yield made

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from tests.machines import building
 from tests.machines.engine import CLOUD, Engine
+from tests.mortal import mortal
 
 DONE_SECONDS = 300.0
 # The API lets 250 requests a minute pass.
@@ -36,7 +37,9 @@ class Cloud:
         settings = {"WOPR_HOME": str(self.folder), "WOPR_INSTALLATION": self.engine.run_id}
         environment = {**self.engine.environment, **settings}
         with (self.folder / "cloud.log").open("a") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+            self.process = subprocess.Popen(
+                mortal(command), stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            )
         assert self.process.stdout is not None
         told = self.process.stdout.readline()
         assert told, (self.folder / "cloud.log").read_text()

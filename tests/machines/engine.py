@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mortal import mortal
+
 LABEL = "wopr.test"
 # What the platform itself makes while it is tested has no label of ours; tests give it this name as its installation.
 INSTALLATION = "wopr.installation"
@@ -158,7 +160,7 @@ def _daemon(socket: str) -> Iterator[None]:
     # The run's own, and short: sockets are in there, whose paths have 108 characters at most.
     state = Path(tempfile.mkdtemp(prefix="wopr-dockerd-", dir="/run"))
     # Killed workers can't stop it, and it must not outlive them.
-    command = ["setpriv", "--pdeathsig", "TERM", "dockerd"]
+    command = mortal(["dockerd"])
     command += ["--host", socket, "--data-root", str(cache_folder() / "engine")]
     command += ["--exec-root", str(state), "--pidfile", str(state / "docker.pid")]
     with log.open("wb") as out:

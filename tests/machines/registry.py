@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 from tests.machines.engine import Engine, EngineError
+from tests.mortal import mortal
 
 START_SECONDS = 60.0
 PROGRAMS = ("docker-registry", "htpasswd")
@@ -105,7 +106,7 @@ def _configuration(folder: Path, server: str, webhook: str) -> dict[str, object]
 
 def _serve(command: Sequence[str], server: str) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(mortal(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(httpx.TransportError):

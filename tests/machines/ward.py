@@ -19,6 +19,7 @@ import httpx
 from tests.machines.cloud import Cloud
 from tests.machines.nodes import of_a_node
 from tests.machines.registry import Registry
+from tests.mortal import mortal
 from tests.preload import compiled
 from tests.stack import clean_environment, free_ports, run_wopr
 
@@ -54,7 +55,9 @@ class Ward:
         """A process with the API and its loops. `more`: of its environment."""
         command = [sys.executable, "-m", "wopr", "api", "--host", "0.0.0.0", "--port", str(self.port)]
         with (self.home / "api.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**self.environment, **(more or {})})
+            self.process = subprocess.Popen(
+                mortal(command), stdout=log, stderr=log, env={**self.environment, **(more or {})}
+            )
 
     def kill_api(self) -> None:
         """As the kernel does it."""
