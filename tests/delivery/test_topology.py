@@ -7,16 +7,28 @@ from pathlib import Path
 import pytest
 import yaml
 
+from wopr.core.ids import NodeId
 from wopr.core.settings import Settings
 from wopr.delivery.commands import parsed_env
 from wopr.delivery.topology import BUILT, FOLDER, GPU, MACHINES, SERVICES, VOLUMES, VPS, Topology
+from wopr.inference.bootstrap import files
+from wopr.inference.rented import Opened
 
 VARIABLE = re.compile(r"\$\{(\w+)")
 # What the local machines set otherwise than production, with docs/handbook/operator-local.md.
 VPS_SETTINGS = {
-    *("WOPR_DOMAIN", "WOPR_SCHEME", "BETTER_AUTH_URL", "UI_URL", "COOKIE_DOMAIN"),
-    *("BOT_RUNTIME", "WOPR_IMAGE", "BOT_IMAGE", "GPU_NODE_SECRET"),
+    "WOPR_DOMAIN": "localhost",
+    "WOPR_SCHEME": "http://",
+    "BETTER_AUTH_URL": "http://localhost:3100",
+    "UI_URL": "http://localhost",
+    "COOKIE_DOMAIN": "localhost",
+    "BOT_RUNTIME": "docker",
+    "WOPR_IMAGE": "ghcr.io/wopr-network/wopr-platform:local",
+    "BOT_IMAGE": "ghcr.io/wopr-network/wopr-bot:local",
+    "GPU_NODE_SECRET": "wopr_local_gpu_secret",
 }
+# What a rented node gets otherwise: its own address, what its setup finds out of its GPU, and the setting for one.
+NODE_DIFFERS = {"NODE_ADDRESS": "0.0.0.0", "FLASH_ATTN": "off"}
 BESIDE_THE_STACK = {"platform-api", "watchtower"}
 
 
@@ -25,7 +37,7 @@ def read(*parts: str) -> str:
 
 
 def test_the_vps_sets_what_the_list_says_and_has_what_the_list_says_beside_the_stack() -> None:
-    assert set(parsed_env(read("vps", "defaults.env"))) == VPS_SETTINGS
+    assert parsed_env(read("vps", "defaults.env")) == VPS_SETTINGS
     assert set(yaml.safe_load(read("vps", "doors.yaml"))["services"]) == BESIDE_THE_STACK
 
 
@@ -36,11 +48,14 @@ def test_the_gpu_machine_runs_the_compose_file_of_rented_nodes_with_every_variab
     assert set(parsed_env(read("gpu", "node.env"))) | {"NODE_API_KEY"} == wanted
 
 
-def test_the_images_of_the_node_are_those_that_rented_nodes_get() -> None:
-    settings, node = Settings(), parsed_env(read("gpu", "node.env"))
-    names = [name for name in node if name.endswith("_IMAGE")]
-    assert names
-    assert {name: getattr(settings, name.lower()) for name in names} == {name: node[name] for name in names}
+def test_the_node_is_told_what_rented_nodes_without_a_gpu_are_told_but_for_the_declared_differences() -> None:
+    rented = parsed_env(files(Settings(), Opened(NodeId("one"), None, "", ""))["node.env"])
+    setup = (FOLDER.parent / "cloud-init" / "setup").read_text(encoding="utf-8")
+    without_gpu = re.search(r"; else ((?:[A-Z_]+=\w+ ?)+); fi\n  export NODE_ADDRESS", setup)
+    assert without_gpu
+    rented |= dict(word.split("=") for word in without_gpu[1].split())
+    node = parsed_env(read("gpu", "node.env"))
+    assert {name: value for name, value in node.items() if rented.get(name) != value} == NODE_DIFFERS
 
 
 def test_the_compose_file_has_what_the_commands_look_for() -> None:
