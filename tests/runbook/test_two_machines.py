@@ -67,6 +67,9 @@ def _health(machines: Machines) -> None:
     assert json.loads(answers[0]) == {"status": "ok"}
     assert len(answers) == 5
     assert node.count(": true") == 4
+    for name in ("wopr-gpu", "wopr-vps-postgres"):  # a machine, and a container inside one
+        told = machines.wopr("logs", name, "--tail", "1")
+        assert (told["name"], bool(told["line"])) == (name, True)
 
 
 def _the_node_registered_itself_and_may_be_seeded(machines: Machines) -> None:
