@@ -55,6 +55,12 @@ def limited(retry_after_seconds: int) -> Refusal:
 
 def broken(status: int) -> Refusal:
     """A failure on their side."""
-    names = {429: "too_many_requests", 500: "server_error", 502: "bad_gateway", 503: "service_unavailable"}
+    names = {
+        429: "too_many_requests",
+        500: "server_error",
+        502: "bad_gateway",
+        503: "service_unavailable",
+        504: "gateway_timeout",
+    }
     message = "API Rate limit exceeded." if status == 429 else "Unexpected server-side error"
     return Refusal(status, names.get(status, "server_error"), message, {"retry-after": "1"} if status != 500 else None)

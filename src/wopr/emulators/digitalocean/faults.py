@@ -23,7 +23,7 @@ class FaultRequest(BaseModel):
     `after` the request is carried out first and only its answer is lost.
     """
 
-    status: Literal[429, 500, 502, 503] | None = None
+    status: Literal[429, 500, 502, 503, 504] | None = None
     hang_seconds: float | None = Field(default=None, gt=0, le=_HANG_SECONDS_MAX)
     action: str | None = None
     after: bool = False
