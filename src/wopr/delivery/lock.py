@@ -12,8 +12,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -97,6 +97,7 @@ class Fence:
     host: Host
     place: Place
     token: int
+    taken: Mapping[str, object] = field(default_factory=dict)  # from whom, when the owner before did not let go
 
     async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output:
         done = await self.host.run(fenced(self.place, self.token, argv), input=input, timeout=timeout)
@@ -138,8 +139,8 @@ async def hold(
         raise HostFailed(
             f"{place.dir} can't be made on {host.describe()}: {made.complaint}", remedy="Give another --dir."
         )
-    mine = await _acquire(host, place, operation)
-    fence = Fence(host, place, mine.token)
+    mine, before = await _acquire(host, place, operation)
+    fence = Fence(host, place, mine.token, _taken_from(before))
     task = asyncio.current_task()
     assert task is not None
     lost = False
@@ -195,7 +196,8 @@ def parsed(text: str) -> Held:
         ) from error
 
 
-async def _acquire(host: Host, place: Place, operation: str) -> Held:
+async def _acquire(host: Host, place: Place, operation: str) -> tuple[Held, Seen]:
+    """The lock, and what it was before it was ours."""
     machine = socket.gethostname()
     for _ in range(TRIES_MAX):
         seen = await _seen_free(host, place, machine)
@@ -209,7 +211,7 @@ async def _acquire(host: Host, place: Place, operation: str) -> Held:
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         if await _swapped(host, place, seen.text, mine):
-            return mine
+            return mine, seen
     raise Locked("The lock changes hands faster than it can be taken.", remedy="wopr lock show")
 
 
@@ -223,6 +225,13 @@ async def _seen_free(host: Host, place: Place, machine: str) -> Seen:
         if seen.held is None or seen.held.operation != BRIEF or time.monotonic() >= until:
             raise _taken(seen)
         await asyncio.sleep(AGAIN_SECONDS)
+
+
+def _taken_from(before: Seen) -> dict[str, object]:
+    """For the journal: who died with the lock, and for how long nobody had heard of it."""
+    if before.held is None or not before.held.owner:
+        return {}
+    return {"taken_from": before.held.owner, "silent_seconds": before.age_seconds}
 
 
 def _taken(seen: Seen) -> Locked:
