@@ -134,12 +134,12 @@ def test_a_lock_on_another_machine_is_taken_from_who_is_gone(site: Installation)
 
 @pytest.mark.parametrize("point", DEATHS if os.environ.get("WOPR_KILLS") == "all" else DEATHS[:1], ids=str)
 def test_a_deployer_that_dies_on_another_machine_is_taken_over_from_when_it_was_silent(
-    site: Installation, home: Path, point: Point
+    site: Installation, point: Point
 ) -> None:
     """Nobody on the host can ask whether its process lives: its silence alone frees the lock."""
     site.settle()
     before, image, lock = site.state()["active"], site.derive(), site.folder / "lock.json"
-    on_the_host = replace(site, environment={"WOPR_HOME": str(home / "on-the-host")})  # as it says no --host
+    on_the_host = replace(site, environment={})  # it says no --host, and its journal is the installation's
     refused: list[tuple[float, float]] = []
     with Load(site, threads=2) as load:
         died = killed_elsewhere(site, point, "deploy", image, "--yes", "--observe", "0", "--ready", "180")
@@ -154,8 +154,7 @@ def test_a_deployer_that_dies_on_another_machine_is_taken_over_from_when_it_was_
     assert load.failures == []
     # The host's clock is asked for whole seconds.
     assert all(asked < heard + STALE_SECONDS + 1 for heard, asked in refused), "silent for too long"
-    entries = [json.loads(line) for line in (home / "on-the-host" / "journal.jsonl").read_text().splitlines()]
-    (locked,) = [one["data"] for one in entries if one["data"].get("taken_from")][-1:]
+    locked = [one["data"] for one in on_the_host.journal() if one["data"].get("step") == "locked"][-1]
     assert locked["taken_from"].endswith(f"@{ELSEWHERE}")
     assert locked["silent_seconds"] >= STALE_SECONDS
     whole(site)

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -198,12 +199,12 @@ def parsed(text: str) -> Held:
 
 async def _acquire(host: Host, place: Place, operation: str) -> tuple[Held, Seen]:
     """The lock, and what it was before it was ours."""
-    machine = socket.gethostname()
+    machine = _machine()
     for _ in range(TRIES_MAX):
         seen = await _seen_free(host, place, machine)
         mine = Held(
             token=(seen.held.token if seen.held else 0) + 1,
-            owner=f"{os.getpid()}@{machine}",
+            owner=f"{os.getpid()}@{socket.gethostname()}",
             operation=operation,
             machine=machine,
             pid=os.getpid(),
@@ -213,6 +214,16 @@ async def _acquire(host: Host, place: Place, operation: str) -> tuple[Held, Seen
         if await _swapped(host, place, seen.text, mine):
             return mine, seen
     raise Locked("The lock changes hands faster than it can be taken.", remedy="wopr lock show")
+
+
+def _machine() -> str:
+    """Where a process is known by its number. A name alone may be another machine's, or a container's on this one."""
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        known.append(Path("/etc/machine-id").read_text(encoding="utf-8").strip())
+    with contextlib.suppress(OSError):
+        known.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(known)
 
 
 async def _seen_free(host: Host, place: Place, machine: str) -> Seen:
