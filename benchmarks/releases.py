@@ -244,23 +244,23 @@ def _killed(kind: Kind, site: Installation, given: argparse.Namespace) -> tuple[
     """One row: a run of this kind, killed at each point."""
     every = points(kind, site, given.moments)
     few = min(given.kills or len(every), len(every))
-    every = [every[number * len(every) // few] for number in range(few)]
+    chosen = [every[number * len(every) // few] for number in range(few)]
     took, missed, order, failed = [], 0, 0, 0
-    for number, point in enumerate(every):
-        where = f"{kind.name}, kill {number + 1} of {len(every)}, {point}"
+    for number, point in enumerate(chosen):
+        where = f"{kind.name}, kill {number + 1} of {few}, {point}"
         try:
             mended = kill(kind, site, point)
         except Missed as error:
             missed += 1
             say(f"{where}: not come to: {error}")
-        except AssertionError as error:
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
             say(f"{where}: NOT IN ORDER: {error}")
         else:
             order += 1
             took.append(mended.seconds)
             failed += mended.failed
             say(f"{where}: in order again after {mended.seconds:.1f} s, {mended.failed} requests failed")
-    killed = len(every) - missed
+    killed = few - missed
     times = (f"{median(took):.1f} s", f"{max(took):.1f} s") if took else ("–", "–")
     requests = failed if kind.served else "–"
     return (kind.name, len(every), killed, missed, f"{order} of {killed}", *times, requests, "all; 10 s; 0")

@@ -25,7 +25,8 @@ FENCED = "fenced"
 
 def label(name: str, phase: str, data: Mapping[str, Any]) -> str:
     """How a point of the journal is called: `deploy: committed`, `deploy: end`."""
-    return f"{name}: {data.get('step', phase) if phase == 'step' and name != 'incident' else phase}"
+    told = data.get("step") if phase == "step" and name != "incident" else ""  # of an incident that is free text
+    return f"{name}: {told or phase}"
 
 
 def arm(moment: str, nth: int, entry: str) -> None:

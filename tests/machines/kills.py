@@ -24,7 +24,6 @@ from wopr.ops.journal import Journal
 
 RELEASE = ("--yes", "--json", "--observe", "0", "--ready", READY_SECONDS)
 PLAIN = ("deploy", *RELEASE)
-FIRST_SETTINGS = ("DRAIN_SECONDS=10", "LOG_LEVEL=warning", "BOT_RUNTIME=process")
 # What another process writes, or what is taken in from the API: no step of the run.
 FOREIGN = ("logbook", "journal")
 LEFT_OVER = ("*.new", "*.partial", ".registry")
