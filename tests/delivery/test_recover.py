@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -256,22 +257,25 @@ async def test_a_rollback_is_whole_or_was_not_wherever_its_deployer_is_killed(tm
     assert back > 2
 
 
-async def rolls_back(ctx: Context, _: Release) -> Verdict:
+async def rolls_back(ctx: Context, _: Release, to: int | None = None) -> Verdict:
     """As `wopr rollback` does, with its beginning and its end in the journal; who is killed writes no end."""
     operation = Operation(ctx.journal, ROLLBACK)
     ctx.journal.append(str(operation.id), ROLLBACK, "begin", {})
-    went = await go_back(replace(ctx, operation=operation), Back(limits=LIMITS))
+    went = await go_back(replace(ctx, operation=operation), Back(to, limits=LIMITS))
     ctx.journal.append(str(operation.id), ROLLBACK, "end", {})
     return went.verdict
 
 
-async def test_a_rollback_that_is_said_again_goes_back_once_wherever_its_deployer_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", [None, 2])
+async def test_a_rollback_that_is_said_again_goes_back_once_wherever_its_deployer_is_killed(
+    tmp_path: Path, to: int | None
+) -> None:
     said_again = 0
-    async for site in killed_anywhere(tmp_path, 1, 2, 3, number=4, does=rolls_back):
+    async for site in killed_anywhere(tmp_path, 1, 2, 3, number=4, does=partial(rolls_back, to=to)):
         if any(entry.phase == "end" for entry in site.journal.read()):
             continue  # it said that it was through: another one is another step
         said_again += 1
-        assert (await rolls_back(site.begin(ROLLBACK), release(5))).good
+        assert (await rolls_back(site.begin(ROLLBACK), release(5), to)).good
         state = await read_state(site.machine, PLACE)
         assert state.active
         found = {one.number: one for one in await read_releases(site.machine, PLACE)}

@@ -182,10 +182,10 @@ async def _finished(ctx: Context, left: State, to: int | None) -> Went | None:
     gone = left.leaving.release if left.leaving else _unended(ctx, now.number)
     if now.trigger != ROLLBACK or now.verdict != Judgement.GOOD or now.restores is None or gone is None:
         return None
-    if to is not None and not (await read_release(ctx.host, ctx.place, to)).same_content(now):
-        return None
     releases = await read_releases(ctx.host, ctx.place)
     found = {one.number: one for one in releases}
+    if to is not None and (to not in found or not found[to].same_content(now)):
+        return None
     proposal = Proposal(found[gone], found.get(now.restores, now), *database_left(releases, now))
     ctx.operation.outcome.update(release=now.number, platform=now.platform, restores=now.restores, trigger=ROLLBACK)
     ctx.step("was done already", serving=now.number)
