@@ -25,8 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.machines import building, engine, registry
 from tests.machines import test_releases_streams as streams
 from tests.machines.installation import Installation, Load, installed
-from tests.machines.test_releases import BUT_THE_API, migration, other_architecture, whole
-from tests.machines.test_releases_kills import AFTER_SECONDS, kill_at, steps_of
+from tests.machines.killed import MOMENTS
+from tests.machines.kills import Kind, Missed, kill, points
+from tests.machines.kinds import KINDS
+from tests.machines.test_releases import BUT_THE_API, migration, other_architecture
 
 from wopr.delivery import commands
 from wopr.delivery.commands import PLUGIN, STANDALONE
@@ -34,7 +36,6 @@ from wopr.delivery.place import Place, Slot, other
 
 SWAPS, ROLLBACKS = 40, 6
 PEERS_SHARE = 6  # of as many swaps the peers do one
-ROLLBACK_KILLS = ("started", "committed", "drained", "files restored")
 RELEASE = ("--observe", "0", "--ready", "60")
 PAUSE_SECONDS = 0.02  # two cores are shared by load, platform and deployer
 STREAM_PIECES = 20  # two seconds each
@@ -50,7 +51,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--swaps", type=int, default=SWAPS, help="of D3; the peers do a sixth of them each")
     parser.add_argument("--rollbacks", type=int, default=ROLLBACKS, help="of D5")
-    parser.add_argument("--kills", type=int, default=0, help="of D7; 0: at every step")
+    parser.add_argument("--kills", type=int, default=0, help="of D7, of each kind of run; 0: at every point")
+    parser.add_argument("--kinds", action="append", help="of D7: only kinds of run with this in their name")
+    parser.add_argument("--moments", nargs="+", default=MOMENTS, choices=MOMENTS, help="of D7: when at an entry")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(parts):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
@@ -219,44 +222,48 @@ def bad_ones(site: Installation) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 def kills(site: Installation, given: argparse.Namespace) -> None:
-    """D7: a deployer killed at every step, and how long the next run takes until all is in order."""
+    """D7: deployers killed at every entry of their journal, and how long the next run takes until all is in order."""
     site.settle()
-    site.release(site.derive(), *RELEASE)
-    points = [("deploy", step, after) for step in steps_of(site, "deploy") for after in AFTER_SECONDS]
-    points += [("rollback", step, 0.0) for step in ROLLBACK_KILLS]
-    points = points[:: max(1, len(points) // given.kills)] if given.kills else points
-    took, order, failed = [], 0, 0
-    for number, (command, step, after) in enumerate(points):
-        words = [command, "--json", *RELEASE]
-        if command == "deploy":
-            words += [site.derive(), "--yes"]
-        else:
-            site.release(site.derive(), *RELEASE)
-        with Load(site, threads=2, pause_seconds=PAUSE_SECONDS) as load:
-            try:
-                kill_at(site, words, command, step, after)
-            except AssertionError as error:
-                say(f"not killed: {error}")
-                continue
-            began = time.monotonic()
-            mended = site.deploy("", *RELEASE)
-            took.append(time.monotonic() - began)
-        failed += len(load.failures)
-        order += mended.returncode == 0 and in_order(site)
-        say(f"kill {number + 1} of {len(points)}, {command} at {step!r}: in order again after {took[-1]:.1f} s")
-    rows = [(len(took), order, f"{median(took):.1f} s", f"{max(took):.1f} s", failed, "all; 10 s; 0")]
-    headers = ("kills", "in order again by the next run", "median", "slowest", "failed requests", "goal")
+    kinds = [kind for kind in KINDS if not given.kinds or any(word in kind.name for word in given.kinds)]
+    rows = [_killed(kind, site, given) for kind in kinds]
+    headers = (
+        "run",
+        "points",
+        "killed",
+        "not come to",
+        "in order again",
+        "median",
+        "slowest",
+        "failed requests",
+        "goal",
+    )
     table("Killed deployers (D7)", headers, rows)
 
 
-def in_order(site: Installation) -> bool:
-    """One release serves, whole, nothing is left of any other, and each has its verdict."""
-    try:
-        whole(site)
-    except AssertionError as error:
-        say(f"not in order: {error}")
-        return False
-    return True
+def _killed(kind: Kind, site: Installation, given: argparse.Namespace) -> tuple[object, ...]:
+    """One row: a run of this kind, killed at each point."""
+    every = points(kind, site, given.moments)
+    few = min(given.kills or len(every), len(every))
+    chosen = [every[number * len(every) // few] for number in range(few)]
+    took, missed, order, failed = [], 0, 0, 0
+    for number, point in enumerate(chosen):
+        where = f"{kind.name}, kill {number + 1} of {few}, {point}"
+        try:
+            mended = kill(kind, site, point)
+        except Missed as error:
+            missed += 1
+            say(f"{where}: not come to: {error}")
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            say(f"{where}: NOT IN ORDER: {error}")
+        else:
+            order += 1
+            took.append(mended.seconds)
+            failed += mended.failed
+            say(f"{where}: in order again after {mended.seconds:.1f} s, {mended.failed} requests failed")
+    killed = few - missed
+    times = (f"{median(took):.1f} s", f"{max(took):.1f} s") if took else ("–", "–")
+    requests = failed if kind.served else "–"
+    return (kind.name, len(every), killed, missed, f"{order} of {killed}", *times, requests, "all; 10 s; 0")
 
 
 def _ready(site: Installation, slot: str) -> None:

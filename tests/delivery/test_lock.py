@@ -16,6 +16,7 @@ from typing import cast
 
 import pytest
 from tests.delivery.hosting import ssh_machine
+from tests.live import missing
 
 from wopr.delivery import lock
 from wopr.delivery.errors import HostFailed, Locked
@@ -96,14 +97,16 @@ async def test_the_deliverer_that_changes_its_own_image_is_waited_for(
     await changing
 
 
+HOLDS = (
+    "import asyncio,sys\nfrom wopr.delivery.lock import hold\nfrom wopr.delivery.hosts import LocalHost\n"
+    "from wopr.delivery.place import Place\n"
+    "async def main():\n async with hold(LocalHost(), Place(sys.argv[1]), 'deploy'):\n"
+    "  print('held', flush=True)\n  await asyncio.sleep(60)\nasyncio.run(main())"
+)
+
+
 async def test_the_lock_of_a_killed_process_is_free_at_once(host: Host, place: Place) -> None:
-    script = (
-        "import asyncio,sys\nfrom wopr.delivery.lock import hold\nfrom wopr.delivery.hosts import LocalHost\n"
-        "from wopr.delivery.place import Place\n"
-        "async def main():\n async with hold(LocalHost(), Place(sys.argv[1]), 'deploy'):\n"
-        "  print('held', flush=True)\n  await asyncio.sleep(60)\nasyncio.run(main())"
-    )
-    with subprocess.Popen([sys.executable, "-c", script, place.dir], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", HOLDS, place.dir], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline) == b"held\n"
         with pytest.raises(Locked):
@@ -112,6 +115,22 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(host: Host, place: P
         process.kill()
     async with hold(host, place, "deploy") as fence:
         assert fence.token == 2
+
+
+async def test_a_living_deployer_in_a_container_of_the_same_name_is_not_taken_for_dead(place: Place) -> None:
+    """As with `docker run --network host`: the number of its process is that of another one here, or of none."""
+    apart = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    if await asyncio.to_thread(subprocess.call, (*apart, "true"), stderr=subprocess.DEVNULL):
+        missing("the right to make a name space of processes")
+    with subprocess.Popen([*apart, sys.executable, "-c", HOLDS, place.dir], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == b"held\n"
+            with pytest.raises(Locked, match="runs `deploy`"):
+                async with hold(LocalHost(), place, "deploy"):
+                    pass
+        finally:
+            process.kill()
 
 
 async def test_a_silent_lock_of_another_machine_is_free_after_its_time(host: Host, place: Place) -> None:

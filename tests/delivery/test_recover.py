@@ -6,13 +6,14 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.delivery.killing import Killed, Machine
+from tests.delivery.killing import Killed, Machine, Unrendered
 
 from wopr.delivery import quarantine
-from wopr.delivery.commands import Compose
+from wopr.delivery.commands import Compose, parsed_env
 from wopr.delivery.context import Context
 from wopr.delivery.cutover import Incoming, Limits, Verdict, cut_over, turn_away
 from wopr.delivery.lock import Fence
@@ -20,6 +21,8 @@ from wopr.delivery.place import Place
 from wopr.delivery.recover import recover
 from wopr.delivery.release import Judgement, Release, Snapshot, State, read_releases, read_state, record
 from wopr.delivery.rollback import Back, go_back, propose
+from wopr.delivery.slots import creating_ahead
+from wopr.delivery.went_back import ROLLBACK
 from wopr.ops.incidents import Incident, all_incidents, open_incidents
 from wopr.ops.journal import Journal, Operation
 
@@ -29,13 +32,6 @@ LIMITS = Limits(ready_seconds=0.2, observe_seconds=0.0)
 CHANGES_MAX = 60
 
 Deploys = Callable[[Context, Release], Awaitable[Verdict]]
-
-
-class Unrendered(Journal):
-    """A journal of which no pages are made: they are not what is tested here, and there are hundreds of runs."""
-
-    def keep(self) -> None:
-        pass
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +52,14 @@ class Site:
         return await (does or comes_in)(await self.recover(), release(number))
 
     async def recover(self) -> Context:
-        fence = Fence(self.machine, PLACE, 1)
-        ctx = Context(fence, Compose(), Operation(self.journal, "deploy"), lambda *_: None, {})
+        ctx = self.begin("deploy")
         await recover(ctx)
         return ctx
+
+    def begin(self, name: str) -> Context:
+        """An operation that has the lock and has done nothing yet."""
+        fence = Fence(self.machine, PLACE, 1)
+        return Context(fence, Compose(), Operation(self.journal, name), lambda *_: None, {})
 
     async def kill(self, number: int, does: Deploys | None = None, *, before: int = 0, after: int = 0) -> bool:
         """Deploy, and be killed before or after so many changes; whether it came to that."""
@@ -208,8 +208,33 @@ async def test_one_that_is_turned_away_is_quarantined_and_told_wherever_its_depl
     assert verdict == Judgement.BAD
 
 
+async def comes_in_created_ahead(ctx: Context, coming: Release) -> Verdict:
+    state = await read_state(ctx.host, PLACE)
+    async with creating_ahead(ctx, coming, SNAPSHOT, state) as ahead:
+        assert ahead is not None
+        await ahead.done()
+        return await cut_over(ctx, Incoming(coming, SNAPSHOT, LIMITS, ahead=ahead))
+
+
+@pytest.mark.parametrize("does", [comes_in, comes_in_created_ahead])
+async def test_what_compose_is_given_is_of_the_release_that_serves_wherever_a_deployer_is_killed(
+    tmp_path: Path, does: Deploys
+) -> None:
+    """Whoever calls compose by hand, and what takes the platform's image from there, must not meet one given up."""
+    served = set()
+    async for site in killed_anywhere(tmp_path, 1, number=2, does=does):
+        await site.recover()
+        state = await read_state(site.machine, PLACE)
+        assert state.active
+        served.add(state.active.release)
+        given = parsed_env(site.machine.files[PLACE.stack_env].decode())
+        assert given["WOPR_DELIVERER_IMAGE"] == f"p@sha256:{state.active.release}"
+        assert given[f"WOPR_{state.active.slot.upper()}_RELEASE"] == str(state.active.release)
+    assert served == {1, 2}
+
+
 async def goes_back(ctx: Context, _: Release) -> Verdict:
-    return await go_back(ctx, Back(reason="logins fail", by="ada", limits=LIMITS))
+    return (await go_back(ctx, Back(reason="logins fail", by="ada", limits=LIMITS))).verdict
 
 
 async def test_a_rollback_is_whole_or_was_not_wherever_its_deployer_is_killed(tmp_path: Path) -> None:
@@ -230,6 +255,35 @@ async def test_a_rollback_is_whole_or_was_not_wherever_its_deployer_is_killed(tm
         assert told == ([(False, "logins fail", "ada")] if went_back else [])
         assert (await propose(machine, PLACE, None)).target.number == (1 if went_back else 2), "one further back"
     assert back > 2
+
+
+async def rolls_back(ctx: Context, _: Release, to: int | None = None) -> Verdict:
+    """As `wopr rollback` does, with its beginning and its end in the journal; who is killed writes no end."""
+    operation = Operation(ctx.journal, ROLLBACK)
+    ctx.journal.append(str(operation.id), ROLLBACK, "begin", {})
+    went = await go_back(replace(ctx, operation=operation), Back(to, limits=LIMITS))
+    ctx.journal.append(str(operation.id), ROLLBACK, "end", {})
+    return went.verdict
+
+
+@pytest.mark.parametrize("to", [None, 2])
+async def test_a_rollback_that_is_said_again_goes_back_once_wherever_its_deployer_is_killed(
+    tmp_path: Path, to: int | None
+) -> None:
+    said_again = 0
+    async for site in killed_anywhere(tmp_path, 1, 2, 3, number=4, does=partial(rolls_back, to=to)):
+        if any(entry.phase == "end" for entry in site.journal.read()):
+            continue  # it said that it was through: another one is another step
+        said_again += 1
+        assert (await rolls_back(site.begin(ROLLBACK), release(5), to)).good
+        state = await read_state(site.machine, PLACE)
+        assert state.active
+        found = {one.number: one for one in await read_releases(site.machine, PLACE)}
+        assert found[state.active.release].restores == 2
+        assert [found[number].verdict for number in (2, 3)] == [Judgement.GOOD, Judgement.ROLLED_BACK]
+        assert await site.quarantined() == [3]
+        assert [one.open for one in all_incidents(site.journal)] == [False]
+    assert said_again > 2
 
 
 async def test_who_went_back_stays_there_although_it_is_not_ready_when_the_next_run_looks(

@@ -176,6 +176,8 @@ def fresh(engine: Engine, platform: str) -> Installation:
         if (named := OURS.match(left)) and not Path("/proc", named[1]).exists():
             engine.sweep(f"{PROJECT}={left}")
             engine.sweep(f"{INSTALLATION}={left}")
+    # Releases give old images back, and other runs build theirs anew: what a container needs stays.
+    engine.docker("create", "--label", engine.label, platform)
     folder = Path(tempfile.mkdtemp(prefix="wopr-installation-")) / "wopr-platform"
     return Installation(engine, folder, f"wt{os.getpid()}{secrets.token_hex(2)}", port(), port(), platform)
 

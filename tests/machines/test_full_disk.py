@@ -8,12 +8,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.machines.engine import Engine
 from tests.machines.installation import Installation, Load, fresh
 from tests.machines.test_releases import migration, whole
-from tests.machines.test_releases_kills import news
 
 from wopr.ops.journal import Journal
 
@@ -133,3 +133,10 @@ def test_a_dump_that_finds_no_room_stops_a_release_and_is_not_held_against_it(si
     assert site.state()["active"]["release"] == serving
     mended(site)
     assert json.loads(site.deploy(image).stdout)["verdict"] == "good"
+
+
+def news(journal: Path, known: int) -> Sequence[dict[str, Any]]:
+    """The whole lines behind the first `known` bytes: reading it all again and again would slow down who writes it."""
+    with journal.open("rb") as file:
+        file.seek(known)
+        return [json.loads(line) for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]

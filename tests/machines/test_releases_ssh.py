@@ -3,22 +3,32 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.delivery.hosting import ssh_machine
+from tests.machines import killed as launcher
 from tests.machines.engine import Engine
-from tests.machines.installation import Installation, Load, fresh
-from tests.machines.test_releases import migration
+from tests.machines.installation import COMMAND_SECONDS, Installation, Load, fresh
+from tests.machines.killed import WITHIN
+from tests.machines.kills import Point, tidy
+from tests.machines.test_releases import migration, whole
 
 from wopr.delivery.commands import parsed_env
-from wopr.delivery.lock import Held
+from wopr.delivery.lock import STALE_SECONDS, Held
+
+ELSEWHERE = "elsewhere"
+# While containers are started on the host, which goes on without it; and when the new release had just come in.
+DEATHS = (Point("deploy: environment", WITHIN), Point("deploy: committed"))
 
 
 @contextmanager
@@ -120,6 +130,45 @@ def test_a_lock_on_another_machine_is_taken_from_who_is_gone(site: Installation)
     assert asked(site, "lock", "show")["held"]["owner"] == "7@elsewhere"
     assert asked(site, "lock", "release", "--yes")["released"]["owner"] == "7@elsewhere"
     assert site.wopr("lock", "release", "--exit-code").returncode == 4
+
+
+@pytest.mark.parametrize("point", DEATHS if os.environ.get("WOPR_KILLS") == "all" else DEATHS[:1], ids=str)
+def test_a_deployer_that_dies_on_another_machine_is_taken_over_from_when_it_was_silent(
+    site: Installation, point: Point
+) -> None:
+    """Nobody on the host can ask whether its process lives: its silence alone frees the lock."""
+    site.settle()
+    before, image, lock = site.state()["active"], site.derive(), site.folder / "lock.json"
+    on_the_host = replace(site, environment={})  # it says no --host, and its journal is the installation's
+    refused: list[tuple[float, float]] = []
+    with Load(site, threads=2) as load:
+        died = killed_elsewhere(site, point, "deploy", image, "--yes", "--observe", "0", "--ready", "180")
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        heard, asked = lock.stat().st_mtime, time.time()
+        while (done := on_the_host.deploy()).returncode == 3:
+            assert f"@{ELSEWHERE} runs `deploy`" in done.stderr
+            refused.append((heard, asked))
+            time.sleep(1)  # between two tries of whoever waits
+            heard, asked = lock.stat().st_mtime, time.time()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert load.failures == []
+    # The host's clock is asked for whole seconds.
+    assert all(asked < heard + STALE_SECONDS + 1 for heard, asked in refused), "silent for too long"
+    locked = [one["data"] for one in on_the_host.journal() if one["data"].get("step") == "locked"][-1]
+    assert locked["taken_from"].endswith(f"@{ELSEWHERE}")
+    assert locked["silent_seconds"] >= STALE_SECONDS
+    whole(site)
+    tidy(on_the_host)
+    now = site.state()["active"]
+    assert (now["release"] > before["release"]) == (point.entry == "deploy: committed")
+
+
+def killed_elsewhere(site: Installation, point: Point, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A deployer on a machine with another name, killed at this point of its journal; its connection dies with it."""
+    elsewhere = ("unshare", "--uts", "sh", "-c", f'hostname {ELSEWHERE} && exec "$@"', "sh")
+    dies = (sys.executable, "-P", launcher.__file__, point.moment, str(point.nth), point.entry)
+    command = [*elsewhere, *dies, *words, *site.where()]
+    return subprocess.run(command, env=site.variables(), capture_output=True, text=True, timeout=COMMAND_SECONDS)
 
 
 def test_migrations_run_on_another_machine_behind_a_dump(site: Installation) -> None:

@@ -52,11 +52,11 @@ def rollback(
 
         try:
             place = await where.place(machine)
-            proposal = await propose(machine, place, to)
             if dry_run:
-                return proposal, None
+                return await propose(machine, place, to), None
             back = Back(to, reason, operator(), despite_migrations, Limits(ready, observe))
-            return proposal, await go_back(machine, place, where.journal(), back, tell)
+            went = await go_back(machine, place, where.journal(), back, tell)
+            return went.proposal, went.verdict
         finally:
             tell.end()
             await machine.close()

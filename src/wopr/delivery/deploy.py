@@ -92,7 +92,7 @@ async def deploy(host: Host, place: Place, journal: Journal, request: Request, t
 
 
 async def _deploy(ctx: Context, request: Request) -> Verdict:
-    ctx.step("locked", token=ctx.fence.token)
+    ctx.step("locked", token=ctx.fence.token, **ctx.fence.taken)
     recovered, free = await asyncio.gather(recover(ctx), ctx.host.run(commands.free_kilobytes(ctx.place.dir)))
     again = any(isinstance(action, Services | Start) for action in recovered)
     await _set_up(ctx, request.settings or {})

@@ -12,9 +12,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -97,6 +98,7 @@ class Fence:
     host: Host
     place: Place
     token: int
+    taken: Mapping[str, object] = field(default_factory=dict)  # from whom, when the owner before did not let go
 
     async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = RUN_SECONDS) -> Output:
         done = await self.host.run(fenced(self.place, self.token, argv), input=input, timeout=timeout)
@@ -138,8 +140,8 @@ async def hold(
         raise HostFailed(
             f"{place.dir} can't be made on {host.describe()}: {made.complaint}", remedy="Give another --dir."
         )
-    mine = await _acquire(host, place, operation)
-    fence = Fence(host, place, mine.token)
+    mine, before = await _acquire(host, place, operation)
+    fence = Fence(host, place, mine.token, _taken_from(before))
     task = asyncio.current_task()
     assert task is not None
     lost = False
@@ -195,13 +197,14 @@ def parsed(text: str) -> Held:
         ) from error
 
 
-async def _acquire(host: Host, place: Place, operation: str) -> Held:
-    machine = socket.gethostname()
+async def _acquire(host: Host, place: Place, operation: str) -> tuple[Held, Seen]:
+    """The lock, and what it was before it was ours."""
+    machine = _machine()
     for _ in range(TRIES_MAX):
         seen = await _seen_free(host, place, machine)
         mine = Held(
             token=(seen.held.token if seen.held else 0) + 1,
-            owner=f"{os.getpid()}@{machine}",
+            owner=f"{os.getpid()}@{socket.gethostname()}",
             operation=operation,
             machine=machine,
             pid=os.getpid(),
@@ -209,8 +212,18 @@ async def _acquire(host: Host, place: Place, operation: str) -> Held:
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         if await _swapped(host, place, seen.text, mine):
-            return mine
+            return mine, seen
     raise Locked("The lock changes hands faster than it can be taken.", remedy="wopr lock show")
+
+
+def _machine() -> str:
+    """Where a process is known by its number. A name alone may be another machine's, or a container's on this one."""
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        known.append(Path("/etc/machine-id").read_text(encoding="utf-8").strip())
+    with contextlib.suppress(OSError):
+        known.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(known)
 
 
 async def _seen_free(host: Host, place: Place, machine: str) -> Seen:
@@ -223,6 +236,13 @@ async def _seen_free(host: Host, place: Place, machine: str) -> Seen:
         if seen.held is None or seen.held.operation != BRIEF or time.monotonic() >= until:
             raise _taken(seen)
         await asyncio.sleep(AGAIN_SECONDS)
+
+
+def _taken_from(before: Seen) -> dict[str, object]:
+    """For the journal: who died with the lock, and for how long nobody had heard of it."""
+    if before.held is None or not before.held.owner:
+        return {}
+    return {"taken_from": before.held.owner, "silent_seconds": before.age_seconds}
 
 
 def _taken(seen: Seen) -> Locked:

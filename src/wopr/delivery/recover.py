@@ -4,15 +4,17 @@ import asyncio
 from dataclasses import replace
 
 from wopr.delivery import commands
+from wopr.delivery.commands import parsed_env
 from wopr.delivery.context import Context
 from wopr.delivery.cutover import FIRST_READY_SECONDS, Limits, configure, services, settle
 from wopr.delivery.look import observe
 from wopr.delivery.migrate import CONTAINER as MIGRATOR
 from wopr.delivery.migrate import ran
 from wopr.delivery.observe import wait_ready
+from wopr.delivery.place import other
 from wopr.delivery.plan import Action, Become, Configure, Observed, Remove, Retire, Services, Settle, Start, plan
-from wopr.delivery.release import Judgement, State, read_release, read_snapshot, read_state, write_state
-from wopr.delivery.slots import empty, fill, retire
+from wopr.delivery.release import Judgement, Part, State, read_release, read_snapshot, read_state, write_state
+from wopr.delivery.slots import empty, fill, retire, write_environment
 
 
 async def recover(ctx: Context) -> list[Action]:
@@ -25,7 +27,19 @@ async def recover(ctx: Context) -> list[Action]:
         await _execute(ctx, action)
         judged = {"release": action.release, "verdict": str(action.verdict)} if isinstance(action, Settle) else {}
         ctx.step(f"recovered: {type(action).__name__.lower()}", **judged)
+    await _environment(ctx, (await read_state(ctx.host, ctx.place)).active if actions else state.active)
     return actions
+
+
+async def _environment(ctx: Context, serving: Part | None) -> None:
+    """What compose interpolates is of the release that serves again, where a later one was being prepared beside it."""
+    given = parsed_env((await ctx.host.read(ctx.place.stack_env) or b"").decode("utf-8", "replace"))
+    beside = given.get(f"WOPR_{other(serving.slot).upper()}_RELEASE", "") if serving else ""
+    if serving is None or not beside.isdecimal() or int(beside) <= serving.release:
+        return
+    release = await read_release(ctx.host, ctx.place, serving.release)
+    await write_environment(ctx, release, await read_snapshot(ctx.host, ctx.place, serving.release), serving.slot)
+    ctx.step("recovered: environment", release=serving.release)
 
 
 async def _seen(ctx: Context, state: State) -> Observed:

@@ -21,7 +21,9 @@ from wopr.delivery.place import Place
 from wopr.delivery.recover import recover
 from wopr.delivery.release import (
     Judgement,
+    Part,
     Release,
+    State,
     previous_good,
     read_release,
     read_releases,
@@ -60,14 +62,20 @@ class Proposal:
 
 async def propose(host: Host, place: Place, to: int | None) -> Proposal:
     """What a rollback would do; reads only. Refused when there is nothing to go back to."""
-    state = await read_state(host, place)
-    if state.active is None:
-        raise Refused("Nothing is released here.", remedy="wopr deploy")
+    active = await _active(host, place)
     releases = await read_releases(host, place)
-    current = await read_release(host, place, state.active.release)
+    current = await read_release(host, place, active.release)
     target = _target(releases, current, to)
     stays, breaks = database_left(releases, target)
     return Proposal(current, target, stays, breaks)
+
+
+async def _active(host: Host, place: Place) -> Part:
+    """What serves; Refused when nothing does."""
+    state = await read_state(host, place)
+    if state.active is None:
+        raise Refused("Nothing is released here.", remedy="wopr deploy")
+    return state.active
 
 
 def database_left(releases: Sequence[Release], target: Release) -> tuple[list[str], list[str]]:
@@ -89,15 +97,25 @@ def database_left(releases: Sequence[Release], target: Release) -> tuple[list[st
     return stays, breaks
 
 
-async def rollback(host: Host, place: Place, journal: Journal, back: Back, tell: Tell) -> Verdict:
+@dataclass(frozen=True)
+class Went:
+    """What a rollback did, and how it ended."""
+
+    proposal: Proposal
+    verdict: Verdict
+
+
+async def rollback(host: Host, place: Place, journal: Journal, back: Back, tell: Tell) -> Went:
     """Go back. Refused when there is nothing to go back to, or the database would not let it run: nothing changed."""
+    await _active(host, place)  # or a folder and a lock would be made where nothing is
     compose = await find_compose(host)
     async with hold(host, place, "rollback") as fence:
         knowing = journal.knowing(await settings_there(host, place))  # the reason is somebody's words
         with knowing.operation("rollback", to=back.to, why=back.reason, by=back.by, host=host.describe()) as operation:
             ctx = Context(fence, compose, operation, tell, {})
-            ctx.step("locked", token=fence.token)
-            verdict = await go_back(ctx, back)
+            ctx.step("locked", token=fence.token, **fence.taken)
+            went = await go_back(ctx, back)
+            verdict = went.verdict
             operation.outcome.update(verdict=verdict.verdict, reason=verdict.reason, seconds=verdict.seconds)
             if not verdict.good:
                 raise HostFailed(
@@ -105,12 +123,19 @@ async def rollback(host: Host, place: Place, journal: Journal, back: Back, tell:
                     remedy="wopr releases; wopr rollback --to N",
                 )
     await take_in(host, place, journal)
-    return verdict
+    return went
 
 
-async def go_back(ctx: Context, back: Back) -> Verdict:
-    """As `rollback`, with the lock in hand and an operation begun; a failure is a verdict."""
+async def go_back(ctx: Context, back: Back) -> Went:
+    """As `rollback`, with the lock in hand and an operation begun; a failure is a verdict.
+
+    Where the deployer of the same rollback was stopped after the commit point, this only finishes it: whoever says it
+    again means one step back, not two.
+    """
+    left = await read_state(ctx.host, ctx.place)
     await recover(ctx)
+    if done := await _finished(ctx, left, back.to):
+        return done
     proposal = await propose(ctx.host, ctx.place, back.to)
     current, target = proposal.current, proposal.target
     _guard(proposal, back)
@@ -142,11 +167,42 @@ async def go_back(ctx: Context, back: Back) -> Verdict:
         trigger=ROLLBACK,
         database_stays=[*proposal.stays, *proposal.breaks],
     )
-    ctx.step("checked", restores=target.number, database_stays=list(proposal.stays))
+    ctx.step("checked", leaves=current.number, restores=target.number, database_stays=list(proposal.stays))
     verdict = await cut_over(ctx, Incoming(release, snapshot, back.limits))
     if verdict.good:
         await record_sight(ctx)
-    return verdict
+    return Went(proposal, verdict)
+
+
+async def _finished(ctx: Context, left: State, to: int | None) -> Went | None:
+    """The rollback that an earlier run did not end, where what it brought back serves now. `left` is the state in which
+    that run left the host; when it was killed at the very end, the journal alone knows."""
+    state = await read_state(ctx.host, ctx.place)
+    if state.active is None or state.candidate or left.active is None or left.active.release != state.active.release:
+        return None
+    now = await read_release(ctx.host, ctx.place, state.active.release)
+    gone = left.leaving.release if left.leaving else _unended(ctx, now.number)
+    if now.trigger != ROLLBACK or now.verdict != Judgement.GOOD or now.restores is None or gone is None:
+        return None
+    releases = await read_releases(ctx.host, ctx.place)
+    found = {one.number: one for one in releases}
+    if to is not None and (to not in found or not found[to].same_content(now)):
+        return None
+    proposal = Proposal(found[gone], found.get(now.restores, now), *database_left(releases, now))
+    ctx.operation.outcome.update(release=now.number, platform=now.platform, restores=now.restores, trigger=ROLLBACK)
+    ctx.step("was done already", serving=now.number)
+    return Went(proposal, Verdict("good", now.number, now.number, now.platform, "", now.seconds))
+
+
+def _unended(ctx: Context, number: int) -> int | None:
+    """The release that the last rollback left for release `number`, when it did all and was stopped before it could
+    say so."""
+    rollbacks = [one for one in ctx.journal.read() if one.name == ROLLBACK and one.operation != str(ctx.operation.id)]
+    last = [one for one in rollbacks if one.operation == rollbacks[-1].operation]
+    steps = {one.data.get("step"): one.data for one in last if one.phase == "step"}
+    if any(one.phase in ("end", "fail") for one in last) or steps.get("finished", {}).get("serving") != number:
+        return None
+    return steps["checked"].get("leaves")
 
 
 def _target(releases: Sequence[Release], current: Release, to: int | None) -> Release:

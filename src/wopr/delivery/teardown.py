@@ -104,8 +104,9 @@ async def teardown(host: Host, place: Place, journal: Journal, *, wipe: bool, te
             down = _Down(fence, operation, tell)
             await take_in(host, place, journal)  # later nobody could
             await down.containers(found)
-            await down.networks(found)
+            # While networks are left a teardown finds something to do, so what is not listed goes before them.
             await down.fence_of_bots(await installation_name(host, place))
+            await down.networks(found)
             if wipe:
                 await down.data(found)
             operation.outcome.update(containers=len(found.containers), bots=len(found.bots), wiped=wipe)
@@ -148,7 +149,11 @@ class _Down:
         await self.fence.run(removal(Policy(bot_network(settings), None)))
 
     async def data(self, found: Found) -> None:
-        """Everything that a customer had, and what wopr wrote into the folder."""
+        """Everything that a customer had, and what wopr wrote into the folder.
+
+        The state goes first: killed in between, a release must not be believed to serve on a database that is gone.
+        """
+        await self.fence.must(commands.remove_files(self.fence.place.state))
         for name in (*found.volumes, *found.bot_volumes):
             await self.fence.must(("docker", "volume", "rm", name))
         self._done("volumes removed", ", ".join((*found.volumes, *found.bot_volumes)))
