@@ -18,7 +18,7 @@ async def test_a_reason_that_holds_a_secret_of_the_host_is_blacked_out(tmp_path:
     assert (await deploy(machine, PLACE, journal, image(2), lambda *_: None)).good
     machine.files[PLACE.env] += f"POSTGRES_PASSWORD={SECRET}\n".encode()
     back = Back(to=1, reason=f"somebody put {SECRET} into the page", by="test")
-    assert (await rollback(machine, PLACE, journal, back, lambda *_: None)).good
+    assert (await rollback(machine, PLACE, journal, back, lambda *_: None)).verdict.good
     written = journal.path.read_text(encoding="utf-8")
     assert "into the page" in written
     assert SECRET not in written
