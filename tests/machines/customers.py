@@ -83,6 +83,10 @@ class Customers:
         """What went wrong, some of each kind; nothing when nothing did."""
         return [f"{kind}, {len(found)} times: {said}" for kind, found in self.failures.items() for said in found[:3]]
 
+    def every_wrong(self) -> list[str]:
+        """All that went wrong."""
+        return [f"{kind}: {said}" for kind, found in self.failures.items() for said in found]
+
     def failed(self, kind: str) -> int:
         """How many requests of a kind went wrong."""
         return sum(len(found) for name, found in self.failures.items() if name.partition(",")[0] == kind)
