@@ -1,7 +1,8 @@
 """Goals D3, D5, D6 and D7: releases under load, back, bad releases, and deployers killed at every step.
 
-D3 is measured beside two other ways of changing a release, in the same run and under the same load: stopping the old
-containers first, and pointing the proxy at the new ones by a reload of its configuration. Both have the proxy that such
+D3 is measured beside two other ways of changing a release, in the same run and under the same load of pages, reads,
+writes, questions and streams, each answer looked at and each write looked for afterwards: stopping the old containers
+first, and pointing the proxy at the new ones by a reload of its configuration. Both have the proxy that such
 an installation has: one upstream, no readiness check.
 
     benchmarks/releases.py                     everything
@@ -16,14 +17,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from report import median, percentile, run, say, table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.live import wait_for
 from tests.machines import building, engine, registry
-from tests.machines import test_releases_streams as streams
+from tests.machines.customers import KINDS, STREAM, Customers, customers
 from tests.machines.installation import Installation, Load, installed
 from tests.machines.killed import MOMENTS
 from tests.machines.kills import Kind, Missed, kill, points
@@ -40,6 +43,10 @@ RELEASE = ("--observe", "0", "--ready", "60")
 PAUSE_SECONDS = 0.02  # two cores are shared by load, platform and deployer
 STREAM_PIECES = 20  # two seconds each
 READY_SECONDS = 120.0
+HEADERS = (
+    "way", "swaps", "requests", "wrong or none", "streams", "cut or refused", "writes lost or doubled", "slowest",
+    "a swap takes", "goal",
+)  # fmt: skip
 SMALL = "wopr-test/small:1"
 UPSTREAMS = {"api": 3100, "ui": 3000}
 
@@ -74,34 +81,61 @@ def running() -> Iterator[Installation]:
 
 
 def swaps(site: Installation, given: argparse.Namespace) -> None:
-    """D3: requests that failed and streams that were cut in so many changes of the release, in three ways."""
-    streams.PIECES = STREAM_PIECES
+    """D3: what customers met in so many changes of the release, in three ways: each kind of request, each write."""
     images = [site.derive(), site.derive()]
     few = max(1, given.swaps // PEERS_SHARE)
-    with streams.talker(site) as talk:
-        ours = _swapped(talk, "wopr deploy", given.swaps, lambda n: site.release(images[n % 2], *RELEASE))
+    with customers(site) as come:
+        ours = _swapped(come, "wopr deploy", given.swaps, lambda n: site.release(images[n % 2], *RELEASE))
         with plain_proxy(site):
-            stopped = _swapped(talk, "peer: the old one is stopped first", few, lambda _: stop_first(site))
-            reloaded = _swapped(talk, "peer: the proxy is reloaded", few, lambda _: reload_proxy(site))
-    headers = ("way", "swaps", "requests", "failed", "slowest", "streams", "cut or refused", "a swap takes", "goal")
-    rows = [(*ours, "0; 0"), (*stopped, "–"), (*reloaded, "–")]
-    table("Releases under load (D3)", headers, rows)
+            stopped = _swapped(come, "peer: the old one is stopped first", few, lambda _: stop_first(site))
+            reloaded = _swapped(come, "peer: the proxy is reloaded", few, lambda _: reload_proxy(site))
+    ways = [(*ours.row(), "0; 0; 0"), (*stopped.row(), "–"), (*reloaded.row(), "–")]
+    table("Releases under load (D3)", HEADERS, ways)
+    rows = [(kind, *(way.of(kind) for way in (ours, stopped, reloaded))) for kind in KINDS]
+    table("By kind: wrong or none, of all", ("kind", *(way.way for way in (ours, stopped, reloaded))), rows)
 
 
-def _swapped(talk: streams.Talk, way: str, count: int, swap: Callable[[int], object]) -> tuple[object, ...]:
-    talking, took = streams.Talk(talk.site, talk.key), []
-    with talking, Load(talk.site, pause_seconds=PAUSE_SECONDS) as load:
+@dataclass(frozen=True)
+class Swapped:
+    """What customers met in so many swaps of one way."""
+
+    way: str
+    took: Sequence[float]
+    crowd: Customers
+    misdone: int
+
+    def row(self) -> tuple[object, ...]:
+        """Its line, but for the goal."""
+        asked = {kind: self.crowd.answered[kind] + self.crowd.failed(kind) for kind in KINDS}
+        requests = sum(asked.values()) - asked[STREAM]
+        failed = sum(self.crowd.failed(kind) for kind in KINDS if kind != STREAM)
+        share = f"{failed:,} ({failed / max(1, requests):.1%})" if failed else "0"
+        slowest = max(seconds for kind, seconds in self.crowd.slowest_seconds.items() if kind != STREAM)
+        streams = (f"{asked[STREAM]:,}", self.crowd.failed(STREAM), self.misdone)
+        ends = (f"{slowest:.1f} s", f"{median(self.took):.1f} s")
+        return (self.way, len(self.took), f"{requests:,}", share, *streams, *ends)
+
+    def of(self, kind: str) -> str:
+        """How many requests of a kind failed, of how many."""
+        failed = self.crowd.failed(kind)
+        return f"{failed:,} of {self.crowd.answered[kind] + failed:,}"
+
+
+def _swapped(come: Callable[[], Customers], way: str, count: int, swap: Callable[[int], object]) -> Swapped:
+    crowd, took = come(), []
+    crowd.model.pieces = STREAM_PIECES
+    with crowd:
+        wait_for(lambda: all(crowd.answered[kind] for kind in KINDS), "customers of every kind", READY_SECONDS)
         for number in range(count):
             began = time.monotonic()
             swap(number)
             took.append(time.monotonic() - began)
-            say(f"{way}: {number + 1} of {count} in {took[-1]:.1f} s, {len(load.failures)} requests failed so far")
-    for failure in [*load.failures[:2], *talking.failures[:2]]:
-        say(f"  such as {failure[-160:]!r}")
-    failed, told = len(load.failures), talking.whole + len(talking.failures)
-    share = f"{failed} ({failed / max(1, load.answered):.1%})" if failed else "0"
-    slowest, usual = f"{load.slowest_seconds:.1f} s", f"{median(took):.1f} s"
-    return (way, count, load.answered, share, slowest, told, len(talking.failures), usual)
+            failed = sum(map(len, crowd.failures.values()))
+            say(f"{way}: {number + 1} of {count} in {took[-1]:.1f} s, {failed} requests failed so far")
+    misdone = [*crowd.misdone(), *filter(None, [crowd.unpaid()])]
+    for failure in [*crowd.wrong(), *misdone[:5]]:
+        say(f"  such as {failure[:240]!r}")
+    return Swapped(way, took, crowd, len(misdone))
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """A process that is told to stop leaves in order: it says so, still answers, lets streams end, and only then closes."""
 
+import contextlib
+import http.client
 import signal
 import socket
 import subprocess
@@ -7,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -45,16 +48,29 @@ def answers(url: str) -> int:
         return 0
 
 
+def asked(kept: http.client.HTTPConnection) -> int:
+    """The status, on a connection that stays open."""
+    kept.request("GET", "/health")
+    answer = kept.getresponse()
+    answer.read()
+    return answer.status
+
+
 def test_a_terminated_process_says_draining_at_once_and_goes_on_answering_until_its_lead_is_over(
     ui: tuple[subprocess.Popen[bytes], str],
 ) -> None:
+    """On connections that are kept as well: a proxy that finds its own closed can't ask a POST again."""
     process, address = ui
-    begun = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    seen = wait_for(lambda: refusal(address), "the UI to say that it drains")
-    assert seen == {"status": "unready", "reasons": ["draining"]}
-    while time.monotonic() - begun < LEAD_SECONDS * 0.6:
-        assert answers(f"{address}/health") == 200, "the listener closed before the proxy could look elsewhere"
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)) as kept:
+        assert asked(kept) == 200
+        kept.auto_open = 0
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        seen = wait_for(lambda: refusal(address), "the UI to say that it drains")
+        assert seen == {"status": "unready", "reasons": ["draining"]}
+        while time.monotonic() - begun < LEAD_SECONDS * 0.6:
+            assert answers(f"{address}/health") == 200, "the listener closed before the proxy could look elsewhere"
+        assert asked(kept) == 200, "the connection was closed under whoever kept it"
     assert process.wait(60) == 0
     assert answers(f"{address}/health") == 0
 

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import cast
 import pytest
 from tests.delivery.hosting import ssh_machine
 from tests.live import missing
+from tests.stack import clean_environment
 
 from wopr.delivery import lock
 from wopr.delivery.errors import HostFailed, Locked
@@ -88,13 +90,47 @@ async def test_the_deliverer_that_changes_its_own_image_is_waited_for(
             met.set()
         return verdict
 
+    told: list[str] = []
     changing = asyncio.create_task(deliverer())
     await entered.wait()
     monkeypatch.setattr(lock, "look", meets)
-    async with hold(host, place, "rollback") as fence:
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 0.0)
+    async with hold(host, place, "rollback", waiting=told.append) as fence:
         assert met.is_set()
         assert fence.token == 2
     await changing
+    assert len(told) == 1, "it is said once"
+    assert re.fullmatch(rf"{os.getpid()}@\S+ runs `deliverer` since \S+; it is waited for, at most (60|59) s", told[0])
+
+
+async def test_who_waits_for_a_moment_only_says_nothing(
+    host: Host, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, told = iter(("held", "free")), list[str]()
+    async with hold(host, place, lock.BRIEF):
+        monkeypatch.setattr(lock, "look", lambda *_: next(looks))
+        monkeypatch.setattr(lock, "SILENT_SECONDS", 3600.0)
+        async with hold(host, place, "rollback", waiting=told.append):
+            pass
+    assert told == []
+
+
+async def test_whoever_runs_a_command_sees_for_whom_it_waits(place: Place) -> None:
+    Path(place.dir).mkdir()
+    Path(place.env).write_text("GPU_NODE_SECRET=old\n")
+    words = ("secrets", "rotate", "GPU_NODE_SECRET", "--yes", "--dir", place.dir)
+    pipe = asyncio.subprocess.PIPE
+    async with hold(LocalHost(), place, lock.BRIEF):
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "wopr", *words, stdout=pipe, stderr=pipe, env=clean_environment()
+        )
+        assert command.stderr is not None
+        said = (await command.stderr.readline()).decode()
+        assert f"{os.getpid()}@{socket.gethostname()} runs `deliverer`" in said
+        assert "it is waited for, at most" in said
+    await command.communicate()
+    assert command.returncode == 0
+    assert Path(place.env).read_text() != "GPU_NODE_SECRET=old\n"
 
 
 HOLDS = (

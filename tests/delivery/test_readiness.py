@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from wopr.delivery.commands import trials
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.hosts import LocalHost, Output
-from wopr.delivery.observe import Counts, counts, through, wait_ready
+from wopr.delivery.observe import tried, wait_ready
 from wopr.delivery.place import Place
 
 PLACE = Place("/srv/wopr", "acme")
@@ -45,12 +46,10 @@ async def test_a_look_that_always_hangs_is_the_reason_in_the_end() -> None:
     assert reason == "not ready within 0 s: api-blue: `docker exec` did not end within 15 s."
 
 
-async def test_counting_that_hangs_counts_nothing_and_stops_no_release() -> None:
-    assert await counts(Starting(hanging=["api"]), PLACE, "blue") == Counts()
-    assert await through(Starting(hanging=["api"]), PLACE) == (
-        "no way through Caddy to the API: `docker exec` did not end within 15 s."
-    )
-    assert await through(Starting(), PLACE) == ""
+async def test_a_trial_that_hangs_is_no_right_answer() -> None:
+    reason = await tried(Starting(hanging=["api"]), trials(PLACE))
+    assert reason == "no right answer from the API: `docker exec` did not end within 15 s."
+    assert await tried(Starting(), trials(PLACE)) == ""
 
 
 async def test_a_crash_is_not_waited_for() -> None:

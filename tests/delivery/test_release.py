@@ -20,7 +20,6 @@ from wopr.delivery.errors import HostFailed, Refused
 from wopr.delivery.failures import end_failures, tell_failure
 from wopr.delivery.hosts import LocalHost, Output
 from wopr.delivery.lock import Fence, hold
-from wopr.delivery.observe import Counts, counted, worse
 from wopr.delivery.place import Place
 from wopr.delivery.release import (
     Judgement,
@@ -160,21 +159,6 @@ def test_what_of_the_database_can_not_go_back_is_named() -> None:
     by_hand = {"revision": "0009", "kind": "destroys", "breaks": ""}
     ahead = replace(releases[2], migrations=(breaks, destroys, by_hand))
     assert database_left([*releases[:2], ahead, release(4)], ahead) == ([], ["0009 (destroys) of release 3"])
-
-
-def test_errors_of_customers_are_counted_and_compared_with_those_before() -> None:
-    text = (
-        'wopr_http_requests_total{method="GET",route="/ready",status="503"} 50.0\n'
-        'wopr_http_requests_total{method="GET",route="/api/billing",status="200"} 90.0\n'
-        'wopr_http_requests_total{method="GET",route="/api/billing",status="500"} 10.0\n'
-        'wopr_http_requests_created{method="GET",route="/api/billing",status="500"} 1.7e9\n'
-    )
-    now = counted(text)
-    assert now == Counts(100.0, 10.0)
-    assert "10% of 100 requests" in worse(Counts(1000, 1), now)
-    assert not worse(Counts(1000, 90), now), "it was no better before"
-    assert not worse(Counts(), Counts(5, 5)), "too few to say"
-    assert now.since(Counts(90, 0)) == Counts(10, 10)
 
 
 async def test_an_empty_folder_gets_the_stack_and_secrets_of_its_own(fence: Fence) -> None:

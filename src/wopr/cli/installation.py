@@ -19,6 +19,7 @@ DIR = "/root/wopr-platform"
 OURS = re.compile(r"\bwopr (deploy|rollback|releases|lock show|lock release|secrets list)\b")
 # What goes on behind a step, for whoever waits. Behind those that are not named, nothing takes long.
 NEXT = {
+    "asked for the lock": "waiting for it",
     "locked": "looking at what is there",
     "preflight": "fetching images",
     "pulled": "looking whether they fit",

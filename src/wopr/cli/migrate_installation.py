@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from wopr.cli import output
 from wopr.cli.installation import Where
 from wopr.cli.progress import Progress
 from wopr.core.errors import WoprError
@@ -46,7 +47,7 @@ async def _dump(where: Where, stages: Progress, *, dry_run: bool) -> dict[str, A
         place = await where.place(host)
         if dry_run:
             return {"path": "", "revision": await revision(host, place)}
-        async with hold(host, place, "dump") as fence:
+        async with hold(host, place, "dump", output.say) as fence:
             with (
                 where.journal().knowing(await settings_there(host, place)).operation("dump") as operation,
                 stages.stage(host.describe(), "dump the database and restore the dump", keep=False),
@@ -78,7 +79,7 @@ async def _migrate(where: Where, wish: Wish, stages: Progress) -> dict[str, Any]
 
 async def _apply(host: Host, wish: Wish, where: Where, stages: Progress, expected: str | None) -> dict[str, Any]:
     name, image, place = host.describe(), wish.image, await where.place(host)
-    async with hold(host, place, "migrate") as fence:
+    async with hold(host, place, "migrate", output.say) as fence:
         plan = await pending(fence, place, image, expected)  # again: it may have been somebody else's turn in between
         guard(plan, allow_destructive=wish.allow_destructive)
         knowing = where.journal().knowing(await settings_there(host, place))
@@ -96,7 +97,7 @@ async def _apply(host: Host, wish: Wish, where: Where, stages: Progress, expecte
 
 async def _fetched(host: Host, place: Place, image: str, stages: Progress) -> str:
     """An image that was named, on the host: only there it can say what its migrations do."""
-    async with hold(host, place, "migrate") as fence:
+    async with hold(host, place, "migrate", output.say) as fence:
         settings = await settings_there(host, place)
         with stages.stage(host.describe(), "fetch the image", keep=False):
             return await fetch(fence, settings, image)

@@ -68,7 +68,7 @@ def rotate_command(
     as_json: JsonOption = False,
 ) -> None:
     """Put a new secret into .env. Old ones stay valid until --drop-old; it takes effect with `wopr deploy`."""
-    from wopr.delivery.rotate import require_rotatable, rotate
+    from wopr.delivery.rotate import Wish, require_rotatable, rotate
 
     require_rotatable(secret)
     machine = where.machine()
@@ -79,7 +79,8 @@ def rotate_command(
     async def run() -> "Rotated | None":
         try:
             place = await where.place(machine)
-            return None if dry_run else await rotate(machine, place, where.journal(), secret, drop_old=drop_old)
+            wish, waiting = Wish(secret, drop_old), None if as_json else output.say
+            return None if dry_run else await rotate(machine, place, where.journal(), wish, waiting)
         finally:
             await machine.close()
 

@@ -21,6 +21,9 @@ from wopr.cli import output
 from wopr.cli.ports import holder_of_port
 from wopr.core.stop import ending_signals
 
+# Caddy keeps its idle connections for two minutes. Were ours closed sooner, as after the usual five seconds, a proxy
+# that is late would write a POST into a closed one: it can't know that nobody read it, and must not ask again.
+KEEP_SECONDS = 150
 IP_FREEBIND = 15  # ip(7); Python has no name for it
 
 
@@ -67,6 +70,7 @@ def serve(name: str, application: Any, host: str, port: int, drain: Drain) -> No
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_SECONDS,
         timeout_graceful_shutdown=max(1, round(drain.seconds)),
         proxy_headers=False,
     )

@@ -16,6 +16,8 @@ RELEASE_LABEL = "wopr.release"
 MADE_LABEL = "wopr.made"
 PROBE = "wopr-probe"
 API_PORT, UI_PORT = 3100, 3000
+# What a customer could ask: the first takes the database, the second is a page.
+API_TRIAL, UI_TRIAL = "/api/status", "/"
 EDGE_SECONDS = 5
 # What compose.yaml interpolates. Compose prefers the caller's environment to its file, so these are taken out of it.
 INTERPOLATED = (
@@ -154,18 +156,32 @@ def probe_patiently(container: str, path: str, tries: int = 12) -> Command:
     return ("docker", "exec", container, "sh", "-c", PROBE_SCRIPT, "probe", path, str(tries))
 
 
-def through_caddy(place: Place, path: str, *ports: int) -> Command:
-    """Requests to Caddy's inner listeners, which take the way of every request: to a slot that is ready.
+def through_caddy(place: Place, path: str, port: int) -> Command:
+    """A request to one of Caddy's inner listeners, which takes the way of every request: to a slot that is ready."""
+    return _ask(place, f"http://127.0.0.1:{port}{path}")
 
-    The exit code is the position of the first that is not answered.
+
+def trials(place: Place) -> Command:
+    """What a customer could ask API and pages, the way of every request.
+
+    The exit code is the position of the first that is not answered with 200, API and pages being 1 and 2.
     """
-    urls = (f"http://127.0.0.1:{port}{path}" for port in ports)
-    return ("docker", "exec", place.container("caddy"), "sh", "-c", THROUGH_SCRIPT, "through", str(EDGE_SECONDS), *urls)
+    return _ask(place, f"http://127.0.0.1:{API_PORT}{API_TRIAL}", f"http://127.0.0.1:{UI_PORT}{UI_TRIAL}")
 
 
-def from_slot(place: Place, slot: Slot, path: str) -> Command:
-    """A request to the API of one slot, from Caddy's container."""
-    return _fetch(place, f"http://api-{slot}:{API_PORT}{path}")
+def trials_of(place: Place, slot: Slot) -> Command:
+    """As `trials`, but of one slot, whichever serves."""
+    return _ask(place, f"http://api-{slot}:{API_PORT}{API_TRIAL}", f"http://ui-{slot}:{UI_PORT}{UI_TRIAL}")
+
+
+def requests(place: Place, since: str, lines: int) -> Command:
+    """The last lines of Caddy's log that are not older than `since` (as `docker logs` takes it), each with its time."""
+    return ("docker", "logs", "--timestamps", "--since", since, "--tail", str(lines), place.container("caddy"))
+
+
+def clock() -> Command:
+    """The host's time in Unix seconds."""
+    return ("date", "+%s")
 
 
 def caddy_check(place: Place) -> Command:
@@ -304,5 +320,5 @@ def parsed_env(text: str) -> dict[str, str]:
     return found
 
 
-def _fetch(place: Place, url: str) -> Command:
-    return ("docker", "exec", place.container("caddy"), "wget", "-q", "-T", str(EDGE_SECONDS), "-O", "-", url)
+def _ask(place: Place, *urls: str) -> Command:
+    return ("docker", "exec", place.container("caddy"), "sh", "-c", THROUGH_SCRIPT, "through", str(EDGE_SECONDS), *urls)

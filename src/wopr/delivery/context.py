@@ -11,6 +11,7 @@ from wopr.delivery.place import Place
 from wopr.ops.journal import Journal, Operation
 
 Tell = Callable[[str, str], None]
+ASKED = "asked for the lock"
 
 
 @dataclass(frozen=True)

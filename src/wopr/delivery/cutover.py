@@ -10,12 +10,13 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from wopr.delivery import commands, quarantine
+from wopr.delivery import answers, commands, quarantine
+from wopr.delivery.answers import Counts
 from wopr.delivery.context import Context
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.failures import end_failures, tell_failure, where
 from wopr.delivery.look import unready
-from wopr.delivery.observe import Counts, counts, through, wait_ready, watch
+from wopr.delivery.observe import tried_patiently, wait_ready, watch
 from wopr.delivery.place import Slot, other
 from wopr.delivery.release import (
     Judgement,
@@ -39,7 +40,6 @@ READY_TIMES = 3.0
 FIRST_READY_SECONDS = 60.0
 OBSERVE_SECONDS = 20.0
 CERTIFICATES = "certificates"
-BRING_IN_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
         return await _abandon(ctx, incoming, state, reason, began)
     # The way is looked at meanwhile: it is the same for whichever slot is ready.
     committing = write_state(ctx.fence, State(active=part, leaving=state.active))
-    reason, _ = await asyncio.gather(_come_through(ctx), committing)
+    reason, _ = await asyncio.gather(tried_patiently(ctx.host, commands.trials(ctx.place)), committing)
     ctx.step("committed", release=part.release)
     if reason := reason or await _prove(ctx, incoming, state.active, part, before):
         if state.active:
@@ -190,25 +190,20 @@ async def _start(
         await incoming.prepare()
     await fill(ctx, release, snapshot, part.slot, created=created)
     began = time.monotonic()
-    counting = counts(ctx.host, ctx.place, state.active.slot) if state.active else asyncio.sleep(0, Counts())
+    counting = answers.before(ctx.host, ctx.place) if state.active else asyncio.sleep(0, Counts())
     waiting = wait_ready(ctx.host, ctx.place, part.slot, incoming.limits.patience(serving))
     reason, before = await asyncio.gather(waiting, counting)
     if reason:
         raise Failed(reason)
     took = round(time.monotonic() - began, 3)
     ctx.step("ready", slot=part.slot, seconds=took)
-    if await configure(ctx, snapshot):
+    trying = tried_patiently(ctx.host, commands.trials_of(ctx.place, part.slot))
+    reason, configured = await asyncio.gather(trying, configure(ctx, snapshot))
+    if configured:
         ctx.step("Caddy configured")
+    if reason:
+        raise Failed(f"ready, but {reason}")
     return replace(incoming, release=replace(release, ready_seconds=took)), before
-
-
-async def _come_through(ctx: Context) -> str:
-    """Why no request comes through Caddy; nothing when one does."""
-    reason = ""
-    for _ in range(BRING_IN_TRIES):
-        if not (reason := await through(ctx.host, ctx.place)):
-            break
-    return reason
 
 
 async def _prove(ctx: Context, incoming: Incoming, before: Part | None, part: Part, counted: Counts) -> str:
@@ -222,7 +217,11 @@ async def _prove(ctx: Context, incoming: Incoming, before: Part | None, part: Pa
 
 
 async def _drained(ctx: Context, part: Part) -> None:
-    await drain(ctx, part.slot)
+    """Drain the one before. What does not come about now is left to its retirement, which does it again."""
+    try:
+        await drain(ctx, part.slot)
+    except HostFailed:
+        return
     ctx.step("drained", slot=part.slot)
 
 

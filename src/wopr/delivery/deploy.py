@@ -8,12 +8,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from wopr.core.errors import WoprError
 from wopr.delivery import commands, images_on_host, quarantine, setup
 from wopr.delivery.api_journal import take_in
 from wopr.delivery.commands import PLUGIN, STANDALONE, Compose
-from wopr.delivery.context import Context, Tell
+from wopr.delivery.context import ASKED, Context, Tell
 from wopr.delivery.cutover import Failed, Incoming, Limits, Verdict, cut_over, start_services, turn_away
 from wopr.delivery.dump import dump_verified
 from wopr.delivery.env_look import refuse_bad_env
@@ -73,7 +74,7 @@ async def deploy(host: Host, place: Place, journal: Journal, request: Request, t
     for image in filter(None, (request.image, request.bot)):
         images_on_host.refuse_no_name(image)
     compose = await find_compose(host)
-    async with hold(host, place, "deploy") as fence:
+    async with hold(host, place, "deploy", partial(tell, ASKED)) as fence:
         data = {"image": request.image, "trigger": request.trigger, "by": request.by, "host": host.describe()}
         known = {
             **await setup.settings_there(host, place),

@@ -33,6 +33,7 @@ CHANGED = 76
 TRIES_MAX = 10
 # The deliverer changes its own image, for some seconds after a release: nobody shall be turned away for that.
 BRIEF, BRIEF_SECONDS_MAX = "deliverer", 60.0
+SILENT_SECONDS = 1.0  # who waits for longer is told for whom, and for how long at most
 
 # The lock's content and its age by the clock of the host that keeps it, so that no two clocks are compared.
 LOOK_SCRIPT = '[ -e "$1" ] || exit 0; echo $(( $(date +%s) - $(stat -c %Y "$1") )); cat "$1"'
@@ -44,6 +45,9 @@ SWAP_SCRIPT = (
 )
 # Run a command only while the lock still has our number.
 FENCE_SCRIPT = 'grep -qF "\\"token\\": $1," "$2" || exit 75; shift 2; exec "$@"'
+
+
+Waiting = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -132,15 +136,22 @@ class Fence:
 
 @contextlib.asynccontextmanager
 async def hold(
-    host: Host, place: Place, operation: str, heartbeat_seconds: float = HEARTBEAT_SECONDS
+    host: Host,
+    place: Place,
+    operation: str,
+    waiting: Waiting | None = None,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> AsyncIterator[Fence]:
-    """Have the lock for the block, and beat meanwhile; Locked when somebody else has it."""
+    """Have the lock for the block, and beat meanwhile; Locked when somebody else has it.
+
+    Whoever has it for a moment only is waited for; `waiting` is told so when the moment lasts.
+    """
     made = await host.run(("mkdir", "-p", "-m", "700", place.dir))
     if not made.ok:
         raise HostFailed(
             f"{place.dir} can't be made on {host.describe()}: {made.complaint}", remedy="Give another --dir."
         )
-    mine, before = await _acquire(host, place, operation)
+    mine, before = await _acquire(host, place, operation, waiting)
     fence = Fence(host, place, mine.token, _taken_from(before))
     task = asyncio.current_task()
     assert task is not None
@@ -197,11 +208,11 @@ def parsed(text: str) -> Held:
         ) from error
 
 
-async def _acquire(host: Host, place: Place, operation: str) -> tuple[Held, Seen]:
+async def _acquire(host: Host, place: Place, operation: str, waiting: Waiting | None) -> tuple[Held, Seen]:
     """The lock, and what it was before it was ours."""
     machine = _machine()
     for _ in range(TRIES_MAX):
-        seen = await _seen_free(host, place, machine)
+        seen = await _seen_free(host, place, machine, waiting)
         mine = Held(
             token=(seen.held.token if seen.held else 0) + 1,
             owner=f"{os.getpid()}@{socket.gethostname()}",
@@ -226,15 +237,19 @@ def _machine() -> str:
     return " ".join(known)
 
 
-async def _seen_free(host: Host, place: Place, machine: str) -> Seen:
+async def _seen_free(host: Host, place: Place, machine: str, waiting: Waiting | None) -> Seen:
     """The lock, when it can be taken. Whoever has it for a moment only is waited for; Locked for any other."""
-    until = time.monotonic() + BRIEF_SECONDS_MAX
+    began = time.monotonic()
     while True:
         seen = await show(host, place)
         if look(seen, machine, _alive(seen.held) if seen.held else None) != "held":
             return seen
-        if seen.held is None or seen.held.operation != BRIEF or time.monotonic() >= until:
+        waited = time.monotonic() - began
+        if seen.held is None or seen.held.operation != BRIEF or waited >= BRIEF_SECONDS_MAX:
             raise _taken(seen)
+        if waiting and waited >= SILENT_SECONDS:
+            waiting(f"{_runs(seen.held)}; it is waited for, at most {BRIEF_SECONDS_MAX - waited:.0f} s")
+            waiting = None
         await asyncio.sleep(AGAIN_SECONDS)
 
 
@@ -245,12 +260,16 @@ def _taken_from(before: Seen) -> dict[str, object]:
     return {"taken_from": before.held.owner, "silent_seconds": before.age_seconds}
 
 
+def _runs(held: Held) -> str:
+    return f"{held.owner} runs `{held.operation}` since {held.since}"
+
+
 def _taken(seen: Seen) -> Locked:
     held = seen.held
     assert held is not None
     left = max(0.0, STALE_SECONDS - seen.age_seconds)
     return Locked(
-        f"{held.owner} runs `{held.operation}` since {held.since}; last heard of {seen.age_seconds:.0f} s ago.",
+        f"{_runs(held)}; last heard of {seen.age_seconds:.0f} s ago.",
         remedy=f"Wait for it (if it is dead, the lock is free in {left:.0f} s), or: wopr lock release",
         retry_after_seconds=left,
     )

@@ -17,8 +17,11 @@ TRY_SECONDS, TRIES_MAX = 0.15, 12
 
 
 async def containers(host: Host, place: Place) -> list[Container]:
-    """Every container of the installation. HostAway when the engine does not answer."""
-    got = await host.run(commands.observe(place))
+    """Every container of the installation. HostAway when the engine does not answer, or not to the end."""
+    try:
+        got = await host.run(commands.observe(place))
+    except HostFailed as error:
+        raise HostAway(error.message, remedy=error.remedy or "docker info") from error
     if not got.ok and not got.out.strip():
         raise HostAway(
             f"Docker on {host.describe()} does not answer: {got.complaint}",

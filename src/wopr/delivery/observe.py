@@ -1,18 +1,18 @@
-"""Whether a release does well while it serves: its containers, its readiness, requests through Caddy, its errors.
+"""Whether a release does well while it serves: its containers, its readiness, what a customer could ask, what customers
+are answered.
 
 A release that came in is looked at again and again for a while. One bad look may be chance; several in a row, a crash,
-or clearly more errors than the release before it had, and it goes back.
+or clearly more errors than before it, and it goes back. An engine that can't be asked says nothing of a release.
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from wopr.cloud.ssh import complaints
-from wopr.delivery import commands
-from wopr.delivery.commands import API_PORT, UI_PORT
+from wopr.delivery import answers, commands
+from wopr.delivery.answers import Counts
+from wopr.delivery.errors import HostAway
 from wopr.delivery.hosts import Host
 from wopr.delivery.look import coming, containers, look, unready
 from wopr.delivery.place import ROLES, Place, Slot
@@ -21,52 +21,14 @@ from wopr.delivery.plan import Container
 START_LOOK_SECONDS = 0.1
 LOOK_SECONDS = 0.5
 BAD_LOOKS_MAX = 4
-ERROR_SHARE_MAX = 0.05
-ERROR_GROWTH_MAX = 3.0
-REQUESTS_MIN = 20
 LOG_LINES = 30
 SAID_CHARACTERS_MAX = 300
-# Asked by ourselves and by Caddy all the time; they would hide what customers meet.
-OWN_ROUTES = ("/ready", "/readyz", "/health", "/livez", "/metrics")
-REQUESTS_LINE = re.compile(r"^wopr_http_requests_total\{([^}]*)\} ([0-9.e+]+)$", re.MULTILINE)
 FIXED_REASON = "could not begin"
-UI_AT = 2  # among the ports that are asked through Caddy
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Requests answered, and those of them that ended with 5xx."""
-
-    requests: float = 0.0
-    errors: float = 0.0
-
-    def since(self, earlier: "Counts") -> "Counts":
-        return Counts(self.requests - earlier.requests, self.errors - earlier.errors)
-
-    @property
-    def share(self) -> float:
-        return self.errors / self.requests if self.requests else 0.0
-
-
-def counted(exposition: str) -> Counts:
-    """The counts in the text of `/metrics`, without the routes that machines ask."""
-    requests = errors = 0.0
-    for labels, value in REQUESTS_LINE.findall(exposition):
-        if any(f'route="{route}"' in labels for route in OWN_ROUTES):
-            continue
-        requests += float(value)
-        errors += float(value) if 'status="5' in labels else 0.0
-    return Counts(requests, errors)
-
-
-def worse(before: Counts, now: Counts) -> str:
-    """Why the errors of a release are too many; nothing when they are not.
-
-    `before` is what the release before it counted, `now` what this one did since it serves.
-    """
-    if now.requests < REQUESTS_MIN or now.share <= max(ERROR_SHARE_MAX, before.share * ERROR_GROWTH_MAX):
-        return ""
-    return f"{now.share:.0%} of {now.requests:.0f} requests ended with 5xx, {before.share:.1%} before"
+UI_AT = 2  # among what is asked on trial
+TRIAL_TRIES = 10
+AWAY_SECONDS_MAX = 120.0
+# An engine that comes back has started what ran on it just then.
+BACK_READY_SECONDS = 60.0
 
 
 def broken(found: Sequence[Container], place: Place, slot: Slot) -> Container | None:
@@ -93,35 +55,63 @@ async def wait_ready(host: Host, place: Place, slot: Slot, seconds: float) -> st
 
 
 async def watch(host: Host, place: Place, slot: Slot, seconds: float, before: Counts) -> str:
-    """Look at the release that serves from a slot for so many seconds, once at least; why it must go, or nothing."""
-    started = await counts(host, place, slot)
+    """Look at the release that serves from a slot for so many seconds, once at least; why it must go, or nothing.
+
+    The seconds begin anew where the engine did not answer meanwhile; HostAway when it is not back in good time.
+    """
+    since = await answers.since_now(host, place)
     deadline = time.monotonic() + seconds
     bad_looks = 0
     while True:
-        if crashed := broken(await containers(host, place), place, slot):
-            return await _crash(host, crashed)
-        reason = await unready(host, place, slot) or await through(host, place)
+        try:
+            crashed, reason = await _looked(host, place, slot)
+        except HostAway:
+            await _back(host, place, slot)
+            deadline, bad_looks = time.monotonic() + seconds, 0
+            continue
         bad_looks = bad_looks + 1 if reason else 0
-        if bad_looks >= BAD_LOOKS_MAX:
+        if crashed or bad_looks >= BAD_LOOKS_MAX:
             return reason
-        if many := worse(before, (await counts(host, place, slot)).since(started)):
+        if many := answers.worse(before, await since.look()):
             return many
         if time.monotonic() >= deadline and not bad_looks:
             return ""
         await asyncio.sleep(min(LOOK_SECONDS, max(0.1, deadline - time.monotonic())))
 
 
-async def through(host: Host, place: Place) -> str:
-    """Why a request through Caddy to the API or the pages is not answered; nothing when both are."""
-    answer = await look(host, commands.through_caddy(place, "/ready", API_PORT, UI_PORT))
+async def _looked(host: Host, place: Place, slot: Slot) -> tuple[bool, str]:
+    """One look: whether the release crashed, and what is wrong with it. HostAway when nobody answers."""
+    if crashed := broken(await containers(host, place), place, slot):
+        return True, await _crash(host, crashed)
+    return False, await unready(host, place, slot) or await tried(host, commands.trials(place))
+
+
+async def _back(host: Host, place: Place, slot: Slot) -> None:
+    """Wait until the engine answers again, and for what it then starts."""
+    until = time.monotonic() + AWAY_SECONDS_MAX
+    while True:
+        try:
+            await wait_ready(host, place, slot, BACK_READY_SECONDS)
+            return
+        except HostAway:
+            if time.monotonic() >= until:
+                raise
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def tried(host: Host, trials: commands.Command) -> str:
+    """Why what a customer could ask of API and pages is not answered; nothing when it is."""
+    answer = await look(host, trials)
     name = "pages" if answer.code == UI_AT else "API"
-    return "" if answer.ok else f"no way through Caddy to the {name}: {answer.complaint}"
+    return "" if answer.ok else f"no right answer from the {name}: {answer.complaint}"
 
 
-async def counts(host: Host, place: Place, slot: Slot) -> Counts:
-    """What the API of a slot counted so far; nothing where it does not answer."""
-    got = await look(host, commands.from_slot(place, slot, "/metrics"))
-    return counted(got.out.decode("utf-8", "replace")) if got.ok else Counts()
+async def tried_patiently(host: Host, trials: commands.Command) -> str:
+    """As `tried`, several times: of a machine that is busy one answer may be late."""
+    for _ in range(TRIAL_TRIES - 1):
+        if not await tried(host, trials):
+            return ""
+    return await tried(host, trials)
 
 
 async def _crash(host: Host, crashed: Container) -> str:

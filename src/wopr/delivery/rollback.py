@@ -7,10 +7,11 @@ could not run on that, the rollback is refused and says why.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from wopr.delivery import commands
 from wopr.delivery.api_journal import take_in
-from wopr.delivery.context import Context, Tell
+from wopr.delivery.context import ASKED, Context, Tell
 from wopr.delivery.cutover import Incoming, Limits, Verdict, cut_over
 from wopr.delivery.deploy import CONTAINER_RUNTIMES, find_compose
 from wopr.delivery.errors import HostFailed, Refused, refuse_away
@@ -109,7 +110,7 @@ async def rollback(host: Host, place: Place, journal: Journal, back: Back, tell:
     """Go back. Refused when there is nothing to go back to, or the database would not let it run: nothing changed."""
     await _active(host, place)  # or a folder and a lock would be made where nothing is
     compose = await find_compose(host)
-    async with hold(host, place, "rollback") as fence:
+    async with hold(host, place, "rollback", partial(tell, ASKED)) as fence:
         knowing = journal.knowing(await settings_there(host, place))  # the reason is somebody's words
         with knowing.operation("rollback", to=back.to, why=back.reason, by=back.by, host=host.describe()) as operation:
             ctx = Context(fence, compose, operation, tell, {})

@@ -6,13 +6,21 @@ from dataclasses import dataclass
 from wopr.core.errors import Invalid
 from wopr.delivery.commands import parsed_env
 from wopr.delivery.hosts import Host
-from wopr.delivery.lock import hold
+from wopr.delivery.lock import Waiting, hold
 from wopr.delivery.place import Place
 from wopr.delivery.setup import SECRET_BYTES, with_settings
 from wopr.ops.journal import Journal
 
 # Whether the old ones stay behind the new one, by comma: then nobody is signed out and everything can still be opened.
 ROTATABLE = {"BETTER_AUTH_SECRET": True, "PLATFORM_SECRET": True, "GPU_NODE_SECRET": False}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A new value for this secret; with `drop_old` only its old ones are forgotten."""
+
+    name: str
+    drop_old: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,14 @@ def require_rotatable(name: str) -> None:
         raise Invalid(f"{name} is not a secret that wopr can make.", code="not_rotatable", remedy=remedy)
 
 
-async def rotate(host: Host, place: Place, journal: Journal, name: str, *, drop_old: bool = False) -> Rotated:
-    """Change a secret in `.env`; it takes effect with the next release. With `drop_old` only forget the old ones.
+async def rotate(host: Host, place: Place, journal: Journal, wish: Wish, waiting: Waiting | None = None) -> Rotated:
+    """Change a secret in `.env`; it takes effect with the next release.
 
     Invalid for a secret that is not ours to make. Locked while a release runs.
     """
+    name, drop_old = wish.name, wish.drop_old
     require_rotatable(name)
-    async with hold(host, place, "secrets.rotate") as fence:
+    async with hold(host, place, "secrets.rotate", waiting) as fence:
         with journal.operation("secrets.rotate", variable=name, host=host.describe(), drop_old=drop_old) as operation:
             text = (await host.read(place.env) or b"").decode()
             settings = parsed_env(text)

@@ -6,6 +6,7 @@ engine is touched. The journal and `.env` stay in any case: the one says what wa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -13,7 +14,7 @@ from wopr.core.settings import Settings
 from wopr.delivery import commands, setup
 from wopr.delivery.api_journal import take_in
 from wopr.delivery.commands import PROJECT_LABEL, Command
-from wopr.delivery.context import Tell
+from wopr.delivery.context import ASKED, Tell
 from wopr.delivery.deliver_handover import ALIVE_FILE, FAILED_FILE, HELPER, SERVICE
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.glance import installation_name
@@ -98,7 +99,7 @@ async def survey(host: Host, place: Place) -> Found:
 
 async def teardown(host: Host, place: Place, journal: Journal, *, wipe: bool, tell: Tell) -> Found:
     """Stop and remove an installation; what was removed. Locked while a release runs. With `wipe` its data too."""
-    async with hold(host, place, "teardown") as fence:
+    async with hold(host, place, "teardown", partial(tell, ASKED)) as fence:
         with journal.operation("teardown", host=host.describe(), folder=place.dir, wipe=wipe) as operation:
             found = await survey(host, place)
             down = _Down(fence, operation, tell)
