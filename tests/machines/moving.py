@@ -83,8 +83,8 @@ class Place:
         """One pass of the loop that lets bots begin."""
         return dict(await Rollout(self.platform, self.runtime.copies).run_pass())
 
-    async def bot(self, memory: str, channel: str = "stable") -> UUID:
-        """A running bot that knows something."""
+    async def add(self, channel: str = "stable") -> UUID:
+        """A bot that is to run, and its customer."""
         tenant_id, bot_id = TenantId(new_id()), new_id()
         async with self.platform.db.begin() as session:
             session.add(Tenant(id=tenant_id, name="Someone"))
@@ -94,6 +94,11 @@ class Place:
             session.add(Bot(id=bot_id, tenant_id=tenant_id, name="Ada", **about))
             await session.flush()
             session.add(BotObserved(bot_id=bot_id))
+        return bot_id
+
+    async def bot(self, memory: str, channel: str = "stable") -> UUID:
+        """A running bot that knows something."""
+        bot_id = await self.add(channel)
         await self.settle(lambda: self.is_so("SELECT state = 'running' FROM bot_observed", bot_id))
         assert self.bots.inside(bot_id, WRITE, memory).returncode == 0
         return bot_id
