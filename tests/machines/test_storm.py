@@ -2,8 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID
@@ -13,16 +12,12 @@ from sqlalchemy import text
 from tests.machines import second
 from tests.machines.engine import Engine
 from tests.machines.fleet import Containers
-from tests.machines.moving import WAIT_SECONDS, Place, opened
+from tests.machines.moving import WAIT_SECONDS, Place, opened, working
 from tests.machines.second import Daemon
 from tests.starting import most_at_once, said_listening
 
 from wopr.core.db import Database
 from wopr.core.ids import BotId, new_id
-from wopr.core.loops import LoopRunner
-from wopr.core.platform import Platform
-from wopr.fleet.build import SharedFleet
-from wopr.fleet.loops import loops
 from wopr.fleet.runtimes.containers import parse_time
 
 BOTS, PLACES = 20, 3
@@ -35,21 +30,6 @@ def daemon(engine: Engine, bot_image: str) -> Iterator[Daemon]:
     with second.daemon(engine, bot_image) as running:
         running.reach(SUBNET)
         yield running
-
-
-@asynccontextmanager
-async def working(platform: Platform) -> AsyncIterator[None]:
-    """What a process of the API does by itself for the fleet."""
-    fleet = SharedFleet(platform)
-    runner = LoopRunner(platform.db, platform.notifier, loops(platform, fleet))
-    await platform.notifier.start()
-    await runner.start()
-    try:
-        yield
-    finally:
-        await runner.stop()
-        await fleet.close()
-        await platform.notifier.stop()
 
 
 async def all_run(place: Place, others: frozenset[str] = frozenset()) -> frozenset[str]:
