@@ -1,5 +1,6 @@
 """What a pass costs hardly depends on how many bots there are: counted in statements and calls, not in seconds."""
 
+import asyncio
 from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -127,3 +128,35 @@ async def test_a_crowd_that_is_down_is_started_with_a_fixed_number_of_calls_each
             waits = "SELECT count(*) FROM bot_observed WHERE reason = :turn OR state <> 'running'"
             assert await session.scalar(text(waits), {"turn": TURN}) == 0
         await reconciler.close()
+
+
+async def test_another_process_counts_what_starts_already_and_lets_go_of_who_is_not_to_start_any_more(
+    db: Database, tmp_path: Path
+) -> None:
+    runtime = await crowd(db, count := 20)  # at an address where nobody answers
+    async with bot_http() as http:
+        first = Reconciler(platform_of(db, tmp_path, http), runtime, http)
+        runtime.fall()
+        under_way = asyncio.Event()
+        runtime.on_start = lambda _bot: under_way.set() if runtime.calls["start"] == PLACES else None
+        working = asyncio.create_task(first.run_pass())
+        await under_way.wait()
+        while len(runtime.instances) < PLACES:  # noqa: ASYNC110 - they are about to return
+            await asyncio.sleep(0.01)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await first.close()
+
+        heir = Reconciler(platform_of(db, tmp_path, http), runtime, http)
+        await heir._look_at_all()
+        assert heir._starts._holders == set(runtime.instances)
+        waiting = heir._starts.waiting()
+        assert len(waiting) == count - PLACES
+        assert not heir._tasks
+        stopped, *_ = waiting
+        async with db.begin() as session:
+            await session.execute(text("UPDATE bots SET desired = 'stopped' WHERE id = :bot"), {"bot": stopped})
+        await heir._look_at_all()
+        assert heir._starts.waiting() == waiting - {stopped}
+        assert runtime.calls["start"] == PLACES
+        await heir.close()
