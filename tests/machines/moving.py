@@ -16,12 +16,14 @@ from wopr.billing.grants import grant_credit
 from wopr.core.clock import SystemClock
 from wopr.core.db import Database
 from wopr.core.ids import BotId, TenantId, new_id
+from wopr.core.loops import LoopRunner
 from wopr.core.money import from_usd
 from wopr.core.notify import Notifier
 from wopr.core.platform import Platform
 from wopr.core.settings import Settings
 from wopr.fleet import images
-from wopr.fleet.build import bot_http
+from wopr.fleet.build import SharedFleet, bot_http
+from wopr.fleet.loops import loops
 from wopr.fleet.models import Bot, BotObserved
 from wopr.fleet.reconcile import Reconciler
 from wopr.fleet.rollout import Rollout
@@ -31,6 +33,8 @@ from wopr.fleet.runtimes.protocol import Runtime
 WAIT_SECONDS = 120.0
 # It ruins what the bot knows before it ends.
 BAD = 'ENTRYPOINT ["/bin/sh", "-c", "rm -rf /data/* && echo ruined >/data/memory; echo I can not start >&2; exit 3"]'
+# It answers nobody, but does not end either.
+MUTE = 'ENTRYPOINT ["/bin/sh", "-c", "echo ruined >/data/memory; echo I say nothing >&2; exec sleep 3600"]'
 WRITE = "import sys; open('/data/memory', 'w').write(sys.argv[1])"
 READ = "print(open('/data/memory').read())"
 
@@ -83,8 +87,8 @@ class Place:
         """One pass of the loop that lets bots begin."""
         return dict(await Rollout(self.platform, self.runtime.copies).run_pass())
 
-    async def bot(self, memory: str, channel: str = "stable") -> UUID:
-        """A running bot that knows something."""
+    async def add(self, channel: str = "stable") -> UUID:
+        """A bot that is to run, and its customer."""
         tenant_id, bot_id = TenantId(new_id()), new_id()
         async with self.platform.db.begin() as session:
             session.add(Tenant(id=tenant_id, name="Someone"))
@@ -94,6 +98,11 @@ class Place:
             session.add(Bot(id=bot_id, tenant_id=tenant_id, name="Ada", **about))
             await session.flush()
             session.add(BotObserved(bot_id=bot_id))
+        return bot_id
+
+    async def bot(self, memory: str, channel: str = "stable") -> UUID:
+        """A running bot that knows something."""
+        bot_id = await self.add(channel)
         await self.settle(lambda: self.is_so("SELECT state = 'running' FROM bot_observed", bot_id))
         assert self.bots.inside(bot_id, WRITE, memory).returncode == 0
         return bot_id
@@ -149,3 +158,18 @@ async def opened(bots: Home, db: Database, folder: Path, **settings: Any) -> Asy
         yield made
         for process in made.processes:
             await process.close()
+
+
+@asynccontextmanager
+async def working(platform: Platform) -> AsyncIterator[None]:
+    """What a process of the API does by itself for the fleet."""
+    fleet = SharedFleet(platform)
+    runner = LoopRunner(platform.db, platform.notifier, loops(platform, fleet))
+    await platform.notifier.start()
+    await runner.start()
+    try:
+        yield
+    finally:
+        await runner.stop()
+        await fleet.close()
+        await platform.notifier.stop()

@@ -1,6 +1,7 @@
 """A second Docker daemon beside the shared one, in a network of its own, for tests that stop and kill it."""
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from tests.machines.engine import Engine, EngineError
@@ -54,6 +56,23 @@ class Daemon:
             self.process.send_signal(how)
             self.process.wait(30)
             self.process = None
+
+    def reach(self, subnet: IPv4Network) -> None:
+        """Have this machine reach the daemon's containers in this network at their own addresses, until it is gone."""
+        ours, theirs = (f"{side}{self.folder.name[-8:]}" for side in ("wh", "wn"))
+        link = f"169.254.{secrets.randbelow(200) + 1}"
+        host, gate = f"{link}.1", f"{link}.2"
+        name = self.folder.name
+        for command in (
+            ("ip", "link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", name),
+            ("ip", "address", "add", f"{host}/30", "dev", ours),
+            ("ip", "link", "set", ours, "up"),
+            ("ip", "-n", name, "address", "add", f"{gate}/30", "dev", theirs),
+            ("ip", "-n", name, "link", "set", theirs, "up"),
+            ("ip", "route", "add", str(subnet), "via", gate),
+            ("nsenter", f"--net={self._namespace}", "iptables", "-I", "FORWARD", "-i", theirs, "-j", "ACCEPT"),
+        ):
+            subprocess.run(command, check=True, capture_output=True)
 
     @property
     def _namespace(self) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from tests.machines.engine import Engine
 from tests.machines.fleet import Containers
-from tests.machines.moving import BAD, WAIT_SECONDS, Place, opened
+from tests.machines.moving import BAD, MUTE, WAIT_SECONDS, Place, opened, working
 
 from wopr.core.db import Database
 from wopr.core.ids import BotId, new_id
@@ -45,8 +45,8 @@ async def place(bots: Containers, db: Database, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture(scope="module")
 def derived(engine: Engine, bot_image: str) -> Iterator[dict[str, str]]:
-    """A good image and a bad one, by their digests."""
-    recipes = {"good": "LABEL wopr.flavour=good", "bad": BAD}
+    """A good image, a bad one and one that hangs, by their digests."""
+    recipes = {"good": "LABEL wopr.flavour=good", "bad": BAD, "mute": MUTE}
     tags = {name: f"wopr-test/bot-{name}:{engine.run_id}" for name in recipes}
     found = {}
     for name, line in recipes.items():
@@ -97,6 +97,59 @@ async def test_a_bad_image_ends_after_three_bots_which_are_all_as_they_were(
     assert await place.want("stable", derived["good"])
     assert (await place.roll_out())["begun"] == images.FAILURES_MAX
     assert open_incidents(journal) == []
+
+
+async def test_an_image_that_never_answers_gives_the_bot_back_its_old_image_and_data(
+    place: Place, derived: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bot_id = await place.bot("all of it")
+    for module in ("plan", "executor"):
+        monkeypatch.setattr(f"wopr.fleet.{module}.READY_SECONDS_MAX", 4.0)
+    await place.want("stable", derived["mute"])
+    assert (await place.roll_out())["begun"] == 1
+    await place.settle(lambda: place.is_so("SELECT stage = 'returned' FROM bot_updates", bot_id))
+    monkeypatch.undo()
+    await place.settle(lambda: place.is_so("SELECT state = 'running' FROM bot_observed", bot_id))
+    assert place.seen(bot_id) == (place.platform.settings.bot_image, "all of it")
+    assert "did not answer" in await place.sql("SELECT last_error FROM bot_image_failures")
+
+
+# Each change of a move, in its order, with how many move at that moment.
+NOTING = """
+CREATE TABLE moves (number bigserial, bot_id uuid, stage text, at_once bigint);
+CREATE FUNCTION note_move() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO moves (bot_id, stage, at_once)
+    SELECT NEW.bot_id, NEW.stage, count(*) FROM bot_updates WHERE stage NOT IN ('kept', 'returned');
+    RETURN NULL; END $$;
+CREATE TRIGGER note_move AFTER INSERT OR UPDATE ON bot_updates FOR EACH ROW EXECUTE FUNCTION note_move()
+"""
+
+
+async def test_a_fleet_moves_by_itself_canary_bots_first_a_few_at_a_time_and_never_a_pinned_one(
+    bots: Containers, db: Database, tmp_path: Path, derived: dict[str, str]
+) -> None:
+    async with opened(bots, db, tmp_path, bot_updates_at_once=2) as place:
+        for statement in NOTING.split(";\nCREATE "):
+            await place.sql(statement if statement.startswith("\n") else f"CREATE {statement}")
+        stable = [await place.bot(f"memory {number}") for number in range(5)]
+        canary, pinned = await place.bot("canary", channel="canary"), await place.bot("pinned")
+        old = place.platform.settings.bot_image
+        await place.sql("UPDATE bots SET channel = 'pinned', pinned_image = :old WHERE id = :bot", old=old, bot=pinned)
+        untouched = bots.inspect(pinned)["Id"]
+        await place.want("stable", derived["good"])
+        async with working(place.platform), asyncio.timeout(3 * WAIT_SECONDS):
+            while await place.sql("SELECT count(*) FROM bot_updates WHERE stage = 'kept'") < 6:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+        for number, bot_id in enumerate(stable):
+            assert place.seen(bot_id) == (derived["good"], f"memory {number}")
+            assert place.has_copy(bot_id)
+        assert place.seen(canary) == (derived["good"], "canary")
+        assert place.seen(pinned) == (old, "pinned")
+        assert bots.inspect(pinned)["Id"] == untouched
+        assert await place.sql("SELECT max(at_once) FROM moves") == 2
+        through = await place.sql("SELECT number FROM moves WHERE bot_id = :bot AND stage = 'kept'", bot=canary)
+        begun = "SELECT min(number) FROM moves WHERE bot_id <> :bot"
+        assert await place.sql(begun, bot=canary) > through, "no stable bot moves before the canary bot is through"
 
 
 async def test_a_bot_ends_what_it_is_saying_before_it_moves(

@@ -269,6 +269,31 @@ def present(engine: Engine, images: list[str]) -> list[str]:
     return [image for image in images if engine.docker("image", "inspect", image, check=False).returncode == 0]
 
 
+async def test_bots_that_start_at_once_make_their_network_once_and_none_fails(bots: Containers) -> None:
+    installation = f"{bots.engine.run_id[:16]}-new"
+    runtime = bots.make(wopr_installation=installation, bot_firewall="off")
+    made = 0
+    call = runtime._engine.call
+
+    async def counted(method: str, path: str, **parts: Any) -> Any:
+        nonlocal made
+        made += path == "networks/create"
+        return await call(method, path, **parts)
+
+    runtime._engine.call = counted  # type: ignore[method-assign]
+    wanted = [spec() for _ in range(4)]
+    try:
+        found = await asyncio.gather(*(runtime.start(one) for one in wanted))
+        assert {instance.bot_id for instance in found} == {one.bot_id for one in wanted}
+        assert made == 1
+    finally:
+        for one in wanted:
+            await runtime.remove(one.bot_id)
+        bots.engine.docker(
+            "network", "rm", bot_network(bots.settings(wopr_installation=installation)).name, check=False
+        )
+
+
 async def test_a_network_of_an_older_version_is_named_with_what_to_do_about_it(
     bots: Containers, engine: Engine
 ) -> None:

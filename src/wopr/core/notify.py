@@ -6,7 +6,7 @@ reconciler also looks by itself from time to time.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -28,6 +28,12 @@ Handler = Callable[[str], None]
 async def notify(session: AsyncSession, channel: str, payload: str) -> None:
     """Tell every listener, when and only when the transaction commits."""
     await session.execute(text("SELECT pg_notify(:channel, :payload)"), {"channel": channel, "payload": payload})
+
+
+async def notify_all(session: AsyncSession, channel: str, payloads: Sequence[str]) -> None:
+    """The same with many payloads, in one statement."""
+    statement = text("SELECT count(pg_notify(:channel, payload)) FROM unnest(CAST(:payloads AS text[])) AS payload")
+    await session.execute(statement, {"channel": channel, "payloads": list(payloads)})
 
 
 class Notifier:

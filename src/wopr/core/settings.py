@@ -267,6 +267,9 @@ class Settings(BaseSettings):
     bot_image: str = Field(
         default="ghcr.io/wopr-network/wopr-bot:latest", description="Image of the bots where they run in containers."
     )
+    bot_starts_at_once: int = Field(
+        default=8, ge=1, le=200, description="Bots that start at the same time; the others wait for their turn."
+    )
     bot_updates_at_once: int = Field(
         default=5, ge=1, le=200, description="Bots that move to another image at the same time."
     )

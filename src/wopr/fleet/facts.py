@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from wopr.fleet.plan import Action, Desired, Observed, Plan, Stage, Wanted
+from wopr.fleet.plan import Action, Desired, Observed, Plan, Stage, State, Wanted
 from wopr.fleet.runtimes.protocol import Instance
 
 
@@ -42,7 +42,11 @@ class Facts(NamedTuple):
         generation, image = (instance.generation, instance.image) if instance else (None, "")
         return Observed(generation, self.ready(instance), waited_seconds, tuple(self.crashes), held, image)
 
+    def shows(self, state: State, reason: str) -> bool:
+        """Whether its owner reads just this."""
+        return self.state == state.value and self.reason == reason
+
     def settled(self, step: Plan, instance: Instance | None) -> bool:
         """Whether nothing is to be done or written."""
-        shown = self.state == step.state.value and self.reason == step.reason
+        shown = self.shows(step.state, step.reason)
         return step.action is Action.NOTHING and shown and self.instance_id == (instance.id if instance else None)

@@ -1,16 +1,17 @@
 """One bot with everything the planner asks about: what is wanted, what is, what its customer may have."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import ARRAY, Uuid, and_, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from wopr.accounts import keys
 from wopr.accounts.principal import Scope
 from wopr.core.ids import BotId, TenantId
-from wopr.core.notify import notify
+from wopr.core.notify import notify, notify_all
 from wopr.core.settings import Settings
 from wopr.core.vault import VaultError
 from wopr.fleet import updates
@@ -139,6 +140,19 @@ async def record(session: AsyncSession, sight: Sight, step: Plan, now: datetime)
     await session.flush()
     if instance is not None and step.state is State.RUNNING:
         await open_run(session, Run(instance.id, sight.bot.id, sight.bot.tenant_id, sight.bot.size), now)
+
+
+async def show(session: AsyncSession, bot_ids: Sequence[UUID], shown: tuple[State, str], now: datetime) -> None:
+    """Have the owners of many bots read this state and reason. What is known of the instances stays as it is."""
+    state, reason = shown
+    changed = await session.scalars(
+        update(BotObserved)
+        .where(BotObserved.bot_id == func.any(bindparam("ids", list(bot_ids), ARRAY(Uuid))))
+        .values(state=state.value, reason=reason, updated_at=now)
+        .returning(BotObserved.bot_id)
+        .execution_options(synchronize_session=False)
+    )
+    await notify_all(session, STATES_CHANNEL, [str(bot_id) for bot_id in changed])
 
 
 async def mark_started(session: AsyncSession, instance: Instance) -> None:

@@ -15,6 +15,7 @@ CRASHES_MAX = 6
 FAILED_PAUSE = timedelta(minutes=3)
 UPDATING = "It moves to another version."
 RETURNING = "The new version did not start: it returns to the one before."
+TURN = "It waits for its turn: many bots start at the moment."
 
 
 class Desired(StrEnum):
@@ -137,6 +138,13 @@ def plan(wanted: Wanted, observed: Observed, standing: Standing, now: datetime) 
     if observed.waited_seconds >= READY_SECONDS_MAX:
         return Plan(Action.GIVE_UP, State.STARTING, f"It did not answer within {READY_SECONDS_MAX:.0f} s.")
     return Plan(Action.AWAIT_READY, State.STARTING)
+
+
+def begins_start(wanted: Wanted, step: Plan) -> bool:
+    """Whether the bot starts with this step, or right after it. None is ended for its restart before its turn."""
+    if wanted.stage in (Stage.COPYING, Stage.RETURNING):
+        return False
+    return step.action is Action.START or (step.action is Action.STOP and step.state is State.STARTING)
 
 
 def recent(crashes: tuple[datetime, ...], now: datetime) -> tuple[datetime, ...]:

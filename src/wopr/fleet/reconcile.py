@@ -3,13 +3,16 @@
 Woken by NOTIFY (a bot changed, a customer's credit or standing changed), by the end of an instance and by its own
 timers; each pass begins with a look at everything, which catches what a lost notification would have said. A process
 that dies in the middle leaves nothing that the next look doesn't see.
+
+Bots that are to start wait for a place (`starts`) and cost nothing meanwhile: no task, no lock, no statement of theirs.
 """
 
 import asyncio
 import contextlib
 import functools
+import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -26,12 +29,14 @@ from wopr.core.platform import Platform
 from wopr.fleet import images, look, runs
 from wopr.fleet.bots import BOTS_CHANNEL
 from wopr.fleet.executor import Executor
+from wopr.fleet.facts import Facts
 from wopr.fleet.locks import BotLocks
 from wopr.fleet.look import Sight
 from wopr.fleet.models import Bot
-from wopr.fleet.plan import Action, Desired, Plan, Standing, State, plan
+from wopr.fleet.plan import TURN, Action, Desired, Plan, Standing, State, begins_start, plan, recent
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, Instance, Runtime
 from wopr.fleet.standing import standing, standings
+from wopr.fleet.starts import Starts
 from wopr.fleet.updating import MOVES
 
 PASS_SECONDS = 10.0
@@ -40,6 +45,8 @@ STEPS_MAX = 8
 RETRY_SECONDS = 2.0
 STANDING_SECONDS = 30.0
 AT_ONCE_MAX = 16
+# Each holds a lock of PostgreSQL, which has few thousand for all who use it.
+TASKS_MAX = 1_000
 RUNNING = Desired.RUNNING.value
 AT_REST = (State.STOPPED, State.SUSPENDED)
 UNHURRIED = (Action.AWAIT_READY, *MOVES)
@@ -70,6 +77,7 @@ class Reconciler:
         self._executor = Executor(platform, runtime, http)
         self._locks = BotLocks(platform.db)
         self._dirty: set[UUID] = set()
+        self._told: set[UUID] = set()
         self._tenants: set[UUID] = set()
         self._all_dirty = True
         self._ended: dict[BotId, Ended] = {}
@@ -79,6 +87,7 @@ class Reconciler:
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._timers: dict[UUID, asyncio.TimerHandle] = {}
         self._room = asyncio.Semaphore(AT_ONCE_MAX)
+        self._starts = Starts(platform.settings.bot_starts_at_once)
         self._counts: Counter[str] = Counter()
         self._listening = False
         self._error: BaseException | None = None
@@ -132,7 +141,7 @@ class Reconciler:
 
     @property
     def _pending(self) -> bool:
-        return bool(self._dirty or self._tenants or self._all_dirty)
+        return bool(self._dirty or self._told or self._tenants or self._all_dirty)
 
     def _listen(self) -> None:
         if self._listening:
@@ -140,7 +149,7 @@ class Reconciler:
         self._listening = True
         self._runtime.watch(self._on_end)
         notifier = self._platform.notifier
-        notifier.subscribe(BOTS_CHANNEL, self._on(self._dirty))
+        notifier.subscribe(BOTS_CHANNEL, self._on(self._told))
         notifier.subscribe(TENANTS_CHANNEL, self._on(self._tenants))
         notifier.subscribe(BALANCE_CHANNEL, self._on(self._tenants))
 
@@ -161,24 +170,33 @@ class Reconciler:
         self.mark(ended.bot_id)
 
     async def _begin(self) -> None:
-        """Start working on every marked bot that nobody works on yet; the others stay marked."""
+        """Work on the marked bots that nobody works on yet, as many as may be at once; the others stay marked."""
         if self._all_dirty:
             self._all_dirty = False
-            self._dirty |= await self._look_at_all()
+            await self._look_at_all()
         while self._tenants:
             tenant_id = self._tenants.pop()
             self._standings.pop(tenant_id, None)
             async with self._platform.db.begin() as session:
-                self._dirty |= set(await look.of_tenant(session, tenant_id))
-        for bot_id in self._dirty - self._tasks.keys():
-            self._dirty.discard(bot_id)
-            task = asyncio.create_task(self._converge(bot_id), name=f"bot {bot_id}")
-            self._tasks[bot_id] = task
-            task.add_done_callback(functools.partial(self._done, bot_id))
+                self._told |= set(await look.of_tenant(session, tenant_id))
+        for bot_id in self._starts.next(busy=self._tasks):
+            self._work_on(bot_id)
+        for marked in (self._told, self._dirty):
+            idle = (bot_id for bot_id in marked if bot_id not in self._tasks)
+            for bot_id in list(itertools.islice(idle, max(0, TASKS_MAX - len(self._tasks)))):
+                self._work_on(bot_id, told=marked is self._told)
+
+    def _work_on(self, bot_id: UUID, *, told: bool = False) -> None:
+        self._dirty.discard(bot_id)
+        self._told.discard(bot_id)
+        task = asyncio.create_task(self._converge(bot_id, told), name=f"bot {bot_id}")
+        self._tasks[bot_id] = task
+        task.add_done_callback(functools.partial(self._done, bot_id))
 
     def _done(self, bot_id: UUID, task: asyncio.Task[None]) -> None:
         if self._tasks.get(bot_id) is task:
             del self._tasks[bot_id]
+        self._starts.release(bot_id)
         self._woken.set()
         if task.cancelled():
             return
@@ -198,11 +216,11 @@ class Reconciler:
         self._timers.pop(bot_id, None)
         self.mark(bot_id)
 
-    async def _look_at_all(self) -> set[UUID]:
-        """The bots for which something is to be done. Instances that belong to no bot are stopped."""
+    async def _look_at_all(self) -> None:
+        """Mark the bots for which something is to be done. Instances that belong to no bot are stopped."""
+        waited = self._starts.waiting()
         instances = await self._runtime.observe()
         now = self._platform.clock.now()
-        marked: set[UUID] = set()
         known = self._known_standings()
         async with self._platform.db.begin() as session:
             bots = await look.read_all(session)
@@ -212,17 +230,38 @@ class Reconciler:
                 known |= found
                 self._standings |= {tenant: (self._platform.clock.monotonic(), one) for tenant, one in found.items()}
             await runs.mark_seen(session, runs.long_unseen(bots, instances, now), now)
+        self._counts["bots"], self._counts["running"] = len(bots), len(instances)
+        to_start: list[Facts] = []
         for bot in bots:
             instance = instances.get(BotId(bot.id))
             real = bot.real(instance, held=self._runtime.held(BotId(bot.id)))
             step = plan(bot.wanted, real, known.get(bot.tenant_id, Standing(True)), now)
-            if not bot.settled(step, instance):
-                marked.add(bot.id)
+            if begins_start(bot.wanted, step):
+                to_start.append(bot)
+            elif not bot.settled(step, instance):
+                self._dirty.add(bot.id)
+                if step.action is Action.AWAIT_READY:
+                    self._starts.occupy(bot.id)
             if step.look_again_at is not None and bot.id not in self._timers:
                 self._later(bot.id, (step.look_again_at - now).total_seconds())
-        self._counts["bots"], self._counts["running"] = len(bots), len(instances)
+        await self._queue(to_start, waited, now)
         await self._stop_strays(instances, {bot.id for bot in bots})
-        return marked
+
+    async def _queue(self, to_start: Sequence[Facts], waited: frozenset[UUID], now: datetime) -> None:
+        """Have these wait for their turn, those that failed lately at the end, and say so of those that must wait."""
+        self._starts.withdraw(waited - {bot.id for bot in to_start})
+        for bot in sorted(to_start, key=lambda bot: bool(recent(tuple(bot.crashes), now))):
+            if bot.id not in self._tasks:
+                self._starts.ask(bot.id)
+        for bot_id in self._starts.next(busy=self._tasks):
+            self._work_on(bot_id)
+        left = self._starts.waiting()
+        untold = [bot.id for bot in to_start if bot.id in left and not bot.shows(State.STARTING, TURN)]
+        if untold:
+            async with self._platform.db.begin() as session:
+                await look.show(session, untold, (State.STARTING, TURN), now)
+        if left:
+            self._counts["waiting"] = len(left)
 
     def _known_standings(self) -> dict[UUID, Standing]:
         """What was found lately; a change is told by a notification, and this is only what the look at all needs."""
@@ -236,23 +275,23 @@ class Reconciler:
             await self._runtime.stop(bot_id)
             self._counts["strays"] += 1
 
-    async def _converge(self, bot_id: UUID) -> None:
+    async def _converge(self, bot_id: UUID, told: bool) -> None:
         async with self._locks.hold(bot_id) as ours:
             if not ours:
                 self._later(bot_id, RETRY_SECONDS)
                 return
             for _ in range(STEPS_MAX):
-                if not await self._step(bot_id):
+                if not await self._step(bot_id, told):
                     return
             self._later(bot_id, RETRY_SECONDS)
 
-    async def _step(self, bot_id: UUID) -> bool:
+    async def _step(self, bot_id: UUID, told: bool) -> bool:
         """Look, plan, act once; False when there is nothing more to do now.
 
         What may take long takes no room: bots that hang or have much to copy must not keep the others from their turn.
         """
         async with self._room:
-            decision = await self._decide(bot_id)
+            decision = await self._decide(bot_id, told)
             if decision is None:
                 return False
             if decision.step.action is Action.NOTHING:
@@ -261,11 +300,13 @@ class Reconciler:
                 return False
             if decision.step.action not in UNHURRIED:
                 await self._executor.act(decision.sight, decision.step, decision.spec)
+                if decision.step.action is Action.GIVE_UP:
+                    self._starts.release(bot_id)
                 return True
         await self._executor.act(decision.sight, decision.step, None)
         return True
 
-    async def _decide(self, bot_id: UUID) -> _Decision | None:
+    async def _decide(self, bot_id: UUID, told: bool) -> _Decision | None:
         """What is seen and the next step, written down; None for a bot that is gone."""
         now = self._platform.clock.now()
         instance = await self._runtime.locate(BotId(bot_id))
@@ -280,7 +321,7 @@ class Reconciler:
             if sight.bot.image is None and instance is not None and instance.image:
                 # It ran before bots had images of their own: it goes on with this one until an update moves it.
                 sight.bot.image = instance.image
-            step = plan(sight.facts.wanted, sight.real, allowed, now)
+            step = self._admitted(sight, plan(sight.facts.wanted, sight.real, allowed, now), told, now)
             before = State(sight.observed.state)
             if not sight.settled(step):
                 await look.record(session, sight, step, now)
@@ -289,6 +330,17 @@ class Reconciler:
         if step.look_again_at is not None:
             self._wait_until(bot_id, step.look_again_at, now)
         return _Decision(sight, step, spec, before in (State.STARTING, State.RUNNING) and step.state in AT_REST)
+
+    def _admitted(self, sight: Sight, step: Plan, told: bool, now: datetime) -> Plan:
+        """The step, or waiting in its place while there is no room for a start."""
+        if step.action is Action.AWAIT_READY:
+            self._starts.occupy(sight.bot.id)
+        elif begins_start(sight.facts.wanted, step):
+            # Whoever asks for a bot that fails again and again must not keep the others from their turn.
+            hurry = told and not recent(sight.real.crashes, now)
+            if not self._starts.take(sight.bot.id, hurry=hurry):
+                return Plan(Action.NOTHING, State.STARTING, TURN)
+        return step
 
     async def _spec_of(self, session: AsyncSession, bot: Bot) -> BotSpec:
         """How to start the bot. Where bots have images, one that never ran gets that of its channel."""

@@ -15,11 +15,12 @@ import httpx
 from wopr.bot import contract
 from wopr.core.errors import Conflict, Forbidden, PaymentRequired, TooLarge, UpstreamFailed
 from wopr.core.ids import BotId, TenantId
+from wopr.core.notify import notify
 from wopr.core.platform import Platform
 from wopr.fleet import bots
-from wopr.fleet.bots import BotView
+from wopr.fleet.bots import BOTS_CHANNEL, BotView
 from wopr.fleet.build import Fleet
-from wopr.fleet.plan import State
+from wopr.fleet.plan import TURN, State
 from wopr.fleet.runtimes.protocol import Instance
 from wopr.fleet.standing import SUSPENDED
 
@@ -95,10 +96,15 @@ async def stream(line: Line, message: Message) -> BotAnswer | AsyncIterator[byte
 async def reach(line: Line, deadline: float) -> Instance:
     """The bot's living instance; one that is starting is waited for until `deadline` on the event loop's clock."""
     clock = asyncio.get_running_loop().time
+    told = False
     with line.fleet.changes.watch(line.bot_id) as changed:
         while True:
             async with line.platform.db.begin() as session:
                 bot = await bots.get(session, line.platform.settings, line.tenant_id, line.bot_id)
+                if bot.reason == TURN and not told:
+                    # Somebody waits for this one: it goes before those that nobody asks for.
+                    told = True
+                    await notify(session, BOTS_CHANNEL, str(line.bot_id))
             refuse_unreachable(bot)
             if bot.state is State.RUNNING:
                 instance = await line.fleet.runtime.locate(BotId(bot.id))

@@ -4,6 +4,7 @@ Where the platform itself runs in containers, this one and the proxy are attache
 half: so neither a compose file nor a person has to know the network, and a proxy that was made anew is attached again.
 """
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -44,11 +45,18 @@ class Bridge:
         self._labels = labels
         self._there = False
         self._joined = not INSIDE_CONTAINER
+        self._making = asyncio.Lock()
 
     async def ensure(self) -> bool:
         """Have the network; True when it was looked at now. Raises `NetworkFailed`."""
-        if self._there:
-            return False
+        # One at a time: to the engine a second request for the same network is one for addresses that are taken.
+        async with self._making:
+            if self._there:
+                return False
+            await self._ensure()
+            return True
+
+    async def _ensure(self) -> None:
         found = await self._find()
         if found is None:
             await self._create()
@@ -61,7 +69,6 @@ class Bridge:
                 remedy=f"Stop the bots and run `docker network rm {self._network.name}`, or correct BOT_SUBNET.",
             )
         self._there = True
-        return True
 
     def doubt(self) -> None:
         """Look again before the next start."""
@@ -127,6 +134,8 @@ class Bridge:
             await self._engine.call("POST", "networks/create", body=describe(self._network, self._labels))
         except EngineRefused as error:
             if any(word in error.reason.lower() for word in OVERLAPS):
+                if await self._find() is not None:  # another process made it meanwhile
+                    return
                 if former := await self._former():
                     raise NetworkFailed(
                         f"The network {former} of an older version has the addresses of {self._network.name}.",
