@@ -93,6 +93,9 @@ class Full:
     async def tend(self) -> int:
         return 0
 
+    async def guard(self) -> int:
+        return 0
+
     async def prune(self, needed: Sequence[str]) -> int:
         return 0
 

@@ -305,6 +305,12 @@ class Settings(BaseSettings):
         default="ghcr.io/wopr-network/wopr-platform:latest",
         description="Image with iptables for that container; where the API runs in a container, its own image.",
     )
+    bot_disk_reserve: int = Field(
+        default=10,
+        ge=0,
+        le=99,
+        description="Percent of the disk below which the bot that writes most is stopped (containers only).",
+    )
 
     @cached_property
     def models_path(self) -> Path:
