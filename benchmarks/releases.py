@@ -26,7 +26,8 @@ from report import median, percentile, run, say, table
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.live import wait_for
 from tests.machines import building, engine, registry
-from tests.machines.customers import KINDS, STREAM, Customers, customers
+from tests.machines.customers import KINDS as QUESTIONS
+from tests.machines.customers import STREAM, Customers, customers
 from tests.machines.installation import Installation, Load, installed
 from tests.machines.killed import MOMENTS
 from tests.machines.kills import Kind, Missed, kill, points
@@ -91,7 +92,7 @@ def swaps(site: Installation, given: argparse.Namespace) -> None:
             reloaded = _swapped(come, "peer: the proxy is reloaded", few, lambda _: reload_proxy(site))
     ways = [(*ours.row(), "0; 0; 0"), (*stopped.row(), "–"), (*reloaded.row(), "–")]
     table("Releases under load (D3)", HEADERS, ways)
-    rows = [(kind, *(way.of(kind) for way in (ours, stopped, reloaded))) for kind in KINDS]
+    rows = [(kind, *(way.of(kind) for way in (ours, stopped, reloaded))) for kind in QUESTIONS]
     table("By kind: wrong or none, of all", ("kind", *(way.way for way in (ours, stopped, reloaded))), rows)
 
 
@@ -106,9 +107,9 @@ class Swapped:
 
     def row(self) -> tuple[object, ...]:
         """Its line, but for the goal."""
-        asked = {kind: self.crowd.answered[kind] + self.crowd.failed(kind) for kind in KINDS}
+        asked = {kind: self.crowd.answered[kind] + self.crowd.failed(kind) for kind in QUESTIONS}
         requests = sum(asked.values()) - asked[STREAM]
-        failed = sum(self.crowd.failed(kind) for kind in KINDS if kind != STREAM)
+        failed = sum(self.crowd.failed(kind) for kind in QUESTIONS if kind != STREAM)
         share = f"{failed:,} ({failed / max(1, requests):.1%})" if failed else "0"
         slowest = max(seconds for kind, seconds in self.crowd.slowest_seconds.items() if kind != STREAM)
         streams = (f"{asked[STREAM]:,}", self.crowd.failed(STREAM), self.misdone)
@@ -125,7 +126,7 @@ def _swapped(come: Callable[[], Customers], way: str, count: int, swap: Callable
     crowd, took = come(), []
     crowd.model.pieces = STREAM_PIECES
     with crowd:
-        wait_for(lambda: all(crowd.answered[kind] for kind in KINDS), "customers of every kind", READY_SECONDS)
+        wait_for(lambda: all(crowd.answered[kind] for kind in QUESTIONS), "customers of every kind", READY_SECONDS)
         for number in range(count):
             began = time.monotonic()
             swap(number)

@@ -83,6 +83,9 @@ class Crowd:
     async def tend(self) -> int:
         return 0
 
+    async def guard(self) -> int:
+        return 0
+
     async def prune(self, needed: Sequence[str]) -> int:
         return 0
 

@@ -3,9 +3,10 @@
 import pytest
 from sqlalchemy import text
 
+from wopr.core.database_url import database_url
 from wopr.core.db import Database
 from wopr.core.errors import Unavailable
-from wopr.core.settings import Settings, database_url
+from wopr.core.settings import Settings
 from wopr.migrations.head import head_revision
 from wopr.migrations.run import upgrade
 

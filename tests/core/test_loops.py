@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from sqlalchemy import text
 
@@ -94,6 +94,22 @@ async def test_the_start_that_is_shown_belongs_to_the_end_that_is_shown_although
     assert found.last_started_at is not None
     assert found.last_finished_at is not None
     assert 0 <= (found.last_finished_at - found.last_started_at).total_seconds() < 1
+
+
+async def test_a_loop_beside_another_runs_only_in_the_process_that_runs_the_other(db: Database) -> None:
+    leads, other, follows = Counting(), Counting(), Counting()
+    behind = (
+        Loop("leads", 0.01, "a test", Counting()),
+        Loop("follows", 0.01, "a test", follows, beside="leads"),
+        Loop("other", 0.01, "a test", other),
+    )
+    async with AsyncExitStack() as second:
+        async with running(db, Loop("leads", 0.01, "a test", leads)):
+            await leads.reached(1)
+            await second.enter_async_context(running(db, *behind))
+            await other.reached(20)
+            assert follows.passes == 0
+        await follows.reached(1)
 
 
 async def test_a_failed_pass_records_its_error_and_the_next_one_runs(db: Database) -> None:

@@ -1,5 +1,6 @@
-"""A second Docker daemon beside the shared one, in a network of its own, for tests that stop and kill it."""
+"""A second Docker daemon beside the shared one, in a network of its own, for tests that stop, kill or fill it."""
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -17,6 +18,7 @@ from tests.machines.engine import Engine, EngineError
 
 START_SECONDS = 30.0
 # In a network namespace: two daemons would rewrite each other's chains of iptables.
+CLONE_NEWNET = 0x40000000  # sched.h
 BEGIN = 'ip link set lo up; echo 1 > /proc/sys/net/ipv4/ip_forward; exec "$@"'
 
 
@@ -34,7 +36,7 @@ class Daemon:
         for left in ("dockerd.pid", "exec/containerd/containerd.pid"):
             (self.folder / left).unlink(missing_ok=True)
         command = (
-            *("dockerd", "--host", self.engine.socket, "--data-root", str(self.folder / "data")),
+            *("dockerd", "--host", self.engine.socket, "--data-root", str(self.data)),
             *("--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "dockerd.pid")),
             *options,
         )
@@ -75,17 +77,34 @@ class Daemon:
             subprocess.run(command, check=True, capture_output=True)
 
     @property
+    def data(self) -> Path:
+        """Where it keeps everything."""
+        return self.folder / "data"
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Have this thread, and what it starts, in the daemon's network."""
+        with Path("/proc/thread-self/ns/net").open() as own, self._namespace.open() as other:
+            _enter(other.fileno())
+            try:
+                yield
+            finally:
+                _enter(own.fileno())
+
+    @property
     def _namespace(self) -> Path:
         return Path("/var/run/netns") / self.folder.name
 
 
 @contextmanager
-def daemon(first: Engine, *images: str) -> Iterator[Daemon]:
-    """A second daemon with these images of the first one."""
+def daemon(first: Engine, *images: str, disk: str = "") -> Iterator[Daemon]:
+    """A second daemon with these images of the first one, on a disk of its own when a size (`8G`) is given."""
     folder = Path(tempfile.mkdtemp(prefix="wopr-d2-", dir="/var/tmp"))
     subprocess.run(["ip", "netns", "add", folder.name], check=True, capture_output=True)
     made = Daemon(folder, Engine(f"unix://{folder}/docker.sock", first.run_id))
     try:
+        if disk:
+            _mount(made, disk)
         made.start()
         _copy(first, made.engine, images)
         yield made
@@ -97,6 +116,21 @@ def daemon(first: Engine, *images: str) -> Iterator[Daemon]:
         end_what_is_left(folder)
         subprocess.run(["ip", "netns", "del", folder.name], capture_output=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mount(made: Daemon, size: str) -> None:
+    """Give it an ext4 as a VPS has it. What nobody writes takes nothing of this machine's disk."""
+    image = made.folder / "disk"
+    made.data.mkdir()
+    for command in (("truncate", "-s", size), ("mkfs.ext4", "-q", "-F"), ("mount", "-o", "loop")):
+        end = (str(made.data),) if command[0] == "mount" else ()
+        subprocess.run([*command, str(image), *end], check=True, capture_output=True)
+
+
+def _enter(namespace: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "the network can't be entered")
 
 
 def _copy(first: Engine, second: Engine, images: tuple[str, ...]) -> None:

@@ -26,8 +26,8 @@ NODES = ("n1", "n2", "n3")
 START_SECONDS = 30.0
 LOST_SECONDS_MAX = 60.0
 NETWORK_TRIES_MAX = 20
-# How often machines measure what bots keep.
-ROUND = ("ROUND_SECONDS = 20.0", "ROUND_SECONDS = 2.0")
+# How often machines weigh what bots keep.
+ROUND = ("LOOK_SECONDS = 60.0", "LOOK_SECONDS = 2.0")
 # What systemd or dockerd in a container needs. SYS_TIME and SYS_MODULE would reach the host's clock and kernel.
 MACHINE = (
     *("--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--cap-drop", "SYS_TIME", "--cap-drop", "SYS_MODULE"),

@@ -19,12 +19,25 @@ from tests.stack import clean_environment
 
 from wopr.core.db import Database
 from wopr.fleet.runtimes.protocol import BotSpec, Ended, RuntimeFailed
-from wopr.fleet.runtimes.quota import OverQuota
+from wopr.fleet.runtimes.quota import DiskShort, OverQuota
 
 WAIT_SECONDS = 90.0
 MIB = 2**20
 FILL = "import os; open('/data/filled', 'wb').write(bytes(4 * 2**20)); os.sync()"
 EMPTY = "import os; os.remove('/data/filled')"
+# Each counts 16 KiB, so that together they are 4 MiB.
+CRUMBS = "import os; os.mkdir('/data/crumbs'); [open(f'/data/crumbs/{n}', 'w').close() for n in range(256)]"
+SWEEP = "import shutil; shutil.rmtree('/data/crumbs')"
+# On and on, and never much in a moment.
+WRITE = """
+import os, time
+for number in range(100):
+    with open(f"/data/own{number}", "wb", buffering=0) as file:
+        for _ in range(40):
+            file.write(bytes(1 << 20))
+        os.fsync(file.fileno())
+    time.sleep(0.25)
+"""
 
 
 @pytest.fixture
@@ -54,14 +67,17 @@ def left(node: Node, bot_id: UUID) -> list[str]:
     ]
 
 
-async def test_a_bot_that_keeps_too_much_is_ended_and_told_and_fits_a_larger_size(services: Services) -> None:
+@pytest.mark.parametrize(("fill", "empty"), [(FILL, EMPTY), (CRUMBS, SWEEP)], ids=["large-file", "empty-files"])
+async def test_a_bot_that_keeps_too_much_is_ended_and_told_and_fits_a_larger_size(
+    services: Services, fill: str, empty: str
+) -> None:
     ended: asyncio.Queue[Ended] = asyncio.Queue()
     runtime = services.make()
     runtime.watch(ended.put_nowait)
     wanted = small(2)
     neighbour = await runtime.start(small(2))
     await answering(await runtime.start(wanted))
-    assert services.inside(wanted.bot_id, FILL).returncode == 0
+    assert services.inside(wanted.bot_id, fill).returncode in (0, 137), "it may be ended on the way"
     end = await asyncio.wait_for(ended.get(), WAIT_SECONDS)
     assert end.bot_id == wanted.bot_id
     assert "it was stopped, as its data takes 4 MiB of the 2 MiB that its size allows" in end.reason
@@ -74,7 +90,7 @@ async def test_a_bot_that_keeps_too_much_is_ended_and_told_and_fits_a_larger_siz
     instance = await heir.start(larger)
     assert (await answering(instance)).status_code == 200
     # What it cleans up is seen, too: it may be small again.
-    assert services.inside(wanted.bot_id, EMPTY).returncode == 0
+    assert services.inside(wanted.bot_id, empty).returncode == 0
 
     async def fits() -> bool:
         await heir.tend()
@@ -86,6 +102,37 @@ async def test_a_bot_that_keeps_too_much_is_ended_and_told_and_fits_a_larger_siz
 
     await eventually(fits)
     assert (await answering(neighbour)).status_code == 200
+    assert ended.empty()
+
+
+async def test_where_a_machines_disk_is_nearly_full_the_bot_that_writes_is_ended_until_there_is_room(
+    services: Services,
+) -> None:
+    ended: asyncio.Queue[Ended] = asyncio.Queue()
+    # As if little was left: the machines' disk is the one of everything here.
+    runtime = services.make(bot_disk_reserve=99)
+    runtime.watch(ended.put_nowait)
+    wanted, neighbour = spec(size="large"), await runtime.start(spec())
+    await answering(await runtime.start(wanted))
+    assert (await asyncio.to_thread(services.inside, wanted.bot_id, WRITE)).returncode == 137, "its end"
+    end = await asyncio.wait_for(ended.get(), WAIT_SECONDS)
+    assert end.bot_id == wanted.bot_id
+    assert "it was stopped, as the disk of its machine is nearly full, and it wrote most" in end.reason
+    with pytest.raises(DiskShort, match="nearly full") as refused:
+        await runtime.start(wanted)
+    assert "Make room" in refused.value.remedy
+    assert (await answering(neighbour)).status_code == 200
+    later = services.make()
+
+    async def starts() -> bool:
+        await later.tend()
+        try:
+            await later.start(wanted)
+        except DiskShort:
+            return False
+        return True
+
+    await eventually(starts)
     assert ended.empty()
 
 

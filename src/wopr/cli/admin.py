@@ -124,8 +124,9 @@ def _run(work: "Work[Result]") -> Result:
 
 
 async def _in_transaction(work: "Work[Result]") -> Result:
+    from wopr.core.database_url import database_url
     from wopr.core.db import Database
-    from wopr.core.settings import database_url, load_settings
+    from wopr.core.settings import load_settings
 
     settings = load_settings()
     db = Database(database_url(settings), pool_size=2)

@@ -67,8 +67,8 @@ class LiveChecks:
         return guarded
 
     def _database(self) -> "Database":
+        from wopr.core.database_url import database_url
         from wopr.core.db import Database
-        from wopr.core.settings import database_url
 
         if self._db is None:
             # One for each check: who waits for a connection is not told that nobody can have one, and waits on.

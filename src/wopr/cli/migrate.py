@@ -146,7 +146,8 @@ def _write_sql(after: str | None, *, as_json: bool) -> None:
 def _apply(stages: "Progress", *, allow_destructive: bool, dry_run: bool) -> dict[str, Any]:
     """Migrate the database of the settings."""
     from wopr.cli.migrate_local import judged
-    from wopr.core.settings import database_url, load_settings
+    from wopr.core.database_url import database_url
+    from wopr.core.settings import load_settings
     from wopr.delivery.migrate import guard
     from wopr.migrations.run import upgrade
     from wopr.ops.journal import Journal
@@ -187,8 +188,9 @@ def _tell(done: Mapping[str, Any], *, plan: bool, as_json: bool) -> None:
 
 
 async def _standing() -> tuple[str | None, str]:
+    from wopr.core.database_url import database_url
     from wopr.core.db import Database
-    from wopr.core.settings import database_url, load_settings
+    from wopr.core.settings import load_settings
     from wopr.migrations.head import head_revision
 
     db = Database(database_url(load_settings()), pool_size=2)

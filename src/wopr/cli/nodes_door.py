@@ -31,8 +31,8 @@ class Door:
     @property
     def db(self) -> "Database":
         """The database; what only asks the cloud needs none."""
+        from wopr.core.database_url import database_url
         from wopr.core.db import Database
-        from wopr.core.settings import database_url
 
         if self._db is None:
             self._db = Database(database_url(self.settings), pool_size=2)

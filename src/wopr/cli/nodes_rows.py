@@ -54,8 +54,9 @@ def usd(nanos: int) -> str:
 
 
 async def _in_transaction(work: "Work[Result]") -> Result:
+    from wopr.core.database_url import database_url
     from wopr.core.db import Database
-    from wopr.core.settings import database_url, load_settings
+    from wopr.core.settings import load_settings
 
     db = Database(database_url(load_settings()), pool_size=2)
     try:

@@ -86,7 +86,8 @@ class Local:
 
     def database(self) -> Process:
         """The database as a line of the table of processes."""
-        from wopr.core.settings import database_url, load_settings
+        from wopr.core.database_url import database_url
+        from wopr.core.settings import load_settings
 
         url = urlsplit(database_url(load_settings(self.home)))
         return Process("postgres", (), url.port or 5432, "", "database", host=url.hostname or "localhost")

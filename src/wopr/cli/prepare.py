@@ -14,10 +14,11 @@ import time
 import asyncpg
 
 from wopr.accounts.admin import one_time_link
+from wopr.core.database_url import database_url
 from wopr.core.db import Database
 from wopr.core.errors import Unavailable, WoprError
 from wopr.core.ids import NodeId
-from wopr.core.settings import Settings, database_url, load_settings
+from wopr.core.settings import Settings, load_settings
 from wopr.inference.nodes import Node, register
 from wopr.migrations.head import head_revision
 from wopr.ops.journal import Journal

@@ -113,8 +113,8 @@ async def _database(settings: "Settings") -> Row:
     """Whether the database lets us in with what the settings say."""
     from urllib.parse import urlsplit
 
+    from wopr.core.database_url import database_url
     from wopr.core.errors import Unavailable
-    from wopr.core.settings import database_url
 
     try:
         whole = database_url(settings)

@@ -56,7 +56,8 @@ class Loop:
 
     `run` does one pass and returns counts of what it did. `wake` names notification channels that start a pass at once;
     `period_seconds` is the slow rhythm that catches what a lost notification would have said. `close` ends what passes
-    left running, when the process stops.
+    left running, when the process stops. `beside` is another loop with which this one shares what a process knows: it
+    runs only where the other does.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Loop:
     run: Callable[[], Awaitable[Counts]]
     wake: Sequence[str] = ()
     close: Callable[[], Awaitable[None]] | None = None
+    beside: str = ""
 
 
 @dataclass
@@ -118,6 +120,8 @@ class LoopRunner:
 
     async def _pass(self, loop: Loop) -> bool:
         """One pass; False when another process holds the lease."""
+        if loop.beside and self._held_until.get(loop.beside, 0.0) < time.monotonic():
+            return False
         if not self._surely_held(loop.name) and not await self._claim(loop.name):
             return False
         begun = time.monotonic()

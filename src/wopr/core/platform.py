@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import httpx
 
 from wopr.core.clock import Clock, SystemClock
+from wopr.core.database_url import database_url
 from wopr.core.db import Database
 from wopr.core.notify import Notifier
-from wopr.core.settings import Settings, database_url
+from wopr.core.settings import Settings
 from wopr.core.steady import SteadyClock
 
 HTTP_TIMEOUT_SECONDS = 20.0

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from wopr.core.errors import NotConfigured, Unavailable
-from wopr.core.files import DATABASE_URL_FILE, RUNNING_FILE, SECRETS_FILE
+from wopr.core.errors import NotConfigured
+from wopr.core.files import RUNNING_FILE, SECRETS_FILE
 
 
 def _home_default() -> Path:
@@ -308,6 +308,12 @@ class Settings(BaseSettings):
         default="ghcr.io/wopr-network/wopr-platform:latest",
         description="Image with iptables for that container; where the API runs in a container, its own image.",
     )
+    bot_disk_reserve: int = Field(
+        default=10,
+        ge=0,
+        le=99,
+        description="Percent of the disk below which the bot that writes most is stopped (containers only).",
+    )
 
     @cached_property
     def models_path(self) -> Path:
@@ -371,27 +377,3 @@ def variables() -> frozenset[str]:
     """The names of the environment variables that are settings."""
     aliases = {"BETTER_AUTH_URL", "API_URL"}  # the one setting with two names
     return frozenset(name.upper() for name in Settings.model_fields) | aliases
-
-
-def database_url(settings: Settings) -> str:
-    """DATABASE_URL, or the address that the embedded server left under WOPR_HOME when it started."""
-    if settings.database_url is not None:
-        return _plain(settings.database_url.get_secret_value())
-    file: Path = settings.wopr_home / DATABASE_URL_FILE
-    if file.exists():
-        return file.read_text(encoding="utf-8").strip()
-    raise Unavailable(
-        f"There is no database: DATABASE_URL is not set and no embedded one was started under {settings.wopr_home}.",
-        remedy="Start everything with `wopr up`, or set DATABASE_URL. An installation's is asked where it runs:"
-        " wopr exec --dir … or --host … and then the command",
-    )
-
-
-def _plain(url: str) -> str:
-    """The address as PostgreSQL's own tools take it: without the name of a driver."""
-    scheme, _, rest = url.partition("://")
-    if scheme.partition("+")[0] not in ("postgresql", "postgres"):
-        raise Unavailable(
-            "DATABASE_URL does not name a PostgreSQL database.", remedy="Use postgresql://user:password@host/database."
-        )
-    return f"postgresql://{rest}"

@@ -109,6 +109,7 @@ def docker_runtime(settings: Settings) -> "DockerRuntime":
         policy=Policy(bot_network(settings), gateway(settings), name_servers(settings.bot_dns)),
         means=Means(settings.bot_firewall, settings.bot_firewall_image),
         tokens=tokens,
+        reserve=settings.bot_disk_reserve,
     )
     return DockerRuntime(Engine(settings.docker_host), installation)
 

@@ -35,12 +35,6 @@ def loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
             wake=(IMAGES_CHANNEL,),
         ),
         Loop(
-            name="prune_bot_images",
-            period_seconds=3600.0,
-            why="Images that no bot, channel or copy needs are removed from the machines, but for the newest few.",
-            run=worker.prune,
-        ),
-        Loop(
             name="charge_runtime",
             period_seconds=60.0,
             why="Running time of bots is charged by the second, from the stretches that were observed.",
@@ -59,11 +53,30 @@ def loops(platform: Platform, fleet: SharedFleet) -> Sequence[Loop]:
             run=lambda: delete_unpaid(platform),
             wake=(TENANTS_CHANNEL,),
         ),
+        *_housekeeping(worker),
+    )
+
+
+def _housekeeping(worker: "_Worker") -> Sequence[Loop]:
+    return (
+        Loop(
+            name="prune_bot_images",
+            period_seconds=3600.0,
+            why="Images that no bot, channel or copy needs are removed from the machines, but for the newest few.",
+            run=worker.prune,
+        ),
         Loop(
             name="tend_bots",
             period_seconds=15.0,
             why="Logs of bots are rotated before they fill the disk.",
             run=worker.tend,
+        ),
+        Loop(
+            name="guard_disk",
+            period_seconds=1.0,
+            why="Bots that fill the disk are stopped before the others and the platform find it full.",
+            run=worker.guard,
+            beside="reconcile_bots",  # which must know why they ended, and whom not to start
         ),
     )
 
@@ -106,3 +119,6 @@ class _Worker:
 
     async def tend(self) -> Mapping[str, int]:
         return {"rotated": await self._fleet.get().runtime.tend()}
+
+    async def guard(self) -> Mapping[str, int]:
+        return {"stopped": await self._fleet.get().runtime.guard()}

@@ -37,6 +37,7 @@ def swarm_runtime(settings: Settings) -> SwarmRuntime:
         Means(settings.bot_firewall, settings.bot_firewall_image),
         policy,
         Credentials(settings.registry_server, settings.registry_username, password),
+        settings.bot_disk_reserve,
     )
     report = Reporter(Watch(Journal(settings.wopr_home), WATCH, after_seconds=0.0))
     return SwarmRuntime(

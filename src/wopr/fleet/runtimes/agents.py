@@ -5,13 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any  # the engine's JSON
 
-from wopr.fleet.runtimes import node_agent
+from wopr.fleet.runtimes import node_engine
 from wopr.fleet.runtimes.fence import Means
 from wopr.fleet.runtimes.firewall import Policy
 from wopr.fleet.runtimes.images import Credentials
 
 MEMORY_BYTES = 64 * 2**20
-SCRIPT = Path(node_agent.__file__).read_text(encoding="utf-8")
+# The program is several files, and one text on a machine.
+PARTS = ("node_engine", "scales", "node_guard", "node_agent")
+OF_OURS = "from wopr.fleet.runtimes."
+SCRIPT = "".join(
+    line
+    for part in PARTS
+    for line in Path(__file__).with_name(f"{part}.py").read_text(encoding="utf-8").splitlines(keepends=True)
+    if not line.startswith(OF_OURS)
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,7 @@ class Charge:
     means: Means
     policy: Policy
     credentials: Credentials
+    reserve: int  # percent of each machine's disk
 
     @property
     def auth(self) -> dict[str, str] | None:
@@ -32,7 +41,7 @@ class Charge:
 
 def describe(charge: Charge, name: str, labels: Mapping[str, str], arguments: Sequence[str] = ()) -> dict[str, Any]:
     """A service that runs the program on machines, with their engines and their network."""
-    socket = {"Type": "bind", "Source": node_agent.SOCKET, "Target": node_agent.SOCKET}
+    socket = {"Type": "bind", "Source": node_engine.SOCKET, "Target": node_engine.SOCKET}
     scratch = {"Type": "tmpfs", "Target": "/run", "TmpfsOptions": {"SizeBytes": 2**20}}  # for iptables' lock
     return {
         "Name": name,

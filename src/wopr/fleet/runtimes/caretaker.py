@@ -129,6 +129,7 @@ class Caretaker:
         told = {
             "installation": charge.installation,
             "fence": [] if off else firewall.command(policy),
+            "reserve": charge.reserve,
         }
         text = json.dumps(told, sort_keys=True)
         # Of the registry's credentials, too: the Swarm keeps those that it was given, for machines that come later.

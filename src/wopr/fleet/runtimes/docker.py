@@ -17,7 +17,7 @@ from time import monotonic
 from wopr.bot.contract import DEFAULT_PORT, STOP_SECONDS_MAX
 from wopr.core.ids import BotId, new_id
 from wopr.core.vault import Vault
-from wopr.fleet.runtimes import containers, enginelog
+from wopr.fleet.runtimes import containers, enginelog, node_guard
 from wopr.fleet.runtimes.bridge import Bridge
 from wopr.fleet.runtimes.containers import Place, Start, container_name, former_name, instance_of
 from wopr.fleet.runtimes.ends import Ends
@@ -32,7 +32,6 @@ from wopr.fleet.runtimes.volumes import VolumeCopies, remove_volume
 STOPS_AT_ONCE_MAX = 32
 GRACE_SECONDS = int(STOP_SECONDS_MAX) + 1
 VIEW_SECONDS_MAX = 60.0
-MEASURE_SECONDS = 60.0
 NEXT_CONTAINER_SECONDS = 0.5
 # An instance that ended before it was looked at has no address any more; this one never resolves (RFC 2606).
 NOWHERE = f"http://ended.invalid:{DEFAULT_PORT}"
@@ -49,6 +48,7 @@ class Installation:
     policy: Policy
     means: Means
     tokens: Vault = field(repr=False)
+    reserve: int  # percent of the disk
 
 
 class DockerRuntime:
@@ -63,14 +63,13 @@ class DockerRuntime:
         self._bridge = Bridge(engine, policy.network, containers.ours(installation.name))
         self._fence = Fence(engine, self._images, installation.means, policy)
         self._ends = Ends(engine, installation.name, self._changed)
-        self._quotas = Quotas(engine, installation.name)
+        self._quotas = Quotas(engine, installation.name, installation.reserve)
         self.copies = VolumeCopies(engine, installation.name)
         self._place = Place(
             installation.name, policy.network.name, policy.name_servers, cpus=0.0, tokens=installation.tokens
         )
         self._view: Mapping[BotId, Instance] = {}
         self._view_since = float("-inf")
-        self._measured_at = float("-inf")
 
     def watch(self, on_end: Callable[[Ended], None]) -> None:
         self._ends.on_end = on_end
@@ -149,25 +148,20 @@ class DockerRuntime:
         return len(running)
 
     async def tend(self) -> int:
-        """Looks after the fence, and after bots whose data grew too large. The engine rotates the logs itself."""
+        """Looks after the fence. The engine rotates the logs itself."""
         if not await self.observe():
             return 0  # nobody to fence in: on an engine without bots, nothing of theirs is made
-        done = int(await self._enclose()) + await self._bridge.attach()
-        if monotonic() - self._measured_at < MEASURE_SECONDS:
-            return done
-        self._measured_at = monotonic()
-        return done + await self.measure()
+        return int(await self._enclose()) + await self._bridge.attach()
+
+    async def guard(self) -> int:
+        found = await self._quotas.look()
+        for culprit in found:
+            self._ends.expect(culprit.container, culprit.excess.reason)
+        await asyncio.gather(*(self._engine.stop(culprit.container, node_guard.GRACE_SECONDS) for culprit in found))
+        return len(found)
 
     async def prune(self, needed: Sequence[str]) -> int:
         return await self._images.prune(needed)
-
-    async def measure(self) -> int:
-        """End the bots whose data is too large; how many."""
-        found = await self._quotas.measure()
-        for excess in found:
-            self._ends.expect(excess.container, excess.reason)
-            await self._engine.stop(excess.container, GRACE_SECONDS)
-        return len(found)
 
     def doubt(self) -> None:
         """Look at the network and put up the fence anew before the next start or with the next `tend`."""

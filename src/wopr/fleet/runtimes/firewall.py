@@ -17,12 +17,13 @@ from wopr.bot import contract
 from wopr.fleet.runtimes.addresses import BotNetwork, Gateway
 
 # RFC 6890: this network, private, shared (carriers' and clouds' own), loopback, link-local with the metadata service,
-# protocol assignments, benchmarks, multicast, reserved.
+# protocol assignments, benchmarks, multicast, reserved. And the public address that is Azure's own in each machine.
 NOT_OUTSIDE = (
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
+    "168.63.129.16/32",
     "169.254.0.0/16",
     "172.16.0.0/12",
     "192.0.0.0/24",

@@ -1,31 +1,33 @@
 """Looks after one machine of a Swarm: the fence around its bots, and bots whose data grew too large.
 
-It runs in a container on every machine, given to Python as text (`python3 -c`), so that it is always the one that the
-API knows, whatever image it runs in: it imports nothing but the standard library. A Swarm's manager can do none of this
-from afar, which is why it must have the machine's own engine and the right to administer the network.
+It runs in a container on every machine, given to Python as text (`python3 -c`, with its parts), so that it is always
+the one that the API knows, whatever image it runs in: it imports nothing but the standard library. A manager can do
+none of this from afar, which is why it must have the machine's own engine and the right to administer the network.
 
 With arguments it does one thing and ends: `remove VOLUME` as soon as nothing uses it, `clear INSTALLATION BOT` removes
 all that a bot kept, `pull INSTALLATION IMAGE` has an image here, `copy JSON` copies a bot's volume or puts the copy
-back, and `prune INSTALLATION JSON` removes its images but for those that are needed.
+back, `prune INSTALLATION JSON` removes its images but for those that are needed, and `weigh PREFIX ENOUGH` says what
+volumes take.
 """
 
-import contextlib
-import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO  # the engine's JSON
+from typing import Any  # the engine's JSON
 
-SOCKET = "/var/run/docker.sock"
+from wopr.fleet.runtimes.node_engine import CONFLICT, NOT_FOUND, NOT_MODIFIED, OK_MAX, Refused, ask, asking, say
+from wopr.fleet.runtimes.node_guard import Guard
+from wopr.fleet.runtimes.scales import VOLUMES, weigh
+
 VARIABLE = "WOPR_NODE"
 AUTH = "/run/registry-auth"
-ROUND_SECONDS = 20.0
+FENCE_SECONDS = 20.0
+ROUND_SECONDS = 1.0
 REMOVE_SECONDS_MAX = 60.0
 PULL_SILENCE_SECONDS_MAX = 300.0
 COPY_SECONDS_MAX = 1800.0
@@ -34,28 +36,10 @@ POLL_SECONDS = 0.1
 SPARE_IMAGES, PRUNED_AT_ONCE_MAX = 5, 10
 # What stands before an installation's name in the tag by which it holds an image.
 MARK = "kept-by-"
-OK_MAX, NOT_MODIFIED, NOT_FOUND, CONFLICT = 299, 304, 404, 409
 # Above those of the fence's own script.
 NO_PROTECTION, NOT_PULLED, COPY_GONE, NO_COPIER = 21, 22, 23, 24
-# What it says of itself, and of a volume that holds too much, or no longer does.
-UP, FULL, FITS = "up", "full", "fits"
-
-
-class Refused(Exception):
-    """What can't be done, with the exit code that tells the API why."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class LocalEngine(http.client.HTTPConnection):
-    """A connection to this machine's engine."""
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(SOCKET)
+# What it says of itself.
+UP = "up"
 
 
 def main(arguments: list[str]) -> int:
@@ -64,8 +48,7 @@ def main(arguments: list[str]) -> int:
         if arguments[:1] == ["copy"]:
             copy(json.loads(arguments[1]))
         elif arguments:
-            errands: dict[str, Callable[..., None]] = {"remove": remove, "clear": clear, "pull": pull, "prune": prune}
-            errands[arguments[0]](*arguments[1:])
+            ERRANDS[arguments[0]](*arguments[1:])
         else:
             watch(json.loads(os.environ[VARIABLE]))
     except Refused as refusal:
@@ -77,15 +60,16 @@ def main(arguments: list[str]) -> int:
 def watch(told: dict[str, Any]) -> None:
     """Keep everything in place; ends only by an error."""
     require_protection()
-    said = False
-    full: dict[str, int] = {}
+    said, fenced_at = False, float("-inf")
+    guard = Guard(told["installation"], told["reserve"])
     while True:
-        if told["fence"]:
+        if told["fence"] and time.monotonic() - fenced_at >= FENCE_SECONDS:
             put_up(told["fence"])
+            fenced_at = time.monotonic()
         if not said:
             say(UP)
             said = True
-        full = end_too_large(told["installation"], full)
+        guard.look()
         time.sleep(ROUND_SECONDS)
 
 
@@ -261,65 +245,18 @@ def put_up(command: list[str]) -> None:
         raise Refused(done.returncode, done.stdout.strip() or "the fence can't be put up")
 
 
-def end_too_large(installation: str, full: dict[str, int]) -> dict[str, int]:
-    """End the bots whose volumes hold more than their labels allow; whether they start again is decided elsewhere.
-
-    `full` are the volumes that held too much at the last look, with their limits; those of this look are returned.
-    """
-    taken = {
-        volume["Name"]: int(volume["UsageData"]["Size"])
-        for volume in (ask("GET", "/system/df")[1].get("Volumes") or [])
-        if (volume.get("Labels") or {}).get("wopr.installation") == installation and volume.get("UsageData")
-    }
-    newest = newest_containers(installation)
-    limits = full | {name: int(container["Labels"]["wopr.data-bytes"]) for name, container in newest.items()}
-    found = {name: limit for name, limit in limits.items() if taken.get(name, 0) > limit}
-    for name in full.keys() - found.keys():
-        say(f"{FITS} {name}")
-    for name, limit in found.items():
-        runs = name in newest and newest[name]["State"] == "running"
-        if runs or name not in full:
-            say(f"{FULL} {name} {taken[name]} {limit}")  # before its end, as everybody asks why then
-        if runs:
-            ask("POST", f"/containers/{newest[name]['Id']}/stop?t=10")
-    return found
+def tell_weight(prefix: str, enough: str) -> None:
+    """Say in one line what the volumes of this machine take."""
+    say(json.dumps(weigh(VOLUMES, prefix, int(enough))))
 
 
-def newest_containers(installation: str) -> dict[str, dict[str, Any]]:
-    """The newest container of each bot, running or not, by the volume that it has."""
-    filters = urllib.parse.quote(json.dumps({"label": [f"wopr.installation={installation}", "wopr.data-bytes"]}))
-    listed = ask("GET", f"/containers/json?all=true&filters={filters}")[1]
-    ordered = sorted(listed, key=lambda container: int(container["Created"]))
-    return {mount["Name"]: container for container in ordered for mount in container["Mounts"] if mount.get("Name")}
-
-
-def say(text: str, where: TextIO = sys.stdout) -> None:
-    """One line of this container's log, which the API reads."""
-    where.write(text + "\n")
-    where.flush()
-
-
-def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
-    """One request to this machine's engine; its status and its JSON."""
-    with asking(method, path, body) as answer:
-        content = answer.read()
-    return answer.status, json.loads(content) if content.strip() else {}
-
-
-@contextlib.contextmanager
-def asking(
-    method: str, path: str, body: object = None, *, headers: dict[str, str] | None = None, seconds: float = 60.0
-) -> Iterator[http.client.HTTPResponse]:
-    """One request to this machine's engine, which may be silent for so long."""
-    connection = LocalEngine("localhost", timeout=seconds)
-    try:
-        text = None if body is None else json.dumps(body)
-        kind = {"Content-Type": "application/json"} if text else {}
-        connection.request(method, path, text, {**kind, **(headers or {})})
-        yield connection.getresponse()
-    finally:
-        connection.close()
-
+ERRANDS: dict[str, Callable[..., None]] = {
+    "remove": remove,
+    "clear": clear,
+    "pull": pull,
+    "prune": prune,
+    "weigh": tell_weight,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -96,6 +96,9 @@ class ProcessRuntime:
     async def tend(self) -> int:
         return await asyncio.to_thread(self._rotate)
 
+    async def guard(self) -> int:
+        return 0  # whoever runs bots as processes watches over the disk
+
     async def prune(self, needed: Sequence[str]) -> int:
         return 0  # processes have no image
 

@@ -160,6 +160,10 @@ class Runtime(Protocol):
         """Housekeeping between passes, such as rotating logs; the number of things done."""
         ...
 
+    async def guard(self) -> int:
+        """End bots that take too much of the machine's disk; how many. Asked every second, and cheap."""
+        ...
+
     async def prune(self, needed: Sequence[str]) -> int:
         """Remove old images of bots, a few at a time, but for these; how many, or on how many machines."""
         ...

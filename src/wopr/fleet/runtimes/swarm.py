@@ -190,6 +190,9 @@ class SwarmRuntime:
         await asyncio.to_thread(self._installation.report, await self._away(nodes))
         return done
 
+    async def guard(self) -> int:
+        return 0  # each machine's agent does
+
     async def prune(self, needed: Sequence[str]) -> int:
         if not await self._manager.services():
             return 0  # no bots, and nobody who would do it there

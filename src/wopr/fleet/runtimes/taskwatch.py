@@ -22,7 +22,6 @@ from wopr.fleet.runtimes.manager import Manager
 from wopr.fleet.runtimes.nodequota import NodeQuotas
 from wopr.fleet.runtimes.nodes import Node, why_away
 from wopr.fleet.runtimes.protocol import Ended, Instance, RuntimeFailed
-from wopr.fleet.runtimes.quota import stopped
 from wopr.fleet.runtimes.services import BY_ITSELF, Task, instance_of
 
 LOOK_SECONDS = 1.0
@@ -136,9 +135,9 @@ class TaskWatch:
 
     async def _explain(self, task: Task) -> str:
         allowed = int(task.listed["Spec"]["ContainerSpec"]["Labels"].get(LABEL_DATA, 0))
-        size = await self._quotas.size(task.bot_id, task.node_id)
-        if allowed and size > allowed:
-            return stopped(size, allowed)
+        excess = await self._quotas.excess(task.bot_id, task.node_id)
+        if excess is not None and (excess.limit == 0 or excess.size > allowed > 0):
+            return excess.reason
         limits = task.listed["Spec"].get("Resources", {}).get("Limits") or {}
         reason = reason_of(task.exit_code, False, int(limits.get("MemoryBytes") or 0))
         lines = await enginelog.tail(self._engine, task.id, 50, "tasks")
