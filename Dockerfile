@@ -26,7 +26,7 @@ COPY src/wopr /tree/opt/wopr/app/wopr
 COPY deploy/compose.yaml deploy/Caddyfile /tree/opt/wopr/app/wopr/delivery/stack/
 COPY deploy/cloud-init /tree/opt/wopr/app/wopr/inference/machine
 COPY src/wopr/delivery/image_packages.py pyproject.toml LICENSE /context/
-COPY deploy/images/wopr-probe deploy/images/wopr /tree/opt/wopr/bin/
+COPY deploy/images/wopr-probe deploy/images/wopr-alive deploy/images/wopr /tree/opt/wopr/bin/
 RUN PYTHONHASHSEED=0 python3 /context/image_packages.py app /context /tree
 
 FROM tools AS platform

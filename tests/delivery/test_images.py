@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from wopr.delivery.image_engine import DockerCommand
 
 ROOT = Path(__file__).parent.parent.parent
 PROBE = (sys.executable, "-IS", str(ROOT / "deploy" / "images" / "wopr-probe"))
+ALIVE = (sys.executable, "-IS", str(ROOT / "deploy" / "images" / "wopr-alive"))
 LOCK = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
 
 
@@ -293,3 +295,32 @@ def test_the_probe_says_when_nothing_answers() -> None:
     done = subprocess.run(PROBE, capture_output=True, text=True, env={"WOPR_PROBE_PORT": "1"})
     assert done.returncode == 1
     assert "nothing answers on port 1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("signed", "beaten", "period", "alive"),
+    [
+        (None, None, None, False),
+        (200, None, None, True),
+        (400, None, None, False),
+        (400, 5, None, True),  # it is busy with a release
+        (400, 90, None, False),
+        (400, None, "DELIVER_PERIOD_SECONDS=3600", True),
+        (400, None, "#DELIVER_PERIOD_SECONDS=3600", False),
+        (400, None, "export DELIVER_PERIOD_SECONDS='60' # now and then", True),
+        (400, None, "DELIVER_PERIOD_SECONDS=soon", False),
+    ],
+)
+def test_a_deliverer_lives_while_it_signs_or_releases(
+    tmp_path: Path, signed: float | None, beaten: float | None, period: str | None, alive: bool
+) -> None:
+    now = time.time()
+    for name, seconds in (("deliver.alive", signed), ("lock.json", beaten)):
+        if seconds is not None:
+            (tmp_path / name).write_text("{}")
+            os.utime(tmp_path / name, (now - seconds, now - seconds))
+    if period is not None:
+        (tmp_path / ".env").write_text(f"LOG_LEVEL=info\n{period}\nBOT_RUNTIME=docker\n")
+    done = subprocess.run([*ALIVE, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode == 0) is alive, done.stdout + done.stderr
+    assert bool(done.stdout) is not alive

@@ -23,7 +23,7 @@ INTERPOLATED = (
     "WOPR_BLUE_RELEASE", "WOPR_GREEN_RELEASE", "WOPR_BLUE_MADE", "WOPR_GREEN_MADE", "WOPR_DELIVERER_IMAGE",
     "WOPR_DOMAIN", "WOPR_SCHEME", "POSTGRES_IMAGE", "CADDY_IMAGE", "POSTGRES_PASSWORD", "HTTP_PORT", "HTTPS_PORT",
     "EDGE_PROXIES", "CADDY_TLS", "CADDY_AUTO_HTTPS", "BOTS_SCHEME", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME",
-    "COMPOSE_PROFILES", "DOCKER_GID",
+    "COMPOSE_PROFILES", "DOCKER_GID", "WOPR_USER",
 )  # fmt: skip
 
 # What Caddy is told where the certificate comes as a file: see deploy/Caddyfile.
@@ -220,6 +220,11 @@ def architecture() -> Command:
 def socket_group() -> Command:
     """The number of the group that may use the engine: the API is none of root's."""
     return ("stat", "-c", "%g", "/var/run/docker.sock")
+
+
+def owner(place: Place) -> Command:
+    """Whose the installation's folder is, as `user:group` in numbers: the deliverer works there as nobody else."""
+    return ("stat", "-c", "%u:%g", place.dir)
 
 
 def addresses() -> Command:

@@ -13,6 +13,7 @@ import json
 import re
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from posixpath import join
@@ -37,6 +38,9 @@ WAIT_SECONDS_MAX = 600.0
 WAIT_LOOK_SECONDS = 2.0
 NO_SUCH = re.compile(r"no such (container|object)", re.IGNORECASE)
 SOCKET = "/var/run/docker.sock"
+# As compose.yaml has it for the deliverer itself.
+TEMPORARY = ("--tmpfs", "/tmp", "--tmpfs", "/var/lib/wopr", "--workdir", "/tmp", "--env", "HOME=/tmp")  # noqa: S108
+FENCE = ("--read-only", *TEMPORARY, "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true", "--no-healthcheck")
 VARIABLE = "WOPR_DELIVERER_IMAGE"
 
 
@@ -78,7 +82,7 @@ class Handover:
             return False
         if await self._inspect(HELPER) is not None:
             return False  # it is at it, or its end is not cleared away yet
-        await expect(self.host, self._helper_command(str(running["Image"]), image), "The helper can't be started")
+        await expect(self.host, self._helper_command(running, image), "The helper can't be started")
         return True
 
     async def finish(self, image: str) -> bool:
@@ -159,13 +163,16 @@ class Handover:
         up = compose.call(self.place, file, "up", "-d", "--no-deps", "--force-recreate", SERVICE)
         await expect(fence, up, "The deliverer can't be started", timeout=COMPOSE_SECONDS)
 
-    def _helper_command(self, with_image: str, successor: str) -> tuple[str, ...]:
-        """A container beside ours, with the same folder and engine, that outlives us and then removes itself."""
+    def _helper_command(self, running: Mapping[str, Any], successor: str) -> tuple[str, ...]:
+        """A container beside ours, with its folder, engine and rights, that outlives us and then removes itself."""
         folder = self.place.dir
+        user = ("--user", str(running["Config"]["User"] or "0:0"))
+        groups = [word for group in running["HostConfig"]["GroupAdd"] or () for word in ("--group-add", str(group))]
         mounts = ("-v", f"{folder}:{folder}", "-v", f"{SOCKET}:{SOCKET}")
         options = ("--rm", "-d", "--name", self.place.container(HELPER), "--label", f"wopr.name={self.place.name}")
         words = ("deliver", "--dir", folder, "--name", self.place.name, "--hand-over", successor)
-        return ("docker", "run", *options, "--user", "0:0", "-e", f"WOPR_HOME={folder}", *mounts, with_image, *words)
+        rights = (*FENCE, *user, *groups)
+        return ("docker", "run", *options, *rights, "-e", f"WOPR_HOME={folder}", *mounts, str(running["Image"]), *words)
 
     async def _inspect(self, service: str) -> dict[str, Any] | None:
         """A container's description; None when there is no such one. HostAway when the engine does not say."""
