@@ -18,7 +18,7 @@ COPY deploy/images/install-tools /usr/local/sbin/install-tools
 RUN install-tools /var/lib/wopr tini git flite libgomp1 iptables
 
 FROM tools AS packages
-COPY src/wopr/delivery/image_packages.py pyproject.toml uv.loc[k] sit[e] /tree/
+COPY src/wopr/delivery/image_packages.py src/wopr/inference/engines/minilm_gguf.py pyproject.toml uv.loc[k] sit[e] /tree/
 RUN PYTHONHASHSEED=0 python3 /tree/image_packages.py platform /tree /tree
 
 FROM tools AS app
