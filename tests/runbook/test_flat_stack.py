@@ -218,6 +218,11 @@ def _with_every_profile_everything_is_healthy(flat: Flat) -> None:
     assert json.loads(api) == {"status": "ok"}
     assert pages.startswith("HTTP/1.1 200")
     assert len(services) == 4
+    checked = "docker ps --filter label=com.docker.compose.project=wopr-ops --format '{{.Names}} {{.Status}}'"
+    wait_for(lambda: "(health: starting)" not in flat.run(checked), "every health check", START_SECONDS)
+    healthy = {line.split()[0] for line in flat.run(checked).splitlines() if line.endswith("(healthy)")}
+    every = flat.run("docker ps --filter label=com.docker.compose.project=wopr-ops --format {{.Names}}").split()
+    assert healthy == set(every)
 
 
 def _the_happy_path(flat: Flat) -> None:
