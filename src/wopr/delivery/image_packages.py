@@ -153,8 +153,8 @@ def convert_minilm(tree: Path) -> None:
     engines, deps, program = placed(tree, "engines"), placed(tree, "deps"), tree / MINILM_PROGRAM
     model = engines / MINILM
     made = engines / MINILM_FILE
-    command = [sys.executable, "-B", str(program), str(model), str(made)]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": f"{engines}:{deps}"}, timeout=INSTALL_SECONDS)
+    command = [sys.executable, "-B", str(program), *map(str, (model, made, engines, deps))]
+    subprocess.run(command, check=True, timeout=INSTALL_SECONDS)
     shutil.rmtree(model)
     model.mkdir()
     made.rename(model / MINILM_FILE)
