@@ -18,7 +18,7 @@ COPY deploy/images/install-tools /usr/local/sbin/install-tools
 RUN install-tools /var/lib/wopr tini git flite libgomp1 iptables
 
 FROM tools AS packages
-COPY src/wopr/delivery/image_packages.py pyproject.toml uv.loc[k] sit[e] /tree/
+COPY src/wopr/delivery/image_packages.py src/wopr/inference/engines/minilm_gguf.py pyproject.toml uv.loc[k] sit[e] /tree/
 RUN PYTHONHASHSEED=0 python3 /tree/image_packages.py platform /tree /tree
 
 FROM tools AS app
@@ -26,7 +26,7 @@ COPY src/wopr /tree/opt/wopr/app/wopr
 COPY deploy/compose.yaml deploy/Caddyfile /tree/opt/wopr/app/wopr/delivery/stack/
 COPY deploy/cloud-init /tree/opt/wopr/app/wopr/inference/machine
 COPY src/wopr/delivery/image_packages.py pyproject.toml LICENSE /context/
-COPY deploy/images/wopr-probe deploy/images/wopr /tree/opt/wopr/bin/
+COPY deploy/images/wopr-probe deploy/images/wopr-alive deploy/images/wopr /tree/opt/wopr/bin/
 RUN PYTHONHASHSEED=0 python3 /context/image_packages.py app /context /tree
 
 FROM tools AS platform

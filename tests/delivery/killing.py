@@ -105,7 +105,7 @@ class Machine:
             "stop": self._stop,
             "exec": self._exec,
             "logs": self._logs,
-            "env": self._compose,
+            "compose up": self._compose,
         }
         what = argv[3] if argv[:2] == ("sh", "-c") else argv[1] if argv[0] == "docker" else argv[0]
         return does[what](argv, data) if what in does else Output(0)
@@ -176,7 +176,7 @@ class Machine:
 
     def _compose(self, argv: Sequence[str], _: bytes) -> Output:
         given = commands.parsed_env(self.files[self.place.stack_env].decode())
-        for service in argv[list(argv).index("--no-build") + 1 :] if "up" in argv else ():
+        for service in argv[list(argv).index("--no-build") + 1 :]:
             slot = service.rpartition("-")[2].upper()
             number, made = given.get(f"WOPR_{slot}_RELEASE", "0"), given.get(f"WOPR_{slot}_MADE", "")
             name = self.place.container(service)

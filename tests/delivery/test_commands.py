@@ -120,3 +120,19 @@ def test_a_container_that_starts_is_asked_until_it_answers(
     assert container == "acme-api-blue"
     done = subprocess.run(inside, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
     assert (done.returncode, done.stdout.strip()) == (code, said)
+
+
+def test_compose_comes_up_on_a_network_that_is_made_once(tmp_path: Path) -> None:
+    """The stand-in for docker knows the networks that were made, and compose is only called when there is one."""
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f'#!/bin/sh\necho "$@" >>{tmp_path}/said\n'
+        f"case $2 in inspect) [ -e {tmp_path}/net-$3 ] ;; create) : >{tmp_path}/net-$5 ;; esac\n"
+    )
+    docker.chmod(0o755)
+    command = commands.up_slot(PLUGIN, PLACE, "f", "blue")
+    for _ in range(2):
+        subprocess.run(command, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    said = [line for line in (tmp_path / "said").read_text().splitlines() if not line.startswith("network inspect")]
+    assert said[0] == "network create --label com.docker.compose.project=acme acme-platform"
+    assert [line.split()[0] for line in said[1:]] == ["compose", "compose"]

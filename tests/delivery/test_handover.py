@@ -106,8 +106,14 @@ class Machine(LocalHost):
 
 def seen(engine: Engine) -> Output:
     state = {"Running": engine.status == "running", "Status": engine.status, "ExitCode": 3}
-    config = {"Image": engine.image, "Hostname": engine.hostname}
-    found = {"Config": config, "Image": "sha256:1", "RestartCount": engine.restarts, "State": state}
+    config = {"Image": engine.image, "Hostname": engine.hostname, "User": "0:0"}
+    found = {
+        "Config": config,
+        "Image": "sha256:1",
+        "RestartCount": engine.restarts,
+        "State": state,
+        "HostConfig": {"GroupAdd": ["7"]},
+    }
     return Output(0, json.dumps([found]).encode())
 
 

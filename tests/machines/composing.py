@@ -1,26 +1,52 @@
-"""`docker compose` as a person types it, where only compose 1.29 is installed: the plugin hands over to it."""
+"""Which compose the tests use: v2, as an operator has it, or 1.29, which Debian 12 packages as a program of its own.
 
+v2 is this machine's, or the one that scripts/prepare-tests put into the tests' cache: a folder of the Docker client's
+settings holds it as a plugin.
+"""
+
+import functools
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
-from tests.machines.building import FOLDER
-from tests.machines.engine import Engine
+from tests.live import missing
+from tests.machines.engine import Engine, cache_folder
 
-SHIM_END = "place=/tmp"
+PREPARED = "docker-compose-v2"
+# The first plugin of a name that the client finds counts, also when it is of no use.
+NO_PLUGIN = "#!/bin/sh\nexit 1\n"
 
 
 def compose_environment(engine: Engine, folder: Path) -> dict[str, str]:
-    """An environment in which `docker compose` works: as it is, or with a plugin in a Docker folder of its own."""
-    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
-        return engine.environment
-    program = shutil.which("docker-compose")
-    assert program is not None, "neither compose v2 nor 1.29 is installed"
-    # The shim of the docker:27-cli stand-in, without the archive that it carries there.
-    shim = (FOLDER / "docker-cli" / "compose-shim").read_text().partition(SHIM_END)[0]
+    """An environment in which `docker compose` is v2. The folder becomes the client's, when one is needed for that."""
+    return {**engine.environment, "HOME": os.environ.get("HOME", "/"), **compose_variables(folder)}
+
+
+def compose_variables(folder: Path, *, old: bool = False) -> dict[str, str]:
+    """What makes `docker compose` v2; with `old` there is no such plugin, and `docker-compose` is 1.29."""
     plugin = folder / "cli-plugins" / "docker-compose"
-    plugin.parent.mkdir(parents=True, exist_ok=True)
-    plugin.write_text(f'{shim}exec {program} "$@"\n')
-    plugin.chmod(0o755)
-    return {**engine.environment, "DOCKER_CONFIG": str(folder), "HOME": os.environ.get("HOME", "/")}
+    if old:
+        if not _version("docker-compose").startswith("1."):
+            missing("docker-compose 1.29")
+        plugin.parent.mkdir(parents=True, exist_ok=True)
+        plugin.write_text(NO_PLUGIN)
+        plugin.chmod(0o755)
+    elif not _version("docker", "compose").lstrip("v").startswith(tuple("23456789")):
+        prepared = cache_folder() / PREPARED
+        if not prepared.exists():
+            missing("compose v2 (scripts/prepare-tests fetches it)")
+        plugin.parent.mkdir(parents=True, exist_ok=True)
+        plugin.unlink(missing_ok=True)
+        plugin.symlink_to(prepared)
+    else:
+        return {}
+    return {"DOCKER_CONFIG": str(folder)}
+
+
+@functools.cache
+def _version(*program: str) -> str:
+    """What is installed here says of itself; empty when there is none."""
+    if shutil.which(program[0]) is None:
+        return ""
+    return subprocess.run([*program, "version", "--short"], capture_output=True, text=True).stdout.strip()

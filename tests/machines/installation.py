@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tests.machines.composing import compose_variables
 from tests.machines.engine import INSTALLATION, Engine
 from tests.ports import port
 from tests.stack import clean_environment
@@ -41,6 +42,7 @@ class Installation:
     tls_port: int
     platform: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    old_compose: bool = False  # 1.29; else v2
 
     @property
     def api(self) -> str:
@@ -65,6 +67,7 @@ class Installation:
 
     def variables(self) -> dict[str, str]:
         ours = {"DOCKER_HOST": self.engine.socket, "WOPR_HOME": str(self.folder)}
+        ours |= compose_variables(self.folder.parent / f"docker-{self.old_compose}", old=self.old_compose)
         return {**clean_environment(), **ours, **self.environment}
 
     def chosen(self, *settings: str) -> list[str]:

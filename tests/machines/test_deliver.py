@@ -302,6 +302,56 @@ def test_wrong_credentials_are_told_with_what_mends_them_and_what_runs_goes_on(
         site.set_env("REGISTRY_PASSWORD", hub.password)
 
 
+@pytest.mark.parametrize("owner", [0, 4711])
+def test_the_deliverer_s_container_has_no_rights_but_those_of_the_folder_s_owner_and_releases(
+    site: Installation, engine: Engine, owner: int
+) -> None:
+    """A whole release from inside it: images, compose, a dump, migrations, files, the logbook's history."""
+    name = f"{site.name}-deliverer"
+    chown = ("chown", "-R", f"{owner}:{owner}", str(site.folder))
+    subprocess.run(chown, check=True)
+    site.release(site.derive())  # writes down whose the folder is
+    subprocess.run(chown, check=True)  # this command ran as root
+    try:
+        bring_up(site)
+        wait_for(lambda: engine.state(name, ".State.Health.Status") == "healthy", "its health", DELIVERED_SECONDS)
+        made = site.containers()["deliverer"]
+        assert made["HostConfig"]["ReadonlyRootfs"]
+        assert made["HostConfig"]["CapDrop"] == ["ALL"]
+        assert not made["HostConfig"]["CapAdd"]
+        assert [mount for mount in made["Mounts"] if mount["Type"] == "volume"] == [], "one would be left behind"
+        status = engine.docker("exec", name, "cat", "/proc/1/status").stdout
+        held = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert held["Uid"].split()[0] == str(owner)
+        assert {held[each] for each in ("CapPrm", "CapEff", "CapBnd")} == {"0" * 16}
+        assert held["NoNewPrivs"] == "1"
+
+        image, known = site.derive(), site.state()["active"]["release"]
+        words = ("wopr", "deploy", image, "--yes", "--json", "--observe", "1", "--ready", "120", *site.where())
+        done = engine.docker("exec", name, *words, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert site.state()["active"]["release"] > known
+        log = ("git", "-C", str(site.folder / "logbook"), "log", "--oneline")
+        before = engine.docker("exec", name, *log).stdout.splitlines()
+        assert engine.docker("exec", name, "wopr", "incident", "open", "tried", *site.where()[:2]).returncode == 0
+        assert len(engine.docker("exec", name, *log).stdout.splitlines()) > len(before), "the logbook's history"
+        others = [path for path in site.folder.rglob("*") if path.lstat().st_uid != owner]
+        assert others == []
+    finally:
+        engine.remove(name)
+        subprocess.run(("chown", "-R", "0:0", str(site.folder)), check=True)
+        site.release(site.derive())
+
+
+def bring_up(site: Installation) -> None:
+    """As the handbook has it."""
+    command = ["docker", "compose", "-p", site.name, "--env-file", "stack.env", "-f", "compose.yaml"]
+    done = subprocess.run(
+        [*command, "up", "-d", "deliverer"], cwd=site.folder, env=site.variables(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_deliverer_s_own_container_follows_the_release_and_a_bad_one_goes_back(
     site: Installation, engine: Engine
 ) -> None:

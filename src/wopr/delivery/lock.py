@@ -115,7 +115,7 @@ class Fence:
         done = await self.run(argv, input=input, timeout=timeout)
         if not done.ok:
             refuse_away(done.complaint, self.host.describe())
-            what = " ".join(argv[:4])
+            what = argv[3] if argv[:2] == ("sh", "-c") else " ".join(argv[:4])  # a script goes by its name
             raise HostFailed(f"`{what} …` failed on {self.host.describe()}: {done.complaint}")
         return done
 

@@ -6,7 +6,7 @@ was not yet sure whether it may come in, is started as it is when that hash is t
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -135,8 +135,8 @@ async def write_environment(ctx: Context, release: Release, snapshot: Snapshot, 
     Returns the hash of all that the slot's containers are made from.
     """
     place = ctx.place
-    group = (await ctx.host.run(commands.socket_group())).text.strip()
-    inside, filling = _filling(place, release, snapshot, group)
+    found = await _found(ctx)
+    inside, filling = _filling(place, release, snapshot, found)
     await ctx.fence.write(place.slot_env(slot), inside)
     beside = await ctx.host.read(place.slot_env(other(slot)))
     if beside is None:  # compose 1.29 reads the files of services that it does not start
@@ -146,13 +146,22 @@ async def write_environment(ctx: Context, release: Release, snapshot: Snapshot, 
     if state.active and state.active.slot != slot:
         number = state.active.release
         serving, files = await read_release(ctx.host, place, number), await read_snapshot(ctx.host, place, number)
-        slots[state.active.slot] = _filling(place, serving, files, group)[1]
-    text = commands.stack_env(place, _interpolated(snapshot, group), slots, release.platform)
+        slots[state.active.slot] = _filling(place, serving, files, found)[1]
+    text = commands.stack_env(place, _interpolated(snapshot, found), slots, release.platform)
     await ctx.fence.write(place.stack_env, text.encode())
     return filling.made
 
 
-def _filling(place: Place, release: Release, snapshot: Snapshot, group: str) -> tuple[bytes, commands.Filling]:
+async def _found(ctx: Context) -> dict[str, str]:
+    """What the host itself says: the group that may use the engine, and whose the folder is."""
+    group, owner = await asyncio.gather(ctx.host.run(commands.socket_group()), ctx.host.run(commands.owner(ctx.place)))
+    found = {"DOCKER_GID": group.text.strip(), "WOPR_USER": owner.text.strip()}
+    return {name: value for name, value in found.items() if value.replace(":", "").isdecimal()}
+
+
+def _filling(
+    place: Place, release: Release, snapshot: Snapshot, found: Mapping[str, str]
+) -> tuple[bytes, commands.Filling]:
     """The environment of a release's slot, and with what it is filled."""
     settings = _settings(snapshot)
     address = f"wopr:{quote(settings.get('POSTGRES_PASSWORD', ''), safe='')}@postgres:5432/wopr_platform"
@@ -160,14 +169,14 @@ def _filling(place: Place, release: Release, snapshot: Snapshot, group: str) -> 
     given = {"DATABASE_URL": f"postgresql://{address}", "TRUSTED_PROXIES": trusted, **_bots(place)}
     settings |= {"BOT_IMAGE": release.bot} if release.bot else {}
     inside = commands.slot_env(settings, given).encode()
-    around = commands.stack_env(place, _interpolated(snapshot, group), {}, "")
+    around = commands.stack_env(place, _interpolated(snapshot, found), {}, "")
     made = digest_of(release.platform.encode(), inside, around.encode(), snapshot.files["compose.yaml"])
     return inside, commands.Filling(release.platform, release.number, made)
 
 
-def _interpolated(snapshot: Snapshot, group: str) -> dict[str, str]:
-    """The operator's settings, and the group that may use the engine where they do not say."""
-    return {**({"DOCKER_GID": group} if group.isdecimal() else {}), **_settings(snapshot)}
+def _interpolated(snapshot: Snapshot, found: Mapping[str, str]) -> dict[str, str]:
+    """The operator's settings, and what was found where they do not say."""
+    return {**found, **_settings(snapshot)}
 
 
 async def empty(ctx: Context, slot: Slot) -> None:

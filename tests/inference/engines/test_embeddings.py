@@ -3,11 +3,14 @@
 import base64
 import math
 import struct
+from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI
 from tests.inference.engines.conftest import Serve
 
+from wopr.core.errors import NotConfigured
+from wopr.inference.engines import minilm
 from wopr.inference.engines.embeddings import EmbeddingEngine
 from wopr.inference.engines.options import EngineOptions
 
@@ -64,6 +67,21 @@ async def test_a_wrong_request_names_the_field(
         response = await client.post("/v1/embeddings", json=body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+def test_a_package_that_carries_minilm_ready_made_is_served_from_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "packages" / "ready_made" / "model"
+    model.mkdir(parents=True)
+    (model.parent / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setattr(minilm, "PACKAGE", "ready_made")
+    with pytest.raises(NotConfigured):
+        minilm.ensure_minilm(tmp_path / "models")
+    (model / "minilm.gguf").write_bytes(b"GGUF")
+    assert minilm.ensure_minilm(tmp_path / "models") == model / "minilm.gguf"
+    assert not (tmp_path / "models").exists(), "it may be on a root that is read-only"
 
 
 async def test_another_embedding_model_is_preferred_to_minilm(options: EngineOptions) -> None:
