@@ -27,7 +27,7 @@ from tests.stack import Stack
 
 DISK = "8G"
 MIB = 2**20
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 240.0  # a machine that does many things at once is slow
 RESERVE = 0.1
 # Each goes on until the kernel refuses, and says so.
 FILES = """
@@ -183,7 +183,7 @@ def watched(crowd: Crowd) -> Iterator[list[float]]:
 def test_a_bot_that_fills_the_disk_is_stopped_before_it_is_full_until_its_size_fits(
     crowd: Crowd, attack: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    greedy = crowd.person.make_bot("Eve", size="small")
+    greedy = crowd.person.make_bot(size="small")
     began = time.monotonic()
     with unharmed(crowd), watched(crowd) as least, crowd.doing(greedy, attack) as filling:
         told = crowd.told(greedy, "MiB of the 1024 MiB that its size allows")
@@ -203,7 +203,7 @@ def test_a_bot_that_fills_the_disk_is_stopped_before_it_is_full_until_its_size_f
 
 
 def test_where_the_disk_is_nearly_full_the_bot_that_writes_is_stopped_until_there_is_room(crowd: Crowd) -> None:
-    writer = crowd.person.make_bot("Eve", size="small")
+    writer = crowd.person.make_bot(size="small")
     ballast = crowd.second.data / "ballast"
     try:
         with unharmed(crowd):
