@@ -113,7 +113,7 @@ def points(kind: Kind, site: Installation, moments: Sequence[str] = MOMENTS) -> 
             _put_back(here, env)
     seen = [Point(name, nth=names[: at + 1].count(name)) for at, name in enumerate(names)]
     assert seen, f"a run of {kind.name} wrote nothing"
-    return [Point(one.entry, moment, one.nth) for one in seen for moment in moments]
+    return [Point(one.entry, moment, one.nth) for moment in moments for one in seen]
 
 
 def kill(kind: Kind, site: Installation, point: Point) -> Mended:
