@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from wopr.delivery import commands
-from wopr.delivery.answers import BEFORE, ERRORS_MIN
+from wopr.delivery.answers import ERRORS_MIN
 from wopr.delivery.hosts import RUN_SECONDS, Output
 from wopr.delivery.place import SLOTS, Place
 from wopr.ops.journal import Journal
@@ -165,7 +165,7 @@ class Machine:
     def _logs(self, argv: Sequence[str], _: bytes) -> Output:
         """Of Caddy, since the release serves: with each look as many answers of either kind as tell."""
         errs = any(one.ready and one.release in self.errs for one in self.containers.values())
-        if not (errs and argv[-1] == self.place.container("caddy") and argv[4] != BEFORE):
+        if not (errs and argv[-1] == self.place.container("caddy")):
             return Output(0)
         lines = []
         for status in (200, 500) * ERRORS_MIN:

@@ -1,12 +1,23 @@
 """What customers were answered: what is a release's fault, and what is another's trouble that must not take it back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from tests.delivery.killing import logged
 
-from wopr.delivery.answers import ERRORS_MIN, SETTLE_SECONDS, Answer, Counts, Since, before, counted, read, worse
+from wopr.delivery.answers import (
+    BEFORE_SECONDS,
+    ERRORS_MIN,
+    SETTLE_SECONDS,
+    Answer,
+    Counts,
+    Since,
+    before,
+    counted,
+    read,
+    worse,
+)
 from wopr.delivery.errors import HostAway
 from wopr.delivery.hosts import LocalHost, Output
 from wopr.delivery.place import Place
@@ -104,8 +115,11 @@ class Logging(LocalHost):
     """A machine whose Caddy wrote these lines; without any it does not answer."""
 
     lines: list[str] = field(default_factory=list)
+    over: int = 0
 
-    async def run(self, argv: object, *, input: bytes = b"", timeout: float = 60.0) -> Output:
+    async def run(self, argv: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Output:
+        if argv[0] == "stat":
+            return Output(0, str(self.over).encode())
         if not self.lines:
             raise HostAway("Docker does not answer.")
         return Output(0, "\n".join(self.lines).encode())
@@ -120,7 +134,15 @@ async def test_each_look_adds_what_is_new_and_what_the_release_before_may_have_a
     assert await since.look() == Counts(requests=1, errors=0, clients=1), "a line that comes once more"
     host.lines.append(logged("3", began=new, status=500))
     assert await since.look() == Counts(requests=2, errors=1, clients=1, failing=1)
-    assert await before(host, PLACE) == Counts(requests=3, errors=2, clients=1, failing=1)
+
+
+async def test_the_measure_is_what_was_answered_lately_and_since_the_last_change_of_releases() -> None:
+    host, now = Logging(over=1000), 1000 + 2 * BEFORE_SECONDS
+    host.lines.append(logged("1", began=999.0, status=500))  # of a bad release that went back
+    host.lines.append(logged("2", began=1001.0, status=500))
+    assert await before(host, PLACE) == Counts(requests=1, errors=1, clients=1, failing=1)
+    host.lines.extend((logged("3", began=now - BEFORE_SECONDS), logged("4", began=now)))
+    assert await before(host, PLACE) == Counts(requests=2, errors=0, clients=1)
 
 
 async def test_a_log_that_can_not_be_read_counts_nothing_and_stops_no_release() -> None:

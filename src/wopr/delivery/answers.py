@@ -20,7 +20,7 @@ ERRORS_MIN = 10
 # From so many clients on, one that alone meets errors is a broken program, not a broken release.
 CLIENTS_TELLING = 4
 LINES_MAX = 5_000
-BEFORE = "10m"
+BEFORE_SECONDS = 600.0
 # For so long after the cutover the release before it may have answered still.
 SETTLE_SECONDS = 2.0
 # Asked by ourselves and by machines all the time; they would hide what customers meet.
@@ -122,8 +122,14 @@ def worse(before: Counts, now: Counts) -> str:
 
 
 async def before(host: Host, place: Place) -> Counts:
-    """What customers were answered lately; nothing where Caddy's log can't be read."""
-    return counted(read(await _lines(host, place, BEFORE)))
+    """What customers were answered lately by the release that serves; nothing where Caddy's log can't be read.
+
+    Not before the last change of releases was over: a bad one that was taken back would be the measure of the next.
+    """
+    over = await look(host, commands.written_at(place.state))
+    found = list(read(await _lines(host, place, over.text))) if over.text.isdigit() else []
+    newest = max((one.began for one in found), default=0.0)
+    return counted(one for one in found if one.began >= max(float(over.text), newest - BEFORE_SECONDS))
 
 
 @dataclass

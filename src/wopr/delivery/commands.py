@@ -252,6 +252,11 @@ def free_kilobytes(folder: str) -> Command:
     return ("sh", "-c", FREE_SCRIPT, "free", folder)
 
 
+def written_at(path: str) -> Command:
+    """When a file was written last, in Unix seconds of the host."""
+    return ("stat", "-c", "%Y", path)
+
+
 def mode_of(path: str) -> Command:
     """The mode of a file in octal digits."""
     return ("stat", "-c", "%a", path)

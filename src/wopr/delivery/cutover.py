@@ -96,13 +96,14 @@ async def cut_over(ctx: Context, incoming: Incoming) -> Verdict:
     slot: Slot = other(state.active.slot) if state.active else "blue"
     part = Part(incoming.release.number, slot)
     # Migrations are recorded as they run: those that are only planned would stay in a release that is given up.
-    await record_new(ctx.fence, replace(incoming.release, migrations=()), incoming.snapshot)
+    recording = record_new(ctx.fence, replace(incoming.release, migrations=()), incoming.snapshot)
+    before, _ = await asyncio.gather(answers.before(ctx.host, ctx.place), recording)
     ctx.step("recorded", release=part.release, slot=slot)
     await write_state(ctx.fence, replace(state, candidate=part))
     ctx.step("candidate")
     created = await incoming.ahead.done() if incoming.ahead else False
     try:
-        incoming, before = await _start(ctx, incoming, state, part, created=created)
+        incoming = await _start(ctx, incoming, state, part, created=created)
     except (Failed, HostFailed) as error:
         if isinstance(error, HostFailed) and error.says_nothing:
             await _clear(ctx, part.slot)
@@ -170,13 +171,8 @@ async def start_services(ctx: Context, number: int, snapshot: Snapshot) -> None:
     await ctx.fence.must(up, timeout=COMPOSE_SECONDS)
 
 
-async def _start(
-    ctx: Context, incoming: Incoming, state: State, part: Part, *, created: bool
-) -> tuple[Incoming, Counts]:
-    """Everything up to the commit point. Failed, or HostFailed, with the reason.
-
-    Returns the release with the time it took, and what the one before it counted.
-    """
+async def _start(ctx: Context, incoming: Incoming, state: State, part: Part, *, created: bool) -> Incoming:
+    """Everything up to the commit point; the release with the time it took. Failed, or HostFailed, with the reason."""
     release, snapshot = incoming.release, incoming.snapshot
     serving = await read_release(ctx.host, ctx.place, state.active.release) if state.active else None
     if serving is None or not serving.same_around(release):
@@ -190,10 +186,7 @@ async def _start(
         await incoming.prepare()
     await fill(ctx, release, snapshot, part.slot, created=created)
     began = time.monotonic()
-    counting = answers.before(ctx.host, ctx.place) if state.active else asyncio.sleep(0, Counts())
-    waiting = wait_ready(ctx.host, ctx.place, part.slot, incoming.limits.patience(serving))
-    reason, before = await asyncio.gather(waiting, counting)
-    if reason:
+    if reason := await wait_ready(ctx.host, ctx.place, part.slot, incoming.limits.patience(serving)):
         raise Failed(reason)
     took = round(time.monotonic() - began, 3)
     ctx.step("ready", slot=part.slot, seconds=took)
@@ -203,7 +196,7 @@ async def _start(
         ctx.step("Caddy configured")
     if reason:
         raise Failed(f"ready, but {reason}")
-    return replace(incoming, release=replace(release, ready_seconds=took)), before
+    return replace(incoming, release=replace(release, ready_seconds=took))
 
 
 async def _prove(ctx: Context, incoming: Incoming, before: Part | None, part: Part, counted: Counts) -> str:
