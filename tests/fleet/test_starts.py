@@ -322,7 +322,10 @@ async def test_a_bot_that_hangs_keeps_its_place_only_for_its_time(
     assert (await customer.bot(hangs))["state"] == "starting"
 
 
-async def test_a_bot_that_waits_says_so_and_goes_first_when_somebody_talks_to_it(world: World, until: Until) -> None:
+async def test_a_bot_that_waits_says_so_and_goes_first_when_somebody_talks_to_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    monkeypatch.setattr("wopr.fleet.talk.WAIT_SECONDS_MAX", 120.0)  # however slow this machine is
     bots = await fleet_of(world, 5, places=1)
     reconciler = world.reconciler()
     await world.platform.notifier.start()
@@ -348,6 +351,11 @@ async def test_a_bot_that_waits_says_so_and_goes_first_when_somebody_talks_to_it
             return UUID(asked) in reconciler._starts._hurried
 
         await until(is_next)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("wopr.fleet.talk.WAIT_SECONDS_MAX", 0.0)
+            refused = await customer.http.post(f"/fleet/bots/{asked}/turns", json={"text": "hello?"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "bot_starting")
+        assert TURN in refused.json()["error"]["message"]
         go.set()
         assert (await turn).status_code == 202
         await until(lambda: all_run(world, 5))
