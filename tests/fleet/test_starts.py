@@ -20,6 +20,7 @@ from tests.starting import most_at_once, said_listening
 
 from wopr.core.ids import BotId, new_id
 from wopr.fleet.executor import Executor
+from wopr.fleet.look import Sight
 from wopr.fleet.plan import (
     CRASHES_MAX,
     READY_SECONDS_MAX,
@@ -248,6 +249,12 @@ def test_without_places_all_start_at_once_and_hardly_any_is_ready_in_its_time() 
     assert len(machine.ready_at) < BOTS / 50
 
 
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bots get as long as they need, however slow this machine is."""
+    for module in ("plan", "executor"):
+        monkeypatch.setattr(f"wopr.fleet.{module}.READY_SECONDS_MAX", 300.0)
+
+
 async def fleet_of(world: World, count: int, places: int) -> list[tuple[Any, str]]:
     """So many bots that run, with their customers, and so many places from now on."""
     settings = world.platform.settings.model_copy(update={"bot_starts_at_once": places, "bots_max": count})
@@ -267,8 +274,9 @@ def most_starting(world: World, bots: list[tuple[Any, str]], lines: dict[str, An
 
 @pytest.mark.parametrize("watched", [True, False], ids=["crashed", "down"])
 async def test_bots_that_all_ended_at_once_come_back_a_few_at_a_time_and_know_what_they_knew(
-    world: World, until: Until, watched: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, until: Until, watched: bool
 ) -> None:
+    patient(monkeypatch)
     bots = await fleet_of(world, 12, places=2)
     first = world.reconciler() if not watched else await world.work()
     if not watched:
@@ -306,23 +314,42 @@ async def test_bots_that_all_ended_at_once_come_back_a_few_at_a_time_and_know_wh
 async def test_a_bot_that_hangs_keeps_its_place_only_for_its_time(
     world: World, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
-    original, mute = Executor._answers, set[str]()
-
-    async def answers(executor: Executor, instance: Instance) -> bool:
-        return str(instance.bot_id) not in mute and await original(executor, instance)
-
-    monkeypatch.setattr(Executor, "_answers", answers)
+    patient(monkeypatch)
     bots = await fleet_of(world, 3, places=1)
-    mute.add(bots[0][1])
-    for module in ("plan", "executor"):
-        monkeypatch.setattr(f"wopr.fleet.{module}.READY_SECONDS_MAX", 5.0)
-    await world.work()
-    await until(lambda: all_run(world, 2))
     customer, hangs = bots[0]
-    assert (await customer.bot(hangs))["state"] == "starting"
+    await_ready, timed = Executor._await_ready, Reconciler._timed
+    reconciler = world.reconciler()
+
+    def time_is_over(asked: Reconciler, sight: Sight) -> Sight:
+        seen = timed(asked, sight)
+        return replace(seen, waited_seconds=1_000.0) if str(seen.bot_id) == hangs and seen.instance else seen
+
+    async def hang(executor: Executor, instance: Instance, waited_seconds: float) -> None:
+        """It answers nobody while another one waits for its place; then its time is over."""
+        if str(instance.bot_id) != hangs:
+            await await_ready(executor, instance, waited_seconds)
+            return
+        while not reconciler._starts.waiting() and not await all_run(world, 2):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        monkeypatch.setattr(Reconciler, "_timed", time_is_over)
+
+    monkeypatch.setattr(Executor, "_await_ready", hang)
+    work = asyncio.create_task(forever(reconciler))
+    try:
+        await until(lambda: all_run(world, 2))
+        assert (await customer.bot(hangs))["state"] == "starting"
+        monkeypatch.undo()
+        patient(monkeypatch)
+        await until(lambda: all_run(world, 3))
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
 
 
-async def test_a_bot_that_waits_says_so_and_goes_first_when_somebody_talks_to_it(world: World, until: Until) -> None:
+async def test_a_bot_that_waits_says_so_and_goes_first_when_somebody_talks_to_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    monkeypatch.setattr("wopr.fleet.talk.WAIT_SECONDS_MAX", 120.0)  # however slow this machine is
     bots = await fleet_of(world, 5, places=1)
     reconciler = world.reconciler()
     await world.platform.notifier.start()
@@ -348,6 +375,11 @@ async def test_a_bot_that_waits_says_so_and_goes_first_when_somebody_talks_to_it
             return UUID(asked) in reconciler._starts._hurried
 
         await until(is_next)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("wopr.fleet.talk.WAIT_SECONDS_MAX", 0.0)
+            refused = await customer.http.post(f"/fleet/bots/{asked}/turns", json={"text": "hello?"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "bot_starting")
+        assert TURN in refused.json()["error"]["message"]
         go.set()
         assert (await turn).status_code == 202
         await until(lambda: all_run(world, 5))

@@ -112,7 +112,7 @@ async def reach(line: Line, deadline: float) -> Instance:
                     return instance
             if clock() >= deadline:
                 raise Conflict(
-                    "The bot is still starting.",
+                    f"The bot is still starting. {bot.reason}".strip(),
                     code="bot_starting",
                     remedy="Try again in a moment; its log says what it is doing.",
                     retry_after_seconds=2,
