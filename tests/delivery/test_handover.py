@@ -106,13 +106,13 @@ class Machine(LocalHost):
 
 def seen(engine: Engine) -> Output:
     state = {"Running": engine.status == "running", "Status": engine.status, "ExitCode": 3}
-    config = {"Image": engine.image, "Hostname": engine.hostname, "User": "0:0"}
+    config = {"Image": engine.image, "Hostname": engine.hostname, "User": "4711:4712"}
     found = {
         "Config": config,
         "Image": "sha256:1",
         "RestartCount": engine.restarts,
         "State": state,
-        "HostConfig": {"GroupAdd": ["7"]},
+        "HostConfig": {"GroupAdd": ["998"]},
     }
     return Output(0, json.dumps([found]).encode())
 
@@ -235,6 +235,14 @@ async def test_a_helper_that_nobody_starts_any_more_makes_room(place: Place, hel
     assert await Handover(Machine(place=place, engine=engine), place).begin("new") is begins
     words = [ran.split()[1] for ran in engine.ran]
     assert words == ((["rm"] if helper else []) + ["run"] if begins else [])
+
+
+async def test_the_helper_has_no_other_rights_than_the_deliverer(place: Place) -> None:
+    engine = Engine()
+    assert await Handover(Machine(place=place, engine=engine), place).begin("new")
+    (started,) = engine.ran
+    for word in ("--user 4711:4712", "--group-add 998", "--read-only", "--cap-drop ALL", "no-new-privileges:true"):
+        assert word in started, word
 
 
 async def test_a_full_disk_is_held_against_no_image(place: Place) -> None:
