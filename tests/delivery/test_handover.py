@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wopr.delivery import deliver_handover, lock
-from wopr.delivery.deliver_handover import ALIVE_FILE, FAILED_FILE, Handover, NotTried
+from wopr.delivery.deliver_handover import ALIVE_FILE, FAILED_FILE, Handover, NotTried, Sign, read_sign, sign_of_life
 from wopr.delivery.errors import HostFailed
 from wopr.delivery.hosts import RUN_SECONDS, LocalHost, Output
 from wopr.delivery.lock import hold
@@ -255,3 +256,11 @@ async def test_a_full_disk_is_held_against_no_image(place: Place) -> None:
     with pytest.raises(HostFailed, match="no space"):
         await Handover(Full(place=place, engine=Engine()), place).finish("new", "old")
     assert not Path(place.dir, FAILED_FILE).exists()
+
+
+def test_a_sign_of_life_says_who_gave_it_and_what_could_not_be_asked() -> None:
+    assert read_sign(sign_of_life()) == Sign(socket.gethostname())
+    assert read_sign(sign_of_life("away")) == Sign(socket.gethostname(), "away")
+    assert read_sign(b'{"at": "now", "host": "before"}') == Sign("before"), "as deliverers before this one wrote it"
+    for damaged in (None, b"", b"{", b"[]", b'"x"', b'{"host"'):
+        assert read_sign(damaged) is None

@@ -1,7 +1,6 @@
 """What a release decides from an image's answer, and the commands by which it asks and migrates, as lists."""
 
 import json
-import socket
 from collections.abc import Sequence
 
 import pytest
@@ -12,7 +11,6 @@ from wopr.core.errors import UpstreamFailed
 from wopr.delivery.classify import Kind
 from wopr.delivery.cutover import Limits
 from wopr.delivery.deliver import wish_of
-from wopr.delivery.deliver_handover import sign_of_life, signed_by
 from wopr.delivery.errors import HostFailed, Refused
 from wopr.delivery.hosts import RUN_SECONDS, Output
 from wopr.delivery.migrate import Pending, between, guard, judge, migrate_command, pending, run_migrations, sql_command
@@ -192,9 +190,3 @@ def test_what_is_watched_follows_from_the_settings_of_the_installation() -> None
     assert wish.plain_http == {"10.0.0.2:5000", "x:1"}
     assert wish.period_seconds == 3
     assert "secret" not in repr(wish)
-
-
-def test_a_sign_of_life_says_who_gave_it() -> None:
-    assert signed_by(sign_of_life()) == socket.gethostname()
-    for damaged in (None, b"", b"{", b"[]", b"{}", b"5"):
-        assert signed_by(damaged) == ""
