@@ -36,6 +36,7 @@ LONGEST = (
     "tests/machines/test_stack.py",
     "tests/machines/test_checks.py",
     "tests/machines/test_releases_streams.py",
+    "tests/machines/test_releases_observed.py",
     "tests/machines/test_releases_ssh.py",
 )
 
