@@ -40,6 +40,8 @@ READY_TIMES = 3.0
 FIRST_READY_SECONDS = 60.0
 OBSERVE_SECONDS = 20.0
 CERTIFICATES = "certificates"
+# What the release before gets to leave when it must come back.
+HURRY_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -202,11 +204,28 @@ async def _start(ctx: Context, incoming: Incoming, state: State, part: Part, *, 
 async def _prove(ctx: Context, incoming: Incoming, before: Part | None, part: Part, counted: Counts) -> str:
     """The new release takes over: the old one is drained as requests come through, and it is observed."""
     ctx.step("serving", release=part.release)
-    watching = watch(ctx.host, ctx.place, part.slot, incoming.limits.observe_seconds, counted)
     # Long streams may take their time to end; the new release is looked at meanwhile.
-    reason, _ = await asyncio.gather(watching, _drained(ctx, before) if before else asyncio.sleep(0))
+    draining = asyncio.create_task(_drained(ctx, before)) if before else None
+    try:
+        reason = await watch(ctx.host, ctx.place, part.slot, incoming.limits.observe_seconds, counted)
+        if draining and reason and not draining.done():
+            await _hurry(ctx, before)
+        if draining:
+            await draining
+    finally:
+        if draining:
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
     ctx.step("observed", seconds=incoming.limits.observe_seconds, reason=reason)
     return reason
+
+
+async def _hurry(ctx: Context, part: Part | None) -> None:
+    """The one before must come back at once, and only what has left can begin anew. Answers that are cut by that go on
+    by themselves; until then everybody else would meet the bad release."""
+    if part:
+        await ctx.fence.run(commands.stop(ctx.place.slot_containers(part.slot), HURRY_SECONDS), timeout=COMPOSE_SECONDS)
+        ctx.step("told to hurry", slot=part.slot)
 
 
 async def _drained(ctx: Context, part: Part) -> None:
