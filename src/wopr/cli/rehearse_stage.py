@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -236,6 +236,7 @@ class Stage:
 
         record, docker = RunFile(self.folder), DockerCommand()
         record.end_leftovers()
+        self._end_strays()
         asyncio.run(sweep(self.installation))
         record.end()
         reference, form = f"reference=*/rehearsal-{self.installation}/*", "{{.Repository}}:{{.Tag}}"
@@ -243,6 +244,15 @@ class Stage:
             docker.ask("image", "rm", *images)
         for name in ("stand-ins", "operator", "run"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _end_strays(self) -> None:
+        """A command that was begun just before its rehearsal was killed is in no record. It names our files."""
+        ours = {str(self.docker_config), str(self.ssh_config)}
+        left = [one for one in psutil.process_iter(["cmdline"]) if ours & set(one.info["cmdline"] or ())]
+        for stray in left:
+            with suppress(psutil.NoSuchProcess):
+                stray.kill()
+        psutil.wait_procs(left, timeout=STOP_SECONDS)
 
     def _write_operator(self) -> None:
         """A home folder with a key pair, and the settings of the ssh command, which does not ask HOME."""
