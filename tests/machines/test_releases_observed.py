@@ -43,6 +43,7 @@ TOLD = re.compile(rf"{ON_PURPOSE}| s: 503 | s: 502 \{{\"error\"")
 BAD = {  # pages ask the API for none of these
     "errors of the API": ("api", "/api/admin/* /v1/*", "requests ended with 5xx"),
     "errors of pages": ("ui", "/sign-in /account", "requests ended with 5xx"),
+    "readiness": ("api", "/ready", ON_PURPOSE),
     "what a customer could ask": ("api", "/api/status", "no right answer from the API"),
 }
 
