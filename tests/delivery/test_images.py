@@ -305,8 +305,11 @@ def server() -> Iterator[tuple[int, list[int]]]:
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status[0])
+            if self.path == "/in-pieces":
+                self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            self.wfile.write(b'{"reasons": ["draining"]}')
+            in_pieces = b"7\r\nwrong o\r\n9\r\nn purpose\r\n0\r\n\r\n"
+            self.wfile.write(in_pieces if self.path == "/in-pieces" else b'{"reasons": ["draining"]}')
 
         def log_message(self, *_arguments: object) -> None:
             """Nothing on the terminal."""
@@ -327,6 +330,14 @@ def test_the_probe_is_content_with_200_alone(server: tuple[int, list[int]], stat
     assert done.returncode == code
     assert says in done.stdout
     assert bool(done.stdout) == bool(says)
+
+
+def test_the_probe_puts_an_answer_that_comes_in_pieces_together(server: tuple[int, list[int]]) -> None:
+    port, answer = server
+    answer[0] = 503
+    environment = {"WOPR_PROBE_PORT": str(port)}
+    done = subprocess.run((*PROBE, "/in-pieces"), capture_output=True, text=True, env=environment)
+    assert done.stdout == f"/in-pieces on port {port}: 503 wrong on purpose\n"
 
 
 def test_the_probe_says_when_nothing_answers() -> None:
