@@ -38,7 +38,7 @@ def serve(name, application, *rest):
 SERVING = "/opt/wopr/app/wopr/cli/serving.py"
 # Wrong answers that are no lost request: the bad release's, what Caddy says when it waited in vain for a slot that is
 # ready, and what the API says of a model or a database that is late, as on a machine that does too much at once.
-# A stream of the release before is cut when that is called back out of its drain: everybody else would meet the bad one.
+# A stream of the release before is cut when that is called back out of its drain, or all others would meet the bad one.
 TOLD = re.compile(rf"{ON_PURPOSE}| s: 503 | s: 502 \{{\"error\"|^{STREAM}, .*: cut: ")
 # What turns bad, in which of the slot's containers, and by which words it is judged.
 BAD = {  # pages ask the API for none of these
