@@ -279,7 +279,11 @@ def _killed(kind: Kind, site: Installation, given: argparse.Namespace) -> tuple[
     """One row: a run of this kind, killed at each point."""
     every = points(kind, site, given.moments)
     few = min(given.kills or len(every), len(every))
-    chosen = [every[number * len(every) // few] for number in range(few)]
+    # All entries for one moment, then for the next: a few are spread over the run, and over the moments in turn.
+    moments = len(given.moments)
+    entries = len(every) // moments
+    few_at = [(number % moments) * entries + number * entries // few for number in range(few)]
+    chosen = [every[at] for at in few_at] if few < len(every) else every
     took, missed, order, failed = [], 0, 0, 0
     for number, point in enumerate(chosen):
         where = f"{kind.name}, kill {number + 1} of {few}, {point}"
